@@ -1,0 +1,31 @@
+"""Ids and times. Deadlines never use this clock: they go by the database's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import uuid_utils
+
+
+def new_id() -> str:
+    """A new UUIDv7 (RFC 9562): unique, and sorted by the time it was minted."""
+    return str(uuid_utils.uuid7())
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` is a UUID in its canonical lower-case form."""
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def utc_now() -> datetime:
+    """This process's time, in UTC; for display, never for decisions."""
+    return datetime.now(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-01-31T09:00:00.123Z`: RFC 3339, in UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,224 @@
+"""What the services say to each other: one frozen model a message, versioned by its class.
+
+A command asks one service to do something; an outcome says what came of it; the others are events of the order
+itself. Readers are tolerant (unknown fields are ignored), because a producer may be newer than its consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+UNDONE = "undone"
+"""The `reason` of a refusal that was given because the step had already been undone."""
+
+
+class Workflow(StrEnum):
+    """Who decides an order's next step."""
+
+    CHOREOGRAPHY = "choreography"
+    ORCHESTRATION = "orchestration"
+    STEP_FUNCTIONS = "step-functions"
+    HYBRID = "hybrid"
+
+
+class EventBus(StrEnum):
+    """What carries an order's events."""
+
+    SNS = "sns"
+    EVENTBRIDGE = "eventbridge"
+
+
+class Message(BaseModel):
+    """Base of all messages. `version` grows when a change can't be read by an older consumer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    version: ClassVar[int] = 1
+
+
+class Money(Message):
+    """An amount in minor units (cents) of an ISO 4217 currency."""
+
+    amount: int
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+
+
+class Item(Message):
+    sku: str
+    quantity: Annotated[int, Field(gt=0)]
+
+
+class Address(Message):
+    name: str
+    line1: str
+    city: str
+    postal_code: str
+    country: str
+
+
+class OrderSnapshot(Message):
+    """The order as it was accepted. In choreography it travels forward with the events (event-carried state)."""
+
+    items: tuple[Item, ...]
+    total: Money
+    payment_method: str
+    address: Address
+
+
+class Refusal(Message):
+    """Base of the outcomes that say no. `reason` is short and for people, or `undone`."""
+
+    reason: str = ""
+
+
+# The order.
+class OrderPlaced(Message):
+    order: OrderSnapshot
+
+
+class OrderPaid(Message):
+    """Hybrid: the orchestrator hands the paid order over to choreography."""
+
+    order: OrderSnapshot
+
+
+class ConfirmOrder(Message):
+    pass
+
+
+class OrderConfirmed(Message):
+    pass
+
+
+class ConfirmationRejected(Refusal):
+    pass
+
+
+class CancelOrder(Message):
+    """Asks the arbiter to cancel. The order becomes CANCELLED only if `undone` holds all that it knows to be owed;
+    otherwise it starts cancelling and answers with OrderCancellationRequested, or with OrderConfirmed if that came first."""
+
+    reason: str = ""
+    undone: tuple[str, ...] = ()
+
+
+class OrderCancelled(Message):
+    reason: str = ""
+
+
+class OrderCancellationRequested(Message):
+    """The order is cancelling: every step must be undone, and can't be done any more."""
+
+    reason: str = ""
+
+
+class OrderAccepted(Message):
+    """The coordinator has the order; sent only where the order asked again."""
+
+
+class OrderNeedsAttention(Message):
+    """The coordinator gave up on a step; an operator must look."""
+
+    reason: str = ""
+
+
+class OrderRetryRequested(Message):
+    """An operator asks the coordinator to go on with an order that needed attention."""
+
+    by: str = ""
+    why: str = ""
+
+
+# Inventory.
+class ReserveStock(Message):
+    items: tuple[Item, ...]
+
+
+class StockReserved(Message):
+    items: tuple[Item, ...]
+    order: OrderSnapshot | None = None
+
+
+class StockRejected(Refusal):
+    pass
+
+
+class ReleaseStock(Message):
+    pass
+
+
+class StockReleased(Message):
+    items: tuple[Item, ...] = ()
+
+
+# Payment.
+class ChargePayment(Message):
+    amount: Money
+    payment_method: str
+
+
+class PaymentCharged(Message):
+    payment_id: str
+    amount: Money
+    order: OrderSnapshot | None = None
+
+
+class PaymentDeclined(Refusal):
+    pass
+
+
+class RefundPayment(Message):
+    pass
+
+
+class PaymentRefunded(Message):
+    amount: Money | None = None
+    """What was given back; none when there had been no charge."""
+
+
+# Shipping.
+class ScheduleShipment(Message):
+    items: tuple[Item, ...]
+    address: Address
+
+
+class ShipmentScheduled(Message):
+    shipment_id: str
+
+
+class ShipmentRejected(Refusal):
+    pass
+
+
+class CancelShipment(Message):
+    pass
+
+
+class ShipmentCancelled(Message):
+    shipment_id: str | None = None
+
+
+MESSAGES: Mapping[str, type[Message]] = {
+    model.__name__: model
+    for model in (
+        OrderPlaced, OrderPaid, ConfirmOrder, OrderConfirmed, ConfirmationRejected, CancelOrder, OrderCancelled,
+        OrderCancellationRequested, OrderAccepted, OrderNeedsAttention, OrderRetryRequested,
+        ReserveStock, StockReserved, StockRejected, ReleaseStock, StockReleased,
+        ChargePayment, PaymentCharged, PaymentDeclined, RefundPayment, PaymentRefunded,
+        ScheduleShipment, ShipmentScheduled, ShipmentRejected, CancelShipment, ShipmentCancelled,
+    )
+}  # fmt: skip
+"""Every message by its short name."""
+
+
+def name_of(message: Message | type[Message]) -> str:
+    """The short name, such as `StockReserved`."""
+    return (message if isinstance(message, type) else type(message)).__name__
+
+
+def type_of(message: Message | type[Message]) -> str:
+    """The CloudEvents `type`, such as `orderflow.StockReserved.v1`."""
+    return f"orderflow.{name_of(message)}.v{message.version}"

@@ -1,0 +1,164 @@
+"""The one routing table: where a message goes, by the order's workflow. A workflow is nothing but this.
+
+From it follow the SNS filter policies and EventBridge patterns of the stack, who coordinates an order, and the
+drawings in the docs. Handlers never see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from orderflow import contracts as c
+from orderflow.contracts import Message, Workflow, name_of
+from orderflow.saga import SHIPMENT, STEPS
+
+SERVICES: Final = ("order", "inventory", "payment", "shipping", "orchestrator")
+"""Everything that has a queue of its own."""
+
+
+class Channel(StrEnum):
+    """How a message leaves its process."""
+
+    BUS = "bus"
+    """Published as an event; `listeners` hear it."""
+    QUEUE = "queue"
+    """Sent to one service's queue."""
+    START = "start-execution"
+    """Starts the order's Step Functions execution."""
+    TOKEN = "task-token"  # noqa: S105 - the name of a channel
+    """Answers the task that asked (SendTaskSuccess)."""
+    NONE = "none"
+    """Stays inside the service that made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One cell of the table."""
+
+    channel: Channel
+    listeners: tuple[str, ...] = ()
+    """The services that receive it: those that listen on the bus, or the one whose queue it is."""
+
+
+def _bus(*listeners: str) -> Route:
+    return Route(Channel.BUS, listeners)
+
+
+def _to(service: str) -> Route:
+    return Route(Channel.QUEUE, (service,))
+
+
+_LOCAL: Final = Route(Channel.NONE)
+_Table = Mapping[type[Message], Route]
+
+_CHOREOGRAPHY: Final[_Table] = {
+    c.OrderPlaced: _bus("inventory"),
+    c.StockReserved: _bus("payment", "order"),
+    c.StockRejected: _bus("order"),
+    c.PaymentCharged: _bus("shipping", "order"),
+    c.PaymentDeclined: _bus("inventory", "order"),
+    c.ShipmentScheduled: _bus("order"),
+    c.ShipmentRejected: _bus("inventory", "payment", "order"),
+    c.OrderCancellationRequested: _bus("inventory", "payment", "shipping"),
+    c.StockReleased: _bus("order"),
+    c.PaymentRefunded: _bus("order"),
+    c.ShipmentCancelled: _bus("order"),
+    c.OrderConfirmed: _bus(),
+    c.OrderCancelled: _bus(),
+    c.ConfirmationRejected: _LOCAL,
+}
+
+_ORCHESTRATION: Final[_Table] = {
+    **{step.command: _to(step.service) for step in STEPS},
+    **{step.undo: _to(step.service) for step in STEPS},
+    **{outcome: _to("orchestrator") for step in STEPS for outcome in (step.success, step.refusal, step.undone)},
+    c.OrderPlaced: _to("orchestrator"),
+    c.OrderCancellationRequested: _to("orchestrator"),
+    c.OrderRetryRequested: _to("orchestrator"),
+    c.ConfirmOrder: _to("order"),
+    c.CancelOrder: _to("order"),
+    c.OrderConfirmed: _to("orchestrator"),
+    c.OrderCancelled: _to("orchestrator"),
+    c.ConfirmationRejected: _to("orchestrator"),
+    c.OrderAccepted: _to("order"),
+    c.OrderNeedsAttention: _to("order"),
+}
+
+_HYBRID: Final[_Table] = {
+    **{k: v for k, v in _ORCHESTRATION.items() if k not in (SHIPMENT.command, c.ConfirmOrder)},
+    c.OrderPaid: _bus("shipping"),
+    SHIPMENT.success: _bus("order", "orchestrator"),
+    SHIPMENT.refusal: _bus("order", "orchestrator"),
+    SHIPMENT.undone: _bus("order", "orchestrator"),
+    c.OrderConfirmed: _bus("orchestrator"),
+    c.OrderCancelled: _bus("orchestrator"),
+    c.ConfirmationRejected: _bus("orchestrator"),
+}
+
+TABLE: Final[Mapping[Workflow, _Table]] = {
+    Workflow.CHOREOGRAPHY: _CHOREOGRAPHY,
+    Workflow.ORCHESTRATION: _ORCHESTRATION,
+    Workflow.HYBRID: _HYBRID,
+}
+"""(workflow, type) → route, for the workflows that are built."""
+
+COORDINATOR: Final[Mapping[Workflow, str]] = {
+    Workflow.CHOREOGRAPHY: "order",
+    Workflow.ORCHESTRATION: "orchestrator",
+    Workflow.HYBRID: "orchestrator",
+}
+"""Who watches an order: sends again what got lost, and undoes it at its deadline."""
+
+
+def route(workflow: Workflow, message: type[Message]) -> Route:
+    """Where `message` goes. Raises LookupError for a message that this workflow doesn't have."""
+    try:
+        return TABLE[workflow][message]
+    except KeyError:
+        raise LookupError(f"{name_of(message)} has no route under {workflow.value}") from None
+
+
+def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:
+    """The events (short names) that `service` hears from the bus, by workflow."""
+    heard = {
+        workflow: tuple(
+            sorted(name_of(m) for m, r in table.items() if r.channel is Channel.BUS and service in r.listeners)
+        )
+        for workflow, table in TABLE.items()
+    }
+    return {workflow: names for workflow, names in heard.items() if names}
+
+
+def filter_policy(service: str) -> dict[str, Any]:
+    """The SNS subscription filter policy (on message attributes) of `service`; empty if it hears nothing.
+
+    Keys are ANDed and values ORed; `$or` joins the workflows.
+    https://docs.aws.amazon.com/sns/latest/dg/sns-subscription-filter-policies.html
+    """
+    policies = [{"workflow": [w.value], "type": _any_version(names)} for w, names in heard_by(service).items()]
+    return _any_of(policies)
+
+
+def event_pattern(service: str) -> dict[str, Any]:
+    """The EventBridge event pattern of `service`; empty if it hears nothing.
+
+    https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns.html
+    """
+    heard = heard_by(service).items()
+    pattern = _any_of([{"detail-type": _any_version(n), "detail": {"workflow": [w.value]}} for w, n in heard])
+    return {"source": ["orderflow"], **pattern} if pattern else {}
+
+
+def _any_version(names: tuple[str, ...]) -> list[dict[str, str]]:
+    # By prefix, not by the whole type: a newer version must reach its queue and wait there, not be filtered out.
+    return [{"prefix": f"orderflow.{name}."} for name in names]
+
+
+def _any_of(choices: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(choices) > 1:
+        return {"$or": choices}
+    return choices[0] if choices else {}
+

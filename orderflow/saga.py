@@ -1,0 +1,82 @@
+"""The saga of an order as data, and the rules that follow from it. Pure: no I/O, no clock.
+
+Every coordinator (the order service in choreography, the orchestrator, the state machine) goes by this one
+definition. Progress is a set of *facts*, so that order, repeats and lateness of messages don't matter.
+Source of the pattern: H. Garcia-Molina and K. Salem, "Sagas", SIGMOD 1987.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from orderflow import contracts as c
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that some service does, and how it is undone. All fields but `name` and `service` are messages."""
+
+    name: str
+    service: str
+    command: type[c.Message]
+    success: type[c.Message]
+    refusal: type[c.Refusal]
+    undo: type[c.Message]
+    undone: type[c.Message]
+
+
+STOCK: Final = Step(
+    "stock", "inventory", c.ReserveStock, c.StockReserved, c.StockRejected, c.ReleaseStock, c.StockReleased
+)
+PAYMENT: Final = Step(
+    "payment", "payment", c.ChargePayment, c.PaymentCharged, c.PaymentDeclined, c.RefundPayment, c.PaymentRefunded
+)
+SHIPMENT: Final = Step(
+    "shipment",
+    "shipping",
+    c.ScheduleShipment,
+    c.ShipmentScheduled,
+    c.ShipmentRejected,
+    c.CancelShipment,
+    c.ShipmentCancelled,
+)
+STEPS: Final = (STOCK, PAYMENT, SHIPMENT)
+"""In the order they are done; they are undone in reverse."""
+
+DEADLINE: Final = "DeadlineExceeded"
+STEP_UNDONE: Final = "StepUndone"
+"""A service refused because the step had been undone: someone is undoing this order."""
+
+_OWES_ALL: Final = frozenset(
+    {DEADLINE, STEP_UNDONE, c.name_of(c.OrderCancellationRequested), c.name_of(c.ConfirmationRejected)}
+)
+
+
+def fact_of(message: c.Message) -> str:
+    """The fact that a message establishes: its name, or `StepUndone` for a refusal of an undone step."""
+    if isinstance(message, c.Refusal) and message.reason == c.UNDONE and not isinstance(message, c.ConfirmationRejected):
+        return STEP_UNDONE
+    return c.name_of(message)
+
+
+def owed(facts: Collection[str]) -> tuple[Step, ...] | None:
+    """The steps whose undo must be confirmed before the order is CANCELLED, in the order they are done;
+    None while nothing has gone wrong. It only grows as facts are added."""
+    known = set(facts)
+    if known & _OWES_ALL:
+        return STEPS
+    refused = [i for i, step in enumerate(STEPS) if c.name_of(step.refusal) in known]
+    return STEPS[: max(refused)] if refused else None
+
+
+def undone(facts: Collection[str]) -> tuple[Step, ...]:
+    """The steps whose undo has been confirmed."""
+    return tuple(step for step in STEPS if c.name_of(step.undone) in facts)
+
+
+def still_owed(facts: Collection[str]) -> tuple[Step, ...]:
+    """What is owed and not yet confirmed as undone."""
+    done = set(undone(facts))
+    return tuple(step for step in owed(facts) or () if step not in done)

@@ -1,0 +1,173 @@
+"""The settings of a process. Only this module reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, computed_field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from orderflow.contracts import EventBus, Workflow
+from orderflow.errors import ConfigurationError
+from orderflow.routing import TABLE
+
+Seconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Role(StrEnum):
+    """What a process of a service does: serve HTTP, work through messages, or both."""
+
+    ALL = "all"
+    WEB = "web"
+    WORKER = "worker"
+
+
+class Settings(BaseSettings):
+    """Every field is an environment variable of the same name in capitals. Times are seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    # What runs, and how.
+    workflow_mode: Workflow = Workflow.CHOREOGRAPHY
+    event_bus: EventBus = EventBus.SNS
+    allow_workflow_override: bool | None = None
+    """Whether `POST /orders` may name its workflow and bus. Default: on locally, off on AWS."""
+    orderflow_env: Literal["local", "aws"] = "local"
+    orderflow_role: Role = Role.ALL
+    orderflow_stack: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,39}$")] = "orderflow"
+    orderflow_bind: str = "127.0.0.1"
+    orderflow_auth: Literal["off", "key"] = "off"
+    orderflow_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    orderflow_operator_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    # Where the others are.
+    aws_endpoint_url: str | None = None
+    aws_region: str = "us-east-1"
+    database_url: SecretStr = SecretStr("")
+    providers_database_url: SecretStr = SecretStr("")
+    """The simulated providers' own database (payment and shipping)."""
+    orchestrator_url: str | None = None
+    jaeger_url: str | None = None
+    """Where people reach Jaeger's pages, for links."""
+    order_port: Port = 8001
+    inventory_port: Port = 8002
+    payment_port: Port = 8003
+    shipping_port: Port = 8004
+    orchestrator_port: Port = 8005
+
+    # Processes.
+    web_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    web_threads: Annotated[int, Field(ge=1, le=256)] = 8
+    consumer_threads: Annotated[int, Field(ge=1, le=32)] = 1
+    database_pool: Annotated[int, Field(ge=1, le=100)] = 10
+    long_poll: Annotated[int, Field(ge=0, le=20)] = 20
+    visibility: Annotated[int, Field(ge=2, le=43200)] = 30
+    heartbeat: Seconds = 10
+    lease: Seconds = 10
+    """How long staged messages and provider intents belong to the process that took them."""
+    failures_until_parked: Annotated[int, Field(ge=1)] = 5
+
+    # Providers.
+    provider_timeout: Seconds = 2
+    provider_attempts: Annotated[int, Field(ge=1)] = 3
+    provider_concurrency: Annotated[int, Field(ge=1)] = 16
+    provider_key_life: Seconds = 24 * 3600
+    """How long a provider honours an idempotency key; an older intent is only looked up, never sent again."""
+
+    # Owners' times (DESIGN.md §2).
+    resend_after: Annotated[tuple[Seconds, ...], NoDecode] = (10, 20, 40)
+    """After the last progress, when the open message is sent again."""
+    undo_after: Seconds = 60
+    """After the last progress, when an order is undone."""
+    undo_resend_every: Seconds = 10
+    undo_attempts: Annotated[int, Field(ge=1)] = 20
+    """Undos sent without an answer until the order needs an operator."""
+
+    # Retention.
+    keep_inbox: Seconds = 14 * 24 * 3600
+    """Longer than any queue keeps a message (14 days at most)."""
+    keep_log: Seconds = 90 * 24 * 3600
+    keep_idempotency_keys: Seconds = 48 * 3600
+
+    # For the fault tests.
+    crash_at: str = ""
+    """`point[:n]`: the process kills itself when it reaches that failpoint for the n-th time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, data: Any) -> Any:
+        for name in ("orderflow_api_keys", "orderflow_operator_keys", "resend_after"):
+            value = data.get(name)
+            if isinstance(value, str):
+                data[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.orderflow_env == "local" and not self.aws_endpoint_url:
+            raise ValueError(
+                "AWS_ENDPOINT_URL is not set: a local run talks to an emulator only. "
+                "Set it to LocalStack's address, or ORDERFLOW_ENV=aws to run on AWS"
+            )
+        if self.orderflow_auth == "key" and not (self.orderflow_api_keys and self.orderflow_operator_keys):
+            raise ValueError("ORDERFLOW_AUTH=key needs ORDERFLOW_API_KEYS and ORDERFLOW_OPERATOR_KEYS")
+        if self.orderflow_auth == "off" and self.orderflow_env == "aws":
+            raise ValueError("ORDERFLOW_AUTH=off is for loopback only; set ORDERFLOW_AUTH=key on AWS")
+        if self.heartbeat >= self.visibility:
+            raise ValueError(f"HEARTBEAT={self.heartbeat} must be shorter than VISIBILITY={self.visibility}")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def override_allowed(self) -> bool:
+        """`ALLOW_WORKFLOW_OVERRIDE` with its default filled in."""
+        allowed = self.allow_workflow_override
+        return self.orderflow_env == "local" if allowed is None else allowed
+
+    def port(self, service: str) -> int:
+        """The HTTP port of `service`."""
+        return int(getattr(self, f"{service}_port"))
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings from the environment. Raises ConfigurationError that names the setting, its value and the choices."""
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(e) for e in error.errors())) from None
+    if settings.workflow_mode not in TABLE:
+        raise ConfigurationError(
+            f"WORKFLOW_MODE={settings.workflow_mode.value!r} is not built yet; choose one of: {', '.join(TABLE)}"
+        )
+    return settings
+
+
+def _explain(error: Any) -> str:
+    name = "_".join(str(part) for part in error["loc"]).upper()
+    if not name:
+        return str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "enum":
+        return f"{name}={error['input']!r} is unknown; choose one of: {error['ctx']['expected'].replace(' or ', ', ')}"
+    return f"{name}={error['input']!r}: {error['msg']}"
+
+
+def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None) -> None:
+    """Locally, remove whatever could lead an AWS client to a real account, and put test credentials in its place."""
+    environ = os.environ if environ is None else environ
+    if settings.orderflow_env != "local":
+        return
+    for name in [n for n in environ if n.startswith("AWS_")]:
+        del environ[name]
+    environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": settings.aws_region,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
