@@ -1,0 +1,186 @@
+"""Writes `stack.yaml` from the routing table: `python -m localstack.render`, and `--check` to compare only.
+
+The template is kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
+is. Filters and patterns in it are never edited by hand: `orderflow/routing.py` is their source.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from orderflow.routing import SERVICES, event_pattern, filter_policy
+
+STACK: Final = Path(__file__).with_name("stack.yaml")
+
+MAX_RECEIVES: Final = 50
+"""Backstop only: the consumer parks a message by its own count long before (DESIGN §4)."""
+VISIBILITY_SECONDS: Final = 30
+LONG_POLL_SECONDS: Final = 20
+DLQ_RETENTION_SECONDS: Final = 14 * 24 * 3600
+
+_HEADER: Final = """\
+# Written by `python -m localstack.render` from orderflow/routing.py: change that, not this file.
+# Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
+"""
+
+
+class _Ref(str):
+    """`!Ref` to a resource or parameter."""
+
+
+class _GetAtt(str):
+    """`!GetAtt` of Resource.Attribute."""
+
+
+class _Sub(str):
+    """`!Sub` with ${…} placeholders."""
+
+
+def _arn(resource: str) -> _GetAtt:
+    return _GetAtt(f"{resource}.Arn")
+
+
+def _queue(name: str, **properties: Any) -> dict[str, Any]:
+    return {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": _Sub("${Name}-" + name), **properties}}
+
+
+def _dlq(name: str, **properties: Any) -> dict[str, Any]:
+    return _queue(name, MessageRetentionPeriod=DLQ_RETENTION_SECONDS, **properties)
+
+
+def _admit(queue: str, **source_of: _Ref | _GetAtt) -> dict[str, Any]:
+    """A queue policy by which only the named sources may send: `sns=` a topic, `events=` a rule."""
+    statements = [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": f"{service}.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": _arn(queue),
+            "Condition": {"ArnEquals": {"aws:SourceArn": source}},
+        }
+        for service, source in source_of.items()
+    ]
+    document = {"Version": "2012-10-17", "Statement": statements}
+    return {"Type": "AWS::SQS::QueuePolicy", "Properties": {"Queues": [_Ref(queue)], "PolicyDocument": document}}
+
+
+def _service(name: str) -> dict[str, Any]:
+    """The queue of one service with its DLQ, and what feeds it from the topic and the bus."""
+    title = name.capitalize()
+    queue = f"{title}Queue"
+    own_arn = _Sub("arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:${Name}-" + name)
+    resources = {
+        # By name, because the queue already points at its DLQ: two GetAtts would be a circle.
+        f"{title}Dlq": _dlq(
+            f"{name}-dlq", RedriveAllowPolicy={"redrivePermission": "byQueue", "sourceQueueArns": [own_arn]}
+        ),
+        queue: _queue(
+            name,
+            VisibilityTimeout=VISIBILITY_SECONDS,
+            ReceiveMessageWaitTimeSeconds=LONG_POLL_SECONDS,
+            RedrivePolicy={"deadLetterTargetArn": _arn(f"{title}Dlq"), "maxReceiveCount": MAX_RECEIVES},
+        ),
+    }
+    if not filter_policy(name):  # hears nothing: commands come straight to its queue
+        return resources
+    return resources | {
+        f"{title}SubscriptionDlq": _dlq(f"{name}-subscription-dlq"),
+        f"{title}SubscriptionDlqPolicy": _admit(f"{title}SubscriptionDlq", sns=_Ref("Events")),
+        f"{title}Subscription": {
+            "Type": "AWS::SNS::Subscription",
+            "Properties": {
+                "TopicArn": _Ref("Events"),
+                "Protocol": "sqs",
+                "Endpoint": _arn(queue),
+                "RawMessageDelivery": True,
+                "FilterPolicyScope": "MessageAttributes",
+                "FilterPolicy": filter_policy(name),
+                "RedrivePolicy": {"deadLetterTargetArn": _arn(f"{title}SubscriptionDlq")},
+            },
+        },
+        f"{title}RuleDlq": _dlq(f"{name}-rule-dlq"),
+        f"{title}Rule": {
+            "Type": "AWS::Events::Rule",
+            "Properties": {
+                "Name": _Sub("${Name}-" + name),
+                "EventBusName": _Ref("Bus"),
+                "EventPattern": event_pattern(name),
+                "Targets": [
+                    {
+                        "Id": name,
+                        "Arn": _arn(queue),
+                        "InputPath": "$.detail",  # the body is the envelope itself, as with raw delivery
+                        "DeadLetterConfig": {"Arn": _arn(f"{title}RuleDlq")},
+                    }
+                ],
+            },
+        },
+        f"{title}RuleDlqPolicy": _admit(f"{title}RuleDlq", events=_arn(f"{title}Rule")),
+        f"{title}QueuePolicy": _admit(queue, sns=_Ref("Events"), events=_arn(f"{title}Rule")),
+    }
+
+
+def template() -> dict[str, Any]:
+    """The stack as data; short-form intrinsics are `str` subclasses."""
+    resources: dict[str, Any] = {
+        "Events": {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": _Sub("${Name}-events")}},
+        "Bus": {"Type": "AWS::Events::EventBus", "Properties": {"Name": _Ref("Name")}},
+    }
+    for service in SERVICES:
+        resources |= _service(service)
+    # Publishers hold back until they see it: SNS and EventBridge accept and drop what has no way yet.
+    resources["Ready"] = {"Type": "AWS::SQS::Queue", "DependsOn": list(resources)} | {
+        "Properties": {"QueueName": _Sub("${Name}-ready")}
+    }
+    outputs = {f"{s.capitalize()}QueueUrl": {"Value": _Ref(f"{s.capitalize()}Queue")} for s in SERVICES}
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": "orderflow's messaging: a topic, a bus, a queue a service, their dead letters, the marker.",
+        "Parameters": {
+            "Name": {
+                "Type": "String",
+                "Default": "orderflow",
+                "AllowedPattern": "[a-z][a-z0-9-]{0,39}",
+                "Description": "Prefix of every name; ORDERFLOW_STACK in the services.",
+            }
+        },
+        "Resources": resources,
+        "Outputs": outputs | {"TopicArn": {"Value": _Ref("Events")}, "BusName": {"Value": _Ref("Bus")}},
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # CloudFormation reads anchors, people rather not
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+for _tag, _kind in (("!Ref", _Ref), ("!GetAtt", _GetAtt), ("!Sub", _Sub)):
+    _Dumper.add_representer(_kind, lambda dumper, value, tag=_tag: dumper.represent_scalar(tag, str(value)))
+
+
+def render() -> str:
+    """The text of `stack.yaml`."""
+    return _HEADER + yaml.dump(template(), Dumper=_Dumper, sort_keys=False, width=110)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the file; with `--check` returns 1 if it isn't up to date."""
+    text = render()
+    if "--check" not in arguments:
+        STACK.write_text(text, encoding="utf-8")
+        return 0
+    if STACK.exists() and STACK.read_text(encoding="utf-8") == text:
+        return 0
+    sys.stderr.write("localstack/stack.yaml is not what routing.py says: run `python -m localstack.render`.\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
