@@ -1,0 +1,90 @@
+"""What orderflow asks of a broker, as protocols. Each backend lives in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from orderflow.envelope import Envelope
+from orderflow.errors import OrderflowError
+from orderflow.routing import Channel
+
+BATCH: Final = 10
+"""The most messages that SNS, SQS and EventBridge take or give in one call."""
+
+BATCH_BYTES: Final = 256 * 1024
+"""The most bytes of one batch, attributes included."""
+
+
+class BatchRefused(OrderflowError):
+    """The broker refused a whole batch for what is in it (its size, say); its entries may still pass one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An encoded envelope with what a broker needs to know of it."""
+
+    envelope: Envelope
+    body: str
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes of a batch: the body and about what its attributes take."""
+        return len(self.body) + 200
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailure:
+    """One entry of a batch that the broker didn't take. `final`: sending it again can't help (the sender's fault)."""
+
+    index: int
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as a queue handed it out. `receipt` is good until the visibility timeout."""
+
+    body: str
+    receipt: str
+    receive_count: int = 1
+    broker_id: str = ""
+
+
+class Queue(Protocol):
+    """One service's queue. Every method raises BrokerUnavailable if the broker or the queue is away."""
+
+    def receive(self, limit: int, wait: int) -> list[Delivery]:
+        """Up to `limit` messages; waits up to `wait` seconds for the first one."""
+
+    def delete(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledges: they are not delivered again."""
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
+        """Makes them visible again in `seconds` from now (0: at once)."""
+
+    def park(self, delivery: Delivery, reason: str) -> None:
+        """Moves one message to the dead-letter queue, with the reason. At least once."""
+
+
+class Broker(Protocol):
+    """Everything a process asks of its broker."""
+
+    def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        """Sends up to ten messages over one channel; `target` is the bus, or the service whose queue it is.
+
+        Returns the entries that were not taken. Raises BrokerUnavailable if nothing is known of the whole batch, and
+        BatchRefused if the broker took none for what is in it.
+        """
+
+    def queue(self, service: str) -> Queue:
+        """The queue of a service."""
+
+    def ready(self) -> bool:
+        """Whether the broker answers and its stack is whole. While it isn't, nothing may be published:
+        SNS and EventBridge accept and silently drop where a subscription or rule is missing."""
+
+    def close(self) -> None:
+        """Ends what is open; a receive that waits comes back."""

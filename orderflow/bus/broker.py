@@ -1,0 +1,39 @@
+"""The AWS broker, real or emulated: puts its channels together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orderflow.bus import Broker, Parcel, SendFailure
+from orderflow.bus.aws import Clients
+from orderflow.bus.eventbridge import EventBridgeBus
+from orderflow.bus.sns import SnsTopic
+from orderflow.bus.sqs import SqsQueue
+from orderflow.contracts import EventBus
+from orderflow.routing import SERVICES, Channel
+from orderflow.settings import Settings
+
+
+class AwsBroker(Broker):
+    """See `Broker`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._clients = Clients(settings)
+        self._queues = {service: SqsQueue(self._clients, service) for service in SERVICES}
+        self._buses = {EventBus.SNS: SnsTopic(self._clients), EventBus.EVENTBRIDGE: EventBridgeBus(self._clients)}
+
+    def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        if channel is Channel.BUS:
+            return self._buses[EventBus(target)].send(batch)
+        if channel is Channel.QUEUE:
+            return self._queues[target].send(batch)
+        raise LookupError(f"no way to send over {channel.value}")
+
+    def queue(self, service: str) -> SqsQueue:
+        return self._queues[service]
+
+    def ready(self) -> bool:
+        return self._clients.ready()
+
+    def close(self) -> None:
+        self._clients.close()

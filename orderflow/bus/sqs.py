@@ -1,0 +1,83 @@
+"""SQS: the queue of each service, for commands and for what the buses deliver, and its dead-letter queue.
+
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/Welcome.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orderflow.bus import BATCH, Delivery, Parcel, Queue, SendFailure
+from orderflow.bus.aws import Clients, failures_by_id
+
+
+class SqsQueue(Queue):
+    """See `Queue`; also a destination for commands."""
+
+    def __init__(self, clients: Clients, service: str) -> None:
+        self._clients = clients
+        self._name = f"{clients.stack}-{service}"
+
+    @property
+    def _url(self) -> str:
+        return self._clients.queue_url(self._name)
+
+    def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        """Sends up to ten messages in one call; failures are matched by Id. Raises BrokerUnavailable."""
+        with self._clients.guard("sqs"):
+            answer = self._clients.sqs.send_message_batch(
+                QueueUrl=self._url, Entries=[{"Id": str(i), "MessageBody": p.body} for i, p in enumerate(batch)]
+            )
+        return failures_by_id(answer)
+
+    def receive(self, limit: int, wait: int) -> list[Delivery]:
+        with self._clients.guard("sqs"):
+            answer = self._clients.polling_sqs.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=min(limit, BATCH),
+                WaitTimeSeconds=wait,
+                AttributeNames=["ApproximateReceiveCount"],
+            )
+        return [
+            Delivery(
+                body=message["Body"],
+                receipt=message["ReceiptHandle"],
+                receive_count=int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+                broker_id=message["MessageId"],
+            )
+            for message in answer.get("Messages", ())
+        ]
+
+    def delete(self, deliveries: Sequence[Delivery]) -> None:
+        for chunk in _chunks(deliveries):
+            entries = [{"Id": str(i), "ReceiptHandle": d.receipt} for i, d in enumerate(chunk)]
+            with self._clients.guard("sqs"):
+                # An entry that fails is delivered again, known by then, and acknowledged.
+                self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+
+    def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
+        for chunk in _chunks(deliveries):
+            entries = [
+                {"Id": str(i), "ReceiptHandle": d.receipt, "VisibilityTimeout": seconds} for i, d in enumerate(chunk)
+            ]
+            with self._clients.guard("sqs"):
+                self._clients.sqs.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+
+    def park(self, delivery: Delivery, reason: str) -> None:
+        attributes: dict[str, Any] = {"reason": {"DataType": "String", "StringValue": _printable(reason)[:1000] or "-"}}
+        with self._clients.guard("sqs"):
+            self._clients.sqs.send_message(
+                QueueUrl=self._clients.queue_url(f"{self._name}-dlq"),
+                MessageBody=delivery.body,
+                MessageAttributes=attributes,
+            )
+        self.delete([delivery])
+
+
+def _chunks(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
+    return [deliveries[i : i + BATCH] for i in range(0, len(deliveries), BATCH)]
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode().replace("\x00", "")

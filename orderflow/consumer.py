@@ -1,0 +1,179 @@
+"""Takes messages off one queue, ten at a time, and acknowledges each by its verdict.
+
+Long polls; keeps what is in hand invisible by a heartbeat; receives nothing while the database is away, so that an
+outage costs no message its receive count.
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Final
+
+import structlog
+
+from orderflow import failpoints
+from orderflow.bus import BATCH, Delivery, Queue
+from orderflow.envelope import Envelope, decode
+from orderflow.errors import BrokerUnavailable, Undecodable
+from orderflow.processor import Done, Later, Park, Processor, Verdict
+
+log = structlog.get_logger(__name__)
+
+_PAUSE: Final = 0.5
+"""Seconds between looks for a broker or database that is away."""
+
+_LONGEST_DELAY: Final = 30
+"""Seconds that a message waits at most before it is tried again."""
+
+
+class Consumer:
+    """One or more threads that run `run`, each with batches of its own."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        processor: Processor,
+        *,
+        database_alive: Callable[[], bool],
+        long_poll: int,
+        visibility: int,
+        heartbeat: float,
+    ) -> None:
+        self._queue = queue
+        self._processor = processor
+        self._database_alive = database_alive
+        self._long_poll = long_poll
+        self._visibility = visibility
+        self._heartbeat = heartbeat
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._in_hand: dict[str, tuple[Delivery, float]] = {}
+        self._polls: dict[int, tuple[float, float]] = {}
+        self._database_doubtful = False
+        self.beat = time.monotonic()
+
+    def run(self) -> None:
+        """Works until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                self.step(self._long_poll)
+            except BrokerUnavailable as error:
+                log.warning("broker away; no messages for now", error=str(error))
+                self._stopping.wait(_PAUSE)
+            except Exception:
+                # Whatever it is, a consumer that ended would leave its queue to nobody.
+                log.exception("consumer stumbled; it goes on")
+                self._stopping.wait(_PAUSE)
+
+    def stop(self) -> None:
+        """No further receives; the batch in hand is finished."""
+        self._stopping.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any message is in hand."""
+        return bool(self._in_hand)
+
+    def step(self, wait: int) -> int:
+        """Receives and handles one batch; returns its size. Raises BrokerUnavailable."""
+        self.beat = time.monotonic()
+        if self._database_doubtful and not self._database_alive():
+            self._stopping.wait(_PAUSE)
+            return 0
+        self._database_doubtful = False
+        began = time.monotonic()
+        thread = threading.get_ident()
+        drained, _ = self._polls.get(thread, (began - 3600, 0.0))
+        self._polls[thread] = (drained, began)
+        deliveries = self._queue.receive(BATCH, wait)
+        self._polls[thread] = (drained, 0.0)
+        now = time.monotonic()
+        with self._lock:
+            self._in_hand |= {d.receipt: (d, now) for d in deliveries}
+        if deliveries:
+            self._handle(deliveries)
+        if len(deliveries) < BATCH:
+            self._polls[thread] = (began, 0.0)
+        return len(deliveries)
+
+    def drained_ago(self) -> float:
+        """Seconds since this process last found its queue empty, with all that it held before handled.
+
+        A deadline that expired later than that may just be waiting behind a backlog. Infinite if it never was.
+        """
+        now = time.monotonic()
+        polls = list(self._polls.values())
+        if not polls:
+            return float("inf")
+        # A poll that has waited for a second found nothing: a queue that holds something answers at once.
+        return max(0.0 if waiting and now - waiting > 1 else now - drained for drained, waiting in polls)
+
+    def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        verdicts: list[tuple[Delivery, Verdict]] = []
+        first: dict[str, tuple[Envelope, Delivery]] = {}
+        repeats: list[tuple[Delivery, str]] = []
+        for delivery in deliveries:
+            try:
+                envelope = decode(delivery.body)
+            except Undecodable as error:
+                verdicts.append((delivery, Park(str(error))))
+                continue
+            if envelope.id in first:
+                repeats.append((delivery, envelope.id))
+            else:
+                first[envelope.id] = (envelope, delivery)
+        fates: dict[str, Verdict | Future[Verdict]] = dict(
+            zip(first, self._processor.process([e for e, _ in first.values()]), strict=True)
+        )
+        pairs = [(first[i][1], fate) for i, fate in fates.items()] + [(d, fates[i]) for d, i in repeats]
+        for delivery, fate in pairs:
+            if isinstance(fate, Future):
+                fate.add_done_callback(lambda done, d=delivery: self._settle([(d, done.result())]))  # type: ignore[misc]
+            else:
+                verdicts.append((delivery, fate))
+        self._settle(verdicts)
+
+    def _settle(self, verdicts: Sequence[tuple[Delivery, Verdict]]) -> None:
+        try:
+            failpoints.reached("delete.before")
+            done = [d for d, verdict in verdicts if isinstance(verdict, Done)]
+            if done:
+                self._queue.delete(done)
+            failpoints.reached("delete.after")
+            for delivery, verdict in verdicts:
+                if isinstance(verdict, Park):
+                    log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id)
+                    self._queue.park(delivery, verdict.reason)
+                elif isinstance(verdict, Later):
+                    self._database_doubtful = True
+                    log.info("message waits", reason=verdict.reason, receive_count=delivery.receive_count)
+                    self._queue.extend([delivery], _delay(delivery.receive_count))
+        except BrokerUnavailable as error:
+            # They come again when their visibility runs out, and are known then.
+            log.warning("could not acknowledge", error=str(error), messages=len(verdicts))
+        finally:
+            with self._lock:
+                for delivery, _ in verdicts:
+                    self._in_hand.pop(delivery.receipt, None)
+
+    def keep_in_hand(self) -> None:
+        """The heartbeat: keeps invisible what has been in hand for a while. Call it about every second."""
+        now = time.monotonic()
+        with self._lock:
+            due = [d for d, since in self._in_hand.values() if now - since >= self._heartbeat]
+            self._in_hand |= {d.receipt: (d, now) for d in due}
+        if due:
+            try:
+                self._queue.extend(due, self._visibility)
+            except BrokerUnavailable as error:
+                log.warning("heartbeat failed", error=str(error), messages=len(due))
+
+
+def _delay(receive_count: int) -> int:
+    """Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
+    return random.randint(0, min(_LONGEST_DELAY, 2**receive_count))

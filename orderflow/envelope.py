@@ -1,0 +1,120 @@
+"""The one envelope of every message: CloudEvents 1.0 in JSON, with the extensions that orderflow needs.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orderflow import clock
+from orderflow.contracts import MESSAGES, EventBus, Message, Workflow, name_of, type_of
+from orderflow.errors import NewerVersion, Undecodable
+
+MAX_BYTES: Final = 192 * 1024
+"""Our cap on an encoded envelope. SNS, SQS and EventBridge take 256 KiB a call, attributes included."""
+
+_TYPE: Final = re.compile(r"orderflow\.([A-Za-z]+)\.v([1-9][0-9]{0,3})")
+_Id = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
+class Envelope(BaseModel):
+    """A message on its way. `subject` is the order's id; `resend` counts how often it has been sent again."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: _Id
+    source: Annotated[str, Field(min_length=1, max_length=200)]
+    type: Annotated[str, Field(max_length=200)]
+    subject: _Id
+    time: Annotated[str, Field(max_length=40)]
+    datacontenttype: Literal["application/json"] = "application/json"
+    dataschema: Annotated[str, Field(max_length=300)] = ""
+    data: dict[str, Any]
+    traceparent: Annotated[str, Field(max_length=55)] | None = None
+    workflow: Workflow
+    eventbus: EventBus
+    causationid: _Id | None = None
+    resend: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    tasktoken: Annotated[str, Field(max_length=2048)] | None = None
+
+    @property
+    def name(self) -> str:
+        """The short name of its type, such as `StockReserved`."""
+        match = _TYPE.fullmatch(self.type)
+        return match[1] if match else self.type
+
+    def encode(self) -> str:
+        """JSON in ASCII, so that characters and bytes are the same number and every broker takes it."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
+
+    def message(self) -> Message:
+        """The typed content. Raises Undecodable (unknown type, wrong data) or NewerVersion."""
+        match = _TYPE.fullmatch(self.type)
+        model = MESSAGES.get(match[1]) if match else None
+        if match is None or model is None:
+            raise Undecodable(f"unknown message type {self.type[:100]!r}")
+        if int(match[2]) > model.version:
+            raise NewerVersion(f"{self.type} is newer than this process, which knows up to v{model.version}")
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as error:
+            raise Undecodable(f"data of {self.type} doesn't fit: {_first(error)}") from None
+
+    def again(self) -> Envelope:
+        """The same message, sent once more: same id, `resend` + 1."""
+        return self.model_copy(update={"resend": self.resend + 1})
+
+
+def decode(body: str) -> Envelope:
+    """The envelope in `body`. Raises Undecodable, naming the first field that is wrong."""
+    if len(body) > MAX_BYTES:
+        raise Undecodable(f"{len(body)} bytes are over the cap of {MAX_BYTES}")
+    try:
+        return Envelope.model_validate_json(body)
+    except ValidationError as error:
+        raise Undecodable(f"no envelope: {_first(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise Undecodable(f"no envelope: {error}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def compose(
+    message: Message,
+    *,
+    source: str,
+    order_id: str,
+    workflow: Workflow,
+    event_bus: EventBus,
+    message_id: str | None = None,
+    causation_id: str | None = None,
+    traceparent: str | None = None,
+    resend: int = 0,
+    task_token: str | None = None,
+) -> Envelope:
+    """A new envelope around `message`, with an id of its own unless `message_id` is given."""
+    return Envelope(
+        id=message_id or clock.new_id(),
+        source=f"orderflow/{source}",
+        type=type_of(message),
+        subject=order_id,
+        time=clock.rfc3339(clock.utc_now()),
+        dataschema=f"urn:orderflow:{name_of(message)}:v{message.version}",
+        data=message.model_dump(mode="json", exclude_none=True),
+        traceparent=traceparent,
+        workflow=workflow,
+        eventbus=event_bus,
+        causationid=causation_id,
+        resend=resend,
+        tasktoken=task_token,
+    )

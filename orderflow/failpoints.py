@@ -1,0 +1,65 @@
+"""Named places where a test can make a process die, to prove that nothing is lost there.
+
+`CRASH_AT=point` or `point:3` kills the process (as kill -9 would) when it reaches the point for the third time.
+Tests of one process put a callable there instead. Unarmed, a point costs one look into an empty dict.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from orderflow.errors import ConfigurationError
+
+POINTS: Final = (
+    "commit.before",
+    "commit.after",
+    "publish.before",
+    "publish.after",
+    "mark.before",
+    "mark.after",
+    "delete.before",
+    "delete.after",
+    "intent.before",
+    "intent.after",
+    "call.before",
+    "call.after",
+    "undo.before",
+    "undo.after",
+)
+"""Every boundary between two effects that can't be one transaction."""
+
+_armed: dict[str, Callable[[], None]] = {}
+
+
+def reached(point: str) -> None:
+    """Marks a boundary; does nothing unless a test has armed it."""
+    if _armed and (action := _armed.get(point)) is not None:
+        action()
+
+
+def arm(point: str, action: Callable[[], None]) -> None:
+    """Puts `action` at a point. Raises ConfigurationError for an unknown one."""
+    if point not in POINTS:
+        raise ConfigurationError(f"CRASH_AT={point!r} is unknown; choose one of: {', '.join(POINTS)}")
+    _armed[point] = action
+
+
+def disarm() -> None:
+    """Takes all actions away."""
+    _armed.clear()
+
+
+def arm_crash(spec: str) -> None:
+    """Arms `point[:n]` with the death of this process at the n-th time."""
+    point, _, nth = spec.partition(":")
+    times = itertools.count(1)
+
+    def die() -> None:
+        if next(times) == int(nth or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    arm(point, die)

@@ -1,0 +1,153 @@
+"""The transactional outbox: messages are stored in the transaction that causes them and sent after its commit.
+
+A staged message is leased to the process that staged it, which sends it at once (`orderflow.publisher`); if the lease
+runs out, any process's relay takes it over. What was sent is deleted together with the next batch.
+Source of the pattern: C. Richardson, "Transactional outbox", https://microservices.io/patterns/data/transactional-outbox.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from orderflow import clock, failpoints
+from orderflow.bus import Parcel
+from orderflow.database import Connection, Database
+from orderflow.envelope import Envelope, decode
+from orderflow.contracts import MESSAGES
+from orderflow.routing import Channel, route
+
+TABLE: Final = """
+CREATE TABLE outbox (
+    entry uuid PRIMARY KEY,
+    order_id uuid NOT NULL,
+    channel text NOT NULL,
+    target text NOT NULL,
+    body text NOT NULL,
+    leased_until timestamptz NOT NULL,
+    parked text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
+"""
+
+_STAGE: Final = b"""
+INSERT INTO outbox (entry, order_id, channel, target, body, leased_until)
+SELECT e, o, c, t, b, now() + make_interval(secs => %s)
+FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[]) AS staged(e, o, c, t, b)
+"""
+_CLAIM: Final = b"""
+UPDATE outbox SET leased_until = now() + make_interval(secs => %s)
+WHERE entry IN (
+    SELECT entry FROM outbox WHERE parked IS NULL AND leased_until < now()
+    ORDER BY entry LIMIT %s FOR UPDATE SKIP LOCKED
+)
+RETURNING entry, channel, target, body
+"""
+_DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
+_PARK: Final = b"UPDATE outbox SET parked = %s WHERE entry = %s::uuid"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One staged message. After `lease_ends` (monotonic seconds) it may belong to another process."""
+
+    id: str
+    channel: Channel
+    target: str
+    parcel: Parcel
+    lease_ends: float
+
+
+@dataclass(slots=True)
+class Unit:
+    """A unit of work: one transaction, and the messages that it causes."""
+
+    connection: Connection
+    staged: list[Envelope] = field(default_factory=list)
+
+    def stage(self, envelopes: Sequence[Envelope]) -> None:
+        """Adds messages; they go where the routing table says, once the transaction has committed."""
+        self.staged.extend(envelopes)
+
+
+class Outbox:
+    """The outbox of one database. `on_staged` gets what this process may send after each commit."""
+
+    def __init__(self, database: Database, *, lease: float) -> None:
+        self._database = database
+        self._lease = lease
+        self._sent: deque[str] = deque()
+        self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Unit]:
+        """A unit of work in one transaction. What it stages is stored in it and handed to the publisher after it.
+
+        Raises DatabaseUnavailable; then nothing has happened, unless the connection was lost during the commit.
+        """
+        sent = [self._sent.popleft() for _ in range(len(self._sent))]
+        try:
+            with self._database.transaction() as connection:
+                unit = Unit(connection)
+                yield unit
+                entries = self._store(connection, unit.staged)
+                if sent:
+                    connection.execute(_DELETE, [sent])
+                failpoints.reached("commit.before")
+        except BaseException:
+            self._sent.extendleft(sent)
+            raise
+        failpoints.reached("commit.after")
+        if entries:
+            self.on_staged(entries)
+
+    def _store(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Entry]:
+        lease_ends = time.monotonic() + self._lease * 0.8
+        entries = [entry for e in envelopes if (entry := _address(e, lease_ends)) is not None]
+        if entries:
+            connection.execute(
+                _STAGE,
+                [
+                    self._lease,
+                    [e.id for e in entries],
+                    [e.parcel.envelope.subject for e in entries],
+                    [e.channel.value for e in entries],
+                    [e.target for e in entries],
+                    [e.parcel.body for e in entries],
+                ],
+            )
+        return entries
+
+    def sent(self, entries: Sequence[Entry]) -> None:
+        """Notes that these have been sent; the next transaction deletes them."""
+        self._sent.extend(entry.id for entry in entries)
+
+    def flush(self) -> None:
+        """Deletes what has been sent, when no transaction has come by."""
+        if self._sent:
+            with self.transaction():
+                failpoints.reached("mark.before")
+            failpoints.reached("mark.after")
+
+    def claim(self, limit: int) -> list[Entry]:
+        """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later."""
+        lease_ends = time.monotonic() + self._lease * 0.8
+        return [
+            Entry(str(entry), Channel(channel), target, Parcel(decode(body), body), lease_ends)
+            for entry, channel, target, body in sorted(self._database.query(_CLAIM.decode(), [self._lease, limit]))
+        ]
+
+    def park(self, unit: Unit, entry: Entry, reason: str) -> None:
+        """Keeps a message that the broker will never take, for an operator; it is not sent again."""
+        unit.connection.execute(_PARK, [reason[:1000], entry.id])
+
+
+def _address(envelope: Envelope, lease_ends: float) -> Entry | None:
+    cell = route(envelope.workflow, MESSAGES[envelope.name])
+    if cell.channel is Channel.NONE:
+        return None
+    target = envelope.eventbus.value if cell.channel is Channel.BUS else cell.listeners[0]
+    return Entry(clock.new_id(), cell.channel, target, Parcel(envelope, envelope.encode()), lease_ends)
