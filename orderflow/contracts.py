@@ -39,24 +39,31 @@ class Message(BaseModel):
     version: ClassVar[int] = 1
 
 
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+"""Any text that PostgreSQL can hold."""
+
+Sku = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+MAX_QUANTITY = 1_000_000
+
+
 class Money(Message):
     """An amount in minor units (cents) of an ISO 4217 currency."""
 
-    amount: int
+    amount: Annotated[int, Field(ge=0, lt=2**53)]
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
 
 
 class Item(Message):
-    sku: str
-    quantity: Annotated[int, Field(gt=0)]
+    sku: Sku
+    quantity: Annotated[int, Field(gt=0, le=MAX_QUANTITY)]
 
 
 class Address(Message):
-    name: str
-    line1: str
-    city: str
-    postal_code: str
-    country: str
+    name: Text
+    line1: Text
+    city: Text
+    postal_code: Text
+    country: Text
 
 
 class OrderSnapshot(Message):
@@ -64,14 +71,14 @@ class OrderSnapshot(Message):
 
     items: tuple[Item, ...]
     total: Money
-    payment_method: str
+    payment_method: Text
     address: Address
 
 
 class Refusal(Message):
     """Base of the outcomes that say no. `reason` is short and for people, or `undone`."""
 
-    reason: str = ""
+    reason: Text = ""
 
 
 # The order.
@@ -101,18 +108,18 @@ class CancelOrder(Message):
     """Asks the arbiter to cancel. The order becomes CANCELLED only if `undone` holds all that it knows to be owed;
     otherwise it starts cancelling and answers with OrderCancellationRequested, or with OrderConfirmed if that came first."""
 
-    reason: str = ""
+    reason: Text = ""
     undone: tuple[str, ...] = ()
 
 
 class OrderCancelled(Message):
-    reason: str = ""
+    reason: Text = ""
 
 
 class OrderCancellationRequested(Message):
     """The order is cancelling: every step must be undone, and can't be done any more."""
 
-    reason: str = ""
+    reason: Text = ""
 
 
 class OrderAccepted(Message):
@@ -122,14 +129,14 @@ class OrderAccepted(Message):
 class OrderNeedsAttention(Message):
     """The coordinator gave up on a step; an operator must look."""
 
-    reason: str = ""
+    reason: Text = ""
 
 
 class OrderRetryRequested(Message):
     """An operator asks the coordinator to go on with an order that needed attention."""
 
-    by: str = ""
-    why: str = ""
+    by: Text = ""
+    why: Text = ""
 
 
 # Inventory.
@@ -157,11 +164,11 @@ class StockReleased(Message):
 # Payment.
 class ChargePayment(Message):
     amount: Money
-    payment_method: str
+    payment_method: Text
 
 
 class PaymentCharged(Message):
-    payment_id: str
+    payment_id: Text
     amount: Money
     order: OrderSnapshot | None = None
 
@@ -186,7 +193,7 @@ class ScheduleShipment(Message):
 
 
 class ShipmentScheduled(Message):
-    shipment_id: str
+    shipment_id: Text
 
 
 class ShipmentRejected(Refusal):
@@ -198,7 +205,7 @@ class CancelShipment(Message):
 
 
 class ShipmentCancelled(Message):
-    shipment_id: str | None = None
+    shipment_id: Text | None = None
 
 
 MESSAGES: Mapping[str, type[Message]] = {

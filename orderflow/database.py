@@ -17,7 +17,9 @@ Connection = psycopg.Connection[TupleRow]
 _WAIT: Final = 1.5
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
 
-_SESSION: Final = "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+_SESSION: Final = (
+    "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+)
 
 
 class Database:
@@ -26,7 +28,9 @@ class Database:
 
     def __init__(self, url: str, *, size: int = 10, name: str = "orderflow") -> None:
         if not url:
-            raise ConfigurationError("DATABASE_URL is not set; give it as postgresql://user:password@host:port/database")
+            raise ConfigurationError(
+                "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
+            )
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,

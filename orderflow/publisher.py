@@ -138,7 +138,12 @@ class Publisher:
 
     def _failed(self, entry: Entry, failure: SendFailure) -> None:
         envelope = entry.parcel.envelope
-        known = {"order_id": envelope.subject, "message_id": envelope.id, "type": envelope.type, "reason": failure.reason}
+        known = {
+            "order_id": envelope.subject,
+            "message_id": envelope.id,
+            "type": envelope.type,
+            "reason": failure.reason,
+        }
         if not failure.final:
             log.warning("message not taken; it is sent again when its lease runs out", **known)
             return

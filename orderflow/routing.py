@@ -161,4 +161,3 @@ def _any_of(choices: list[dict[str, Any]]) -> dict[str, Any]:
     if len(choices) > 1:
         return {"$or": choices}
     return choices[0] if choices else {}
-

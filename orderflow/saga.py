@@ -56,7 +56,11 @@ _OWES_ALL: Final = frozenset(
 
 def fact_of(message: c.Message) -> str:
     """The fact that a message establishes: its name, or `StepUndone` for a refusal of an undone step."""
-    if isinstance(message, c.Refusal) and message.reason == c.UNDONE and not isinstance(message, c.ConfirmationRejected):
+    if (
+        isinstance(message, c.Refusal)
+        and message.reason == c.UNDONE
+        and not isinstance(message, c.ConfirmationRejected)
+    ):
         return STEP_UNDONE
     return c.name_of(message)
 

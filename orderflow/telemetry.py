@@ -26,9 +26,7 @@ def new_trace() -> str:
 @contextmanager
 def processing(service: str, envelopes: Sequence[Envelope]) -> Iterator[list[str | None]]:
     """The traceparents for what each message causes."""
-    yield [
-        f"{e.traceparent[:36]}{secrets.token_hex(8)}-01" if e.traceparent else None for e in envelopes
-    ]
+    yield [f"{e.traceparent[:36]}{secrets.token_hex(8)}-01" if e.traceparent else None for e in envelopes]
 
 
 def outcome(traceparents: Sequence[str | None], verdicts: Sequence[Any]) -> None:

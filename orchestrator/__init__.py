@@ -1,0 +1,1 @@
+"""The orchestrator: the one place that directs an order through its steps."""

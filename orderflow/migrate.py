@@ -1,0 +1,70 @@
+"""Brings a service's database to the schema of its code, with Alembic. Safe to run from many processes at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from orderflow.errors import DatabaseUnavailable
+
+_LOCK: Final = 4_210_001
+"""An advisory lock: one process migrates, the others wait and find it done."""
+
+
+def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
+    """Migrates the database of `service` at `url`, waiting up to `patience` seconds for it to answer.
+
+    Raises DatabaseUnavailable.
+    """
+    folder = folder_of(service)
+    head = max(path.stem.split("_")[0] for path in folder.glob("[0-9]*.py"))
+    ends = time.monotonic() + patience
+    while True:
+        try:
+            with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
+                if _revision(connection) != head:
+                    connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+                    _upgrade(folder, url)
+                return
+        except psycopg.OperationalError as error:
+            if time.monotonic() > ends:
+                raise DatabaseUnavailable(f"{service}'s database does not answer: {error}") from error
+            time.sleep(0.3)
+
+
+def folder_of(service: str) -> Path:
+    """The folder with the revisions of `service`, each named `NNNN_what.py`."""
+    package = "orchestrator" if service == "orchestrator" else f"services.{service}"
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise LookupError(f"no package {package}: this image does not hold the service {service!r}")
+    return Path(spec.origin).parent / "migrations"
+
+
+def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+    if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return row[0] if row else None
+
+
+def _upgrade(folder: Path, url: str) -> None:
+    # Imported here: most starts find nothing to do, and these imports are slow.
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+
+    config = Config()
+    config.set_main_option("script_location", "orderflow:migrations")
+    config.set_main_option("version_locations", str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+    engine.dispose()

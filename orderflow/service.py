@@ -1,0 +1,154 @@
+"""One service at work in one process: its application, and the threads around it. Made after the fork."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from orderflow import inbox
+from orderflow.bus import Broker
+from orderflow.consumer import Consumer
+from orderflow.database import Database
+from orderflow.errors import Transient
+from orderflow.outbox import Outbox
+from orderflow.processor import Application, Processor
+from orderflow.publisher import Publisher
+from orderflow.settings import Role, Settings
+
+log = structlog.get_logger(__name__)
+
+_TICK: Final = 1.0
+_PRUNE_EVERY: Final = 3600.0
+_BEAT_LATE: Final = 20.0
+"""Seconds beyond the long poll after which a consumer that has not been heard of counts as stuck."""
+
+
+class Sweeper(Protocol):
+    """Owner of deadlines: sends again what got no answer, and undoes what is too late."""
+
+    def sweep(self, drained_ago: float) -> None:
+        """Looks after what is due. `drained_ago`: seconds since the own queue was last seen empty."""
+
+
+class Service:
+    """Wires one application to its database and broker. `run_once` methods of the parts serve tests; `start` runs them
+    in threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        application: Application,
+        database: Database,
+        outbox: Outbox,
+        broker: Broker,
+        *,
+        sweeper: Sweeper | None = None,
+        prune: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.name = application.service
+        self.application = application
+        self.database = database
+        self.outbox = outbox
+        self.broker = broker
+        self.publisher = Publisher(outbox, broker)
+        self.processor = Processor(
+            application,
+            outbox,
+            lambda message_id, error: inbox.count_failure(database, message_id, error),
+            parked_at=settings.failures_until_parked,
+        )
+        self.consumer = Consumer(
+            broker.queue(self.name),
+            self.processor,
+            database_alive=database.alive,
+            long_poll=settings.long_poll,
+            visibility=settings.visibility,
+            heartbeat=settings.heartbeat,
+        )
+        self.sweeper = sweeper
+        self._prune = prune
+        self._close = close
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._works = settings.orderflow_role is not Role.WEB
+
+    def start(self) -> None:
+        """Starts the threads that the process's role asks for."""
+        self.database.open()
+        jobs: list[tuple[str, Callable[[], None]]] = [
+            ("publisher", self.publisher.run),
+            ("maintenance", self._maintain),
+        ]
+        if self._works:
+            jobs += [(f"consumer-{i}", self.consumer.run) for i in range(self.settings.consumer_threads)]
+        self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, grace: float = 8.0) -> None:
+        """Stops receiving, finishes what is in hand, publishes it, and closes; within `grace` seconds."""
+        ends = time.monotonic() + grace
+        self.consumer.stop()
+        while self.consumer.busy and time.monotonic() < ends - 2:
+            time.sleep(0.02)
+        self.publisher.stop()
+        self._stopping.set()
+        for thread in self._threads:
+            # A consumer may sit in a long poll with nothing in hand: it needs no waiting for.
+            if not thread.name.startswith("consumer"):
+                thread.join(max(0.1, ends - time.monotonic()))
+        try:
+            self.outbox.flush()
+        except Transient as error:
+            log.info("sent messages stay in the outbox and are sent once more", error=str(error))
+        self._close()
+        self.database.close()
+        self.broker.close()
+
+    def not_ready(self) -> dict[str, str]:
+        """What keeps this process from working, by part; empty when it is ready."""
+        problems = {}
+        if not self.database.alive():
+            problems["database"] = "does not answer"
+        if not self.broker.ready():
+            problems["broker"] = "does not answer, or its stack is not whole (yet)"
+        silent = time.monotonic() - self.consumer.beat
+        if self._works and silent > self.settings.long_poll + _BEAT_LATE:
+            problems["consumer"] = f"no sign of life for {silent:.0f} s"
+        return problems
+
+    def _maintain(self) -> None:
+        relayed = pruned = time.monotonic()
+        while not self._stopping.wait(_TICK):
+            now = time.monotonic()
+            self._try("heartbeat", self.consumer.keep_in_hand)
+            self._try("mark sent", self.outbox.flush)
+            if now - relayed >= self.settings.lease / 2:
+                relayed = now
+                self._try("relay", self.publisher.relay)
+            if self.sweeper and self._works:
+                sweeper = self.sweeper
+                self._try("sweep", lambda: sweeper.sweep(self.consumer.drained_ago()))
+            if now - pruned >= _PRUNE_EVERY:
+                pruned = now
+                self._try("prune", self.prune)
+
+    def prune(self) -> None:
+        """Forgets what is older than the retention settings say."""
+        inbox.prune(self.database, self.settings.keep_inbox)
+        self._prune()
+
+    def _try(self, what: str, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except Transient as error:
+            log.warning("maintenance waits", job=what, error=str(error))
+        except Exception:
+            # The other jobs must not stop for this one's fault.
+            log.exception("maintenance failed; it is tried again", job=what)

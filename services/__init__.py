@@ -1,0 +1,1 @@
+"""The four services. They share the kernel and nothing else."""

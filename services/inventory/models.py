@@ -1,0 +1,102 @@
+"""Inventory's tables and the statements over them, each for a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orderflow.database import Connection
+
+TABLES: Final = """
+CREATE TABLE stock (
+    sku text PRIMARY KEY,
+    available int NOT NULL CHECK (available >= 0),
+    reserved int NOT NULL DEFAULT 0 CHECK (reserved >= 0)
+) WITH (fillfactor = 50);
+CREATE TABLE reservations (
+    order_id uuid PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('reserved', 'rejected', 'released')),
+    skus text[] NOT NULL DEFAULT '{}',
+    quantities int[] NOT NULL DEFAULT '{}',
+    reason text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 85)
+"""
+
+START: Final[Mapping[str, int]] = {
+    "BOOK-1": 100_000,
+    "MUG-1": 100_000,
+    "LAMP-1": 100_000,
+    "RARE-1": 100,
+    "SOLDOUT-1": 0,
+}
+"""Pieces of each SKU at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """An order's stock. `released` is final: the tombstone that keeps a late ReserveStock out."""
+
+    order_id: str
+    state: str
+    pieces: dict[str, int]
+    reason: str
+
+
+_FIND: Final = b"""
+SELECT order_id::text, state, skus, quantities, reason FROM reservations
+WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE
+"""
+_STOCK: Final = b"SELECT sku, available FROM stock WHERE sku = ANY(%s) ORDER BY sku FOR UPDATE"
+_TAKE: Final = b"""
+UPDATE stock SET available = available - taken.n, reserved = reserved + taken.n
+FROM unnest(%s::text[], %s::int[]) AS taken(sku, n) WHERE stock.sku = taken.sku
+"""
+_ADD: Final = b"""
+INSERT INTO reservations (order_id, state, skus, quantities, reason)
+SELECT o, s, coalesce(string_to_array(nullif(k, ''), ','), '{}'), coalesce(string_to_array(nullif(q, ''), ','), '{}')::int[], r
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[]) AS decided(o, s, k, q, r)
+"""
+_RELEASE: Final = b"""
+UPDATE reservations SET state = 'released', updated_at = now()
+WHERE order_id = ANY(%s::uuid[]) AND state <> 'released'
+"""
+
+
+def find(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Reservation]]:
+    """Locks the reservations of orders. Sent now, read when called, so that other statements can travel along."""
+    rows = connection.execute(_FIND, [list(order_ids)])
+    return lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
+
+
+def lock_stock(connection: Connection, skus: Iterable[str]) -> Callable[[], dict[str, int]]:
+    """Locks the stock of SKUs in key order; gives the available pieces. Unknown SKUs are left out. Read when called."""
+    rows = connection.execute(_STOCK, [sorted(set(skus))])
+    return lambda: {row[0]: row[1] for row in rows}
+
+
+def take(connection: Connection, pieces: Mapping[str, int]) -> None:
+    """Moves pieces from available to reserved (back, where negative)."""
+    if pieces:
+        connection.execute(_TAKE, [list(pieces), list(pieces.values())])
+
+
+def add(connection: Connection, decided: Sequence[Reservation]) -> None:
+    """Stores decisions on new orders. Raises UniqueViolation where another process was first."""
+    connection.execute(
+        _ADD,
+        [
+            [r.order_id for r in decided],
+            [r.state for r in decided],
+            [",".join(r.pieces) for r in decided],
+            [",".join(map(str, r.pieces.values())) for r in decided],
+            [r.reason for r in decided],
+        ],
+    )
+
+
+def release(connection: Connection, order_ids: Iterable[str]) -> None:
+    """Turns reservations into tombstones."""
+    connection.execute(_RELEASE, [list(order_ids)])
