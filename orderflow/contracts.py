@@ -105,11 +105,12 @@ class ConfirmationRejected(Refusal):
 
 
 class CancelOrder(Message):
-    """Asks the arbiter to cancel. The order becomes CANCELLED only if `undone` holds all that it knows to be owed;
-    otherwise it starts cancelling and answers with OrderCancellationRequested, or with OrderConfirmed if that came first."""
+    """Asks the arbiter to cancel, on the strength of `facts`. The order becomes CANCELLED only if by these and its own
+    facts nothing is owed any more; otherwise it starts cancelling and answers with OrderCancellationRequested, or with
+    OrderConfirmed if that came first."""
 
     reason: Text = ""
-    undone: tuple[str, ...] = ()
+    facts: tuple[Annotated[str, Field(pattern="^[A-Za-z]{1,64}$")], ...] = ()
 
 
 class OrderCancelled(Message):

@@ -23,8 +23,8 @@ _SESSION: Final = (
 
 
 class Database:
-    """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the transaction
-    for a reason that may pass (deadlock, restart, lock timeout)."""
+    """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the
+    transaction for a reason that may pass (deadlock, restart, lock timeout)."""
 
     def __init__(self, url: str, *, size: int = 10, name: str = "orderflow") -> None:
         if not url:

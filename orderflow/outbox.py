@@ -16,9 +16,9 @@ from typing import Final
 
 from orderflow import clock, failpoints
 from orderflow.bus import Parcel
+from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
-from orderflow.contracts import MESSAGES
 from orderflow.routing import Channel, route
 
 TABLE: Final = """

@@ -14,7 +14,7 @@ import psycopg
 import structlog
 
 from orderflow import inbox, telemetry
-from orderflow.contracts import Message, OrderSnapshot, name_of
+from orderflow.contracts import Message, OrderSnapshot
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Rejected, Transient
 from orderflow.outbox import Outbox, Unit
@@ -30,17 +30,36 @@ class Incoming:
     """One message to handle: what it asks (after the reaction), and the envelope that asked.
 
     `forward` is the order's snapshot that choreography carries on; `known` marks one that had its effect before and
-    is asked again; `result` is what a provider call gave."""
+    is asked again; `result` is what a provider call gave; `traceparent` is for what it causes."""
 
     envelope: Envelope
     message: Message
     forward: OrderSnapshot | None = None
     known: bool = False
     result: Any = None
+    traceparent: str | None = None
 
     @property
     def order_id(self) -> str:
         return self.envelope.subject
+
+    def answer(self, message: Message, source: str, message_id: str | None = None) -> Envelope:
+        """`message` in an envelope that is addressed by the asking one: its workflow, its token, its causation."""
+        asked = self.envelope
+        if self.forward is not None and "order" in type(message).model_fields:
+            message = message.model_copy(update={"order": self.forward})
+        return compose(
+            message,
+            source=source,
+            order_id=asked.subject,
+            workflow=asked.workflow,
+            event_bus=asked.eventbus,
+            message_id=message_id,
+            causation_id=asked.id,
+            traceparent=self.traceparent,
+            resend=asked.resend,
+            task_token=asked.tasktoken,
+        )
 
 
 class Done:
@@ -62,8 +81,9 @@ class Park:
 
 
 Verdict = Done | Later | Park
-Reply = Sequence[Message] | Rejected | Transient
-"""What a message caused; or why it can't be handled (then it has had no effect)."""
+Reply = Sequence[Message | Envelope] | Rejected | Transient
+"""What a message caused (put into envelopes here, unless it is in one); or why it can't be handled: then it has had no
+effect."""
 
 
 class Application(Protocol):
@@ -141,7 +161,7 @@ class Processor:
         except (Transient, psycopg.errors.UniqueViolation) as error:
             # A unique violation is the race with a twin of the message: it is known when it comes again.
             return [Later(str(error)) for _ in batch]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its message's failure
             if len(batch) > 1:
                 log.warning("a batch failed; handling it one by one", service=self._app.service, error=repr(error))
                 return [verdict for incoming in batch for verdict in self._attempt([incoming])]
@@ -166,7 +186,7 @@ class Processor:
         service = self._app.service
         with telemetry.processing(service, [m.envelope for m in batch]) as traceparents:
             with self._outbox.transaction() as unit:
-                todo = list(enumerate(batch))
+                todo = [(i, replace(m, traceparent=traceparents[i])) for i, m in enumerate(batch)]
                 if not checked:
                     todo = self._not_yet_done(unit, todo)
                 verdicts: list[Verdict] = [Done() for _ in batch]
@@ -178,9 +198,10 @@ class Processor:
                     elif isinstance(reply, Transient):
                         verdicts[i] = Later(str(reply))
                     else:
-                        unit.stage([self._answer(incoming, m, traceparents[i]) for m in reply])
+                        caused = [m if isinstance(m, Envelope) else incoming.answer(m, service) for m in reply]
+                        unit.stage(caused)
                         if not incoming.known:
-                            claimed.append((incoming.envelope.id, ",".join(name_of(m) for m in reply)))
+                            claimed.append((incoming.envelope.id, ",".join(e.name for e in caused)))
                 if claimed:
                     inbox.claim(unit.connection, service, claimed)
             telemetry.outcome(traceparents, verdicts)
@@ -194,23 +215,6 @@ class Processor:
             for i, m in todo
             if m.envelope.id not in known or m.envelope.resend
         ]
-
-    def _answer(self, incoming: Incoming, message: Message, traceparent: str | None) -> Envelope:
-        # Addressed by the asking message: its workflow, its token, its causation.
-        asked = incoming.envelope
-        if incoming.forward is not None and "order" in type(message).model_fields:
-            message = message.model_copy(update={"order": incoming.forward})
-        return compose(
-            message,
-            source=self._app.service,
-            order_id=asked.subject,
-            workflow=asked.workflow,
-            event_bus=asked.eventbus,
-            causation_id=asked.id,
-            traceparent=traceparent,
-            resend=asked.resend,
-            task_token=asked.tasktoken,
-        )
 
     def _with_calls(self, batch: Sequence[Incoming]) -> list[Verdict | Future[Verdict]]:
         """Three phases: commit the intents; call; record what came of it."""
@@ -244,7 +248,7 @@ class Processor:
                 [result] = self._commit([replace(incoming, result=done.result())], checked=True)
             except (Transient, psycopg.errors.UniqueViolation) as error:
                 result = Later(str(error))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 result = self._failed(incoming, error)
             verdict.set_result(result)
 

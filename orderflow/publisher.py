@@ -18,7 +18,7 @@ from orderflow.outbox import Entry, Outbox, Unit
 log = structlog.get_logger(__name__)
 
 CAPACITY: Final = 1000
-"""Messages that wait in memory; what doesn't fit stays in the database until its lease runs out, and the relay takes it."""
+"""Messages that wait in memory. What doesn't fit stays in the database until its lease runs out and the relay takes it."""
 
 _PAUSE: Final = 0.5
 """Seconds between looks for a broker that is away."""

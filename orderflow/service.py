@@ -132,12 +132,16 @@ class Service:
             if now - relayed >= self.settings.lease / 2:
                 relayed = now
                 self._try("relay", self.publisher.relay)
-            if self.sweeper and self._works:
-                sweeper = self.sweeper
-                self._try("sweep", lambda: sweeper.sweep(self.consumer.drained_ago()))
+            if self._works:
+                self._try("sweep", self.sweep)
             if now - pruned >= _PRUNE_EVERY:
                 pruned = now
                 self._try("prune", self.prune)
+
+    def sweep(self) -> None:
+        """Looks after the deadlines that this service owns."""
+        if self.sweeper:
+            self.sweeper.sweep(self.consumer.drained_ago())
 
     def prune(self) -> None:
         """Forgets what is older than the retention settings say."""

@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from the environment. Raises ConfigurationError that names the setting, its value and the choices."""
+    """The settings from the environment. Raises ConfigurationError naming the setting, its value and the choices."""
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
@@ -152,7 +152,8 @@ def _explain(error: Any) -> str:
     if not name:
         return str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "enum":
-        return f"{name}={error['input']!r} is unknown; choose one of: {error['ctx']['expected'].replace(' or ', ', ')}"
+        choices = TABLE if name == "WORKFLOW_MODE" else EventBus
+        return f"{name}={error['input']!r} is unknown; choose one of: {', '.join(choices)}"
     return f"{name}={error['input']!r}: {error['msg']}"
 
 
@@ -163,7 +164,7 @@ def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None
         return
     for name in [n for n in environ if n.startswith("AWS_")]:
         del environ[name]
-    environ |= {
+    test_account = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": settings.aws_region,
@@ -171,3 +172,4 @@ def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+    environ.update(test_account)

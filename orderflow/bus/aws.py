@@ -39,8 +39,8 @@ calls: Counter[str] = Counter()
 
 
 class Clients:
-    """boto3 clients of one process, made after the fork. Botocore's own retries are off: a connection that breaks must be
-    seen, because the broker behind the next one may have lost its subscriptions."""
+    """boto3 clients of one process, made after the fork. Botocore's own retries are off: a connection that breaks must
+    be seen, because the broker behind the next one may have lost its subscriptions."""
 
     def __init__(self, settings: Settings) -> None:
         self.stack = settings.orderflow_stack
@@ -89,17 +89,17 @@ class Clients:
         self._verified_at = None
 
     def ready(self) -> bool:
-        """Whether the marker is there: a queue that the stack creates last. Asked only after a break or a long silence."""
+        """Whether the marker is there: a queue that the stack creates last. Asked after a break or a long silence only."""
         verified = self._verified_at
         if verified is not None and time.monotonic() - verified < _LOOK_AGAIN_AFTER:
             return True
         with self._lock:
             try:
-                url = self.sqs.get_queue_url(QueueName=f"{self.stack}-ready")["QueueUrl"]
+                url = str(self.sqs.get_queue_url(QueueName=f"{self.stack}-ready")["QueueUrl"])
             except (HTTPClientError, BotoCoreError, ClientError):
                 self._verified_at = None
                 return False
-            self._urls = {f"{self.stack}-ready": url}
+            self._urls[f"{self.stack}-ready"] = url
             self._verified_at = time.monotonic()
             return True
 
@@ -121,7 +121,7 @@ class Clients:
             client.close()
 
     def _marker_url(self) -> str:
-        name = f"{self.stack}-ready"
+        name: str = f"{self.stack}-ready"
         if name not in self._urls and not self.ready():
             raise BrokerUnavailable(f"the stack's marker (queue {name}) is not there")
         return self._urls[name]

@@ -20,7 +20,10 @@ class AwsBroker(Broker):
     def __init__(self, settings: Settings) -> None:
         self._clients = Clients(settings)
         self._queues = {service: SqsQueue(self._clients, service) for service in SERVICES}
-        self._buses = {EventBus.SNS: SnsTopic(self._clients), EventBus.EVENTBRIDGE: EventBridgeBus(self._clients)}
+        self._buses: dict[EventBus, SnsTopic | EventBridgeBus] = {
+            EventBus.SNS: SnsTopic(self._clients),
+            EventBus.EVENTBRIDGE: EventBridgeBus(self._clients),
+        }
 
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         if channel is Channel.BUS:

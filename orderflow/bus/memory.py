@@ -39,7 +39,7 @@ class MemoryQueue(Queue):
         with self._changed:
             while not self.waiting and not self._closed and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
-            batch = []
+            batch: list[Delivery] = []
             while self.waiting and len(batch) < min(limit, BATCH):
                 waiting = self.waiting.popleft()
                 receipt = str(next(self._receipts))
@@ -56,7 +56,8 @@ class MemoryQueue(Queue):
     def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
         with self._changed:
             for delivery in deliveries:
-                if seconds == 0 and self.in_hand.pop(delivery.receipt, None):
+                if seconds == 0 and delivery.receipt in self.in_hand:
+                    del self.in_hand[delivery.receipt]
                     self.waiting.append(delivery)
             self._changed.notify_all()
 

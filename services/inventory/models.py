@@ -56,7 +56,8 @@ FROM unnest(%s::text[], %s::int[]) AS taken(sku, n) WHERE stock.sku = taken.sku
 """
 _ADD: Final = b"""
 INSERT INTO reservations (order_id, state, skus, quantities, reason)
-SELECT o, s, coalesce(string_to_array(nullif(k, ''), ','), '{}'), coalesce(string_to_array(nullif(q, ''), ','), '{}')::int[], r
+SELECT o, s, coalesce(string_to_array(nullif(k, ''), ','), '{}'),
+    coalesce(string_to_array(nullif(q, ''), ','), '{}')::int[], r
 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[]) AS decided(o, s, k, q, r)
 """
 _RELEASE: Final = b"""

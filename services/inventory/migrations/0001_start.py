@@ -1,5 +1,6 @@
 """Inventory's first schema and stock."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from orderflow import inbox, outbox
@@ -12,5 +13,5 @@ down_revision = None
 def upgrade() -> None:
     for statement in (outbox.TABLE, inbox.TABLES, models.TABLES):
         op.execute(statement)
-    for sku, pieces in models.START.items():
-        op.execute(f"INSERT INTO stock (sku, available) VALUES ('{sku}', {pieces})")
+    stock = sa.table("stock", sa.column("sku"), sa.column("available"))
+    op.bulk_insert(stock, [{"sku": sku, "available": pieces} for sku, pieces in models.START.items()])
