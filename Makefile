@@ -1,0 +1,90 @@
+# orderflow on this machine: needs Python 3.11-3.13 and make, nothing else. `make` alone lists what there is.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first interpreter that fits; `make PYTHON=/path/to/python3.13 up` sets another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; \
+	done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Of these packages, in this folder: a clone that was moved, or a changed lock, is installed anew.
+READY := $(VENV)/.installed-$(shell { pwd; cat requirements/dev.txt pyproject.toml; } | cksum | cut -d' ' -f1)
+
+.PHONY: help up down status demo test bench logs faults lint clean reset install
+
+help: ## Show this
+	@echo "orderflow: one order business under several workflows, on real parts, on this machine."
+	@echo
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Start with  make up  and then  make demo.  Settings are variables, here or in .env:"
+	@echo "  WORKFLOW_MODE=orchestration make up     switches the running system"
+	@echo "  EVENT_BUS=eventbridge make up           events over EventBridge instead of SNS"
+	@echo "  ORDER_PORT=9001 make up                 another port; .env.example lists all settings"
+
+up: install ## Start everything, or apply changed settings; first time about 2 minutes
+	@$(BIN)/orderflow up
+
+down: ## Stop everything; data stays
+	@if [ -x $(BIN)/orderflow ]; then $(BIN)/orderflow down; else echo "Nothing is installed here, so nothing is running."; fi
+
+status: install ## Show every part: state, process, port
+	@$(BIN)/orderflow status || [ $$? -eq 3 ]
+
+demo: install ## Real orders through every workflow, step by step (starts the system if need be)
+	@$(BIN)/orderflow demo
+
+logs: install ## Follow what the parts write
+	@$(BIN)/orderflow logs --follow
+
+test: install ## All tests, unit to end to end, beside a running system; up to 10 minutes
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
+
+faults: install ## Full-size fault tests
+	@$(BIN)/python -m pytest -m full tests/faults
+
+bench: install ## Orderflow against the bare loop, in turn, several rounds
+	@$(BIN)/orderflow bench
+
+lint: install ## What the style checks say
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m localstack.render --check
+
+reset: install ## Delete all data (asks)
+	@$(BIN)/orderflow reset
+
+clean: down ## Remove what was installed and built; data stays
+	@rm -rf $(VENV) .orderflow/venv-localstack* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+install: $(READY) # quick if nothing changed
+	@$(BIN)/python -c '' 2>/dev/null || { \
+		echo "The interpreter of $(VENV) is gone. Install again: rm -rf $(VENV) && make up" >&2; exit 1; }
+
+$(READY):
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 found (looked for python3, python3.13, python3.12, python3.11, python)." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.13 up" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13. Name one that is: make PYTHON=/path/to/python3.13 up" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) can't make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing orderflow's packages into $(VENV) (once, about 450 MB) …"
+	@[ "$$(cat $(VENV)/.folder 2>/dev/null || pwd)" = "$$(pwd)" ] && $(BIN)/python -c '' 2>/dev/null || rm -rf $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@"$(PYTHON)" -m venv $(VENV) && pwd > $(VENV)/.folder
+	@awk '/^uv==/ { found = 1 } found { print } found && !/\\$$/ { exit }' requirements/dev.txt > $(VENV)/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt \
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . \
+	|| { echo "uv can't install here; trying pip, which takes longer …"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; } \
+	|| { echo "The packages couldn't be installed. Check the network and the package index (PIP_INDEX_URL)." >&2; exit 1; }
+	@touch $@

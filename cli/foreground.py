@@ -1,0 +1,33 @@
+"""`orderflow up --foreground`: the system lives as long as the command."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from rich.console import Console
+
+from cli import lifecycle_view as view
+from cli.runtime import Runtime
+
+
+def stay(system: Runtime, console: Console) -> None:
+    """Shows the logs until a signal comes (Ctrl-C, SIGTERM, or the terminal is closed), then stops the system."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    console.print("\n[dim]Ctrl-C stops it.[/]")
+    try:
+        view.follow(console, system, [part.name for part in system.status()], until=lambda: _over(ended, system))
+    finally:
+        system.down()
+        console.print("[green]✓[/] stopped")
+
+
+def _over(ended: threading.Event, system: Runtime) -> bool:
+    return ended.is_set() or not system.running

@@ -1,0 +1,42 @@
+"""The `orderflow` command: gathers the commands of the modules beside it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from cli import lifecycle
+from cli.runtime import RuntimeProblem
+
+app = typer.Typer(
+    name="orderflow",
+    help="One order business under several workflows, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # they hold passwords
+)
+lifecycle.register(app)
+
+
+def main() -> None:
+    """Runs the command line; a RuntimeProblem is shown as what happened and the way out, with exit code 1."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        app()
+    except RuntimeProblem as problem:
+        console.print(f"[bold red]✗[/] {_escape(problem.what)}", soft_wrap=True)
+        console.print(f"[bold]→[/] {_escape(problem.way_out)}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""How a system is run on this machine: one set of verbs, whatever is behind them.
+
+`runtime()` gives the one that `ORDERFLOW_RUNTIME` names. `embedded` needs no Docker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cli.runtime.embedded import EmbeddedRuntime
+from cli.runtime.parts import Part
+from cli.runtime.plan import Plan, user_settings
+from cli.runtime.problems import RuntimeProblem
+
+__all__ = ["EmbeddedRuntime", "Part", "Plan", "Runtime", "RuntimeProblem", "runtime"]
+
+
+class Runtime(Protocol):
+    """The verbs. All raise RuntimeProblem for what a user can put right."""
+
+    @property
+    def plan(self) -> Plan:
+        """The settings that `up` gives."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the system is up, in whatever state its parts are."""
+
+    def up(self, report: Callable[[str, str, str], None] = ...) -> dict[str, tuple[str, str]]:
+        """Starts it, or applies changed settings; returns what changed on a running system."""
+
+    def down(self) -> bool:
+        """Stops it; data stays. Returns whether anything ran."""
+
+    def reset(self) -> None:
+        """Stops it and deletes its data."""
+
+    def status(self) -> list[Part]:
+        """Every part as it is now."""
+
+    def logs(self, name: str) -> str:
+        """What a part has written lately."""
+
+
+def runtime() -> Runtime:
+    """The runtime that the environment and `.env` ask for."""
+    settings = user_settings()
+    kind = settings.get("ORDERFLOW_RUNTIME", "embedded")
+    if kind == "embedded":
+        return EmbeddedRuntime(settings.get("ORDERFLOW_HOME"), settings)
+    raise RuntimeProblem(f"ORDERFLOW_RUNTIME={kind!r} is unknown.", "Choose one of: embedded")

@@ -1,0 +1,102 @@
+"""The start of a system: what waits for what, side by side where nothing does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Final
+
+from cli.runtime import localstack
+from cli.runtime.home import Home
+from cli.runtime.parts import ServiceProbe
+from cli.runtime.plan import Plan
+from cli.runtime.postgres import Postgres
+from cli.runtime.problems import RuntimeProblem
+from cli.runtime.supervisor import Supervisor
+from orderflow.routing import SERVICES
+
+Report = Callable[[str, str, str], None]
+
+READY_SECONDS: Final = 60.0
+"""For one part, from its start. LocalStack needs 3 s, and 10 on its first run, when Python compiles it."""
+_DEATHS_TOLERATED: Final = 2
+_POLL_SECONDS: Final = 0.1
+
+
+class _Cancelled(Exception):
+    """Another part failed; its problem is the one to show."""
+
+
+class Start:
+    """Brings every part up that isn't, in the order of needs: PostgreSQL before the services; LocalStack beside."""
+
+    def __init__(self, supervisor: Supervisor, postgres: Postgres, plan: Plan, home: Home, report: Report) -> None:
+        self._supervisor = supervisor
+        self._postgres = postgres
+        self._plan = plan
+        self._home = home
+        self._report = report
+        self._probe = ServiceProbe(plan, postgres)
+        self._cancelled = threading.Event()
+
+    def all(self) -> None:
+        """Returns when all parts are ready. Raises the first RuntimeProblem, and stops waiting for the others."""
+        parts = self._supervisor.processes().keys()
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="start") as pool:
+            jobs = [pool.submit(self._localstack), pool.submit(self._postgres_and_services)]
+            if "jaeger" in parts:
+                jobs.append(pool.submit(self._part, "jaeger"))
+            try:
+                wait(jobs, return_when=FIRST_EXCEPTION)
+            finally:
+                if not all(job.done() and job.exception() is None for job in jobs):
+                    self._cancelled.set()
+        errors = [e for job in jobs if (e := job.exception()) is not None]
+        for error in sorted(errors, key=lambda e: isinstance(e, _Cancelled)):
+            raise error
+
+    def _localstack(self) -> None:
+        if not localstack.installed():
+            self._report("localstack", "installing", "its own environment, 300 MB, once")
+            localstack.install()
+        self._part("localstack", "and deploying the stack")
+
+    def _postgres_and_services(self) -> None:
+        self._report("postgres", "starting", "")
+        self._postgres.prepare()
+        self._part("postgres")
+        self._postgres.create_databases()
+        for service in SERVICES:
+            self._supervisor.start(service)
+            self._report(service, "starting", "")
+        began = time.monotonic()
+        for service in SERVICES:
+            self._await(service, began)
+
+    def _part(self, name: str, detail: str = "") -> None:
+        self._report(name, "starting", detail)
+        began = time.monotonic()
+        self._supervisor.start(name)
+        self._await(name, began)
+
+    def _await(self, name: str, began: float) -> None:
+        deaths: set[float] = set()
+        while not self._probe.ready(name):
+            process = self._supervisor.processes().get(name)
+            if process is not None and process.state in ("BACKOFF", "EXITED", "FATAL"):
+                deaths.add(process.started)
+                if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
+                    raise self._problem(name, "ends as soon as it is started")
+            if time.monotonic() - began > READY_SECONDS:
+                raise self._problem(name, f"isn't ready after {READY_SECONDS:.0f} s")
+            if self._cancelled.wait(_POLL_SECONDS):
+                raise _Cancelled
+        self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
+
+    def _problem(self, name: str, what: str) -> RuntimeProblem:
+        log = self._home.log(name)
+        text = log.read_text(errors="replace") if log.exists() else ""
+        last = "\n".join(f"  {line}" for line in text.splitlines()[-8:])
+        return RuntimeProblem(f"{name} {what}.\n{last}".rstrip(), f"Its whole log: {log}")
