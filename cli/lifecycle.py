@@ -62,7 +62,7 @@ def status(as_json: JsonFlag = False) -> None:
     """Show every part: state, process, port. Exit code 3 where not all are ready."""
     system = runtime()
     parts = system.status()
-    plan = system.plan
+    plan = system.running_plan()
     if as_json:
         _print_json({"running": system.running, "workflow": plan.workflow, "event_bus": plan.event_bus,
                      "parts": [part.as_dict() for part in parts]})  # fmt: skip

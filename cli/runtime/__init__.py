@@ -23,6 +23,9 @@ class Runtime(Protocol):
     def plan(self) -> Plan:
         """The settings that `up` gives."""
 
+    def running_plan(self) -> Plan:
+        """The settings that the running system has; those of `plan` where there is none."""
+
     @property
     def running(self) -> bool:
         """Whether the system is up, in whatever state its parts are."""

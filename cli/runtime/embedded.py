@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,9 +18,11 @@ from cli.runtime.home import PROJECT, Home, write_private
 from cli.runtime.parts import Part, ServiceProbe
 from cli.runtime.plan import Plan, changes, make_plan
 from cli.runtime.postgres import Postgres
+from cli.runtime.problems import RuntimeProblem
 from cli.runtime.programs import Program
 from cli.runtime.start import Start
 from cli.runtime.supervisor import Supervisor
+from orderflow.routing import SERVICES
 
 Report = Callable[[str, str, str], None]
 """`report(part, state, detail)`, called from several threads while `up` works."""
@@ -67,6 +71,15 @@ class EmbeddedRuntime:
         """
         plan = self.plan
         preflight.check_all(self.home)
+        try:
+            return self._up(plan, report)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            preflight.check_disk(self.home.path, needed=sys.maxsize)
+            raise
+
+    def _up(self, plan: Plan, report: Report) -> dict[str, tuple[str, str]]:
         with self.home.exclusive():
             postgres = Postgres(self.home, plan.port("postgres"))
             running = self.running
@@ -83,9 +96,14 @@ class EmbeddedRuntime:
                     self._supervisor.start_daemon(self._base_environment())
                 write_private(self.home.state / "applied.json", json.dumps(plan.visible(), indent=1))
                 start.all()
-            except BaseException:  # also Ctrl-C
+            except BaseException as error:  # also Ctrl-C
                 if not running:
+                    report("supervisor", "stopping", "what had been started")
                     self._stop(postgres)
+                    if isinstance(error, RuntimeProblem):
+                        raise RuntimeProblem(
+                            error.what, f"{error.way_out}\nWhat had been started is stopped again."
+                        ) from error
                 raise
         return changes(old, plan.visible()) if running else {}
 
@@ -117,7 +135,10 @@ class EmbeddedRuntime:
     def running_plan(self) -> Plan:
         """The settings that the running system was given; those that `up` would give where there is none."""
         applied = self._applied() if self.running else {}
-        return make_plan(applied) if applied else self.plan
+        try:
+            return make_plan(applied) if applied else self.plan
+        except RuntimeProblem:  # applied by another version
+            return self.plan
 
     def env(self, name: str) -> dict[str, str]:
         """The environment of the service `name`, for a process of one's own beside it."""
@@ -181,7 +202,7 @@ class EmbeddedRuntime:
         return Postgres(self.home, int(port) if port else self.plan.port("postgres"))
 
     def _names(self, processes: Mapping[str, object]) -> list[str]:
-        expected = [program.name for program in self._programs(self.plan, self._postgres())]
+        expected = ["postgres", "localstack", *(["jaeger"] if "jaeger" in processes else []), *SERVICES]
         return [*expected, *sorted(processes.keys() - set(expected))]
 
     def _applied(self) -> dict[str, str]:

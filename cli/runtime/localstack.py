@@ -54,6 +54,7 @@ def program(home: Home, plan: Plan) -> Program:
             "SKIP_INFRA_DOWNLOADS": "1",
             "DNS_ADDRESS": "0",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "ignore",
         },
         folder=home.localstack,
     )

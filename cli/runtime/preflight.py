@@ -45,7 +45,7 @@ def check_disk(folder: Path, needed: int = FREE_BYTES) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RuntimeProblem(
-            f"Only {free // 2**20} MB are free where {folder} is; {needed // 2**20} MB are needed.",
+            f"Only {free // 2**20} MB are free where {folder} is; at least {FREE_BYTES // 2**20} MB are needed.",
             "Free some space (`make reset` removes orderflow's own data), or choose another: ORDERFLOW_HOME=<folder>",
         )
 

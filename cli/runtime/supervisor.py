@@ -72,7 +72,7 @@ def _section(home: Home, program: Program) -> str:
         "stopwaitsecs": str(STOP_SECONDS),
         "killasgroup": "true",
         "redirect_stderr": "true",
-        "stdout_logfile": _escape(str(home.log(program.name))),
+        "stdout_logfile": _escape(_escape(str(home.log(program.name)))),  # supervisord expands this one twice
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "2",
     }

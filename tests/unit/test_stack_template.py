@@ -1,0 +1,123 @@
+"""localstack/stack.yaml: what CloudFormation is given follows from the routing table, and nothing is left open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from localstack import render
+from orderflow.routing import SERVICES, event_pattern, filter_policy
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the short forms (`!Ref X`) as their long forms (`{"Ref": "X"}`)."""
+
+
+for _tag, _long in (("!Ref", "Ref"), ("!GetAtt", "Fn::GetAtt"), ("!Sub", "Fn::Sub")):
+    _Loader.add_constructor(_tag, lambda loader, node, long=_long: {long: loader.construct_scalar(node)})
+
+TEMPLATE: dict[str, Any] = yaml.load(render.STACK.read_text(encoding="utf-8"), Loader=_Loader)
+RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
+LISTENERS = [service for service in SERVICES if filter_policy(service)]
+
+
+def of_type(kind: str) -> dict[str, Any]:
+    return {name: r["Properties"] for name, r in RESOURCES.items() if r["Type"] == kind}
+
+
+def arn(resource: str) -> dict[str, str]:
+    return {"Fn::GetAtt": f"{resource}.Arn"}
+
+
+def test_the_file_is_what_the_routing_table_says() -> None:
+    """Nobody edits the template by hand, and nobody forgets to render it."""
+    assert render.main(["--check"]) == 0, "run: python -m localstack.render"
+
+
+@pytest.mark.parametrize("service", LISTENERS)
+def test_topic_and_bus_deliver_by_the_routing_table(service: str) -> None:
+    """A service hears the same messages over SNS and EventBridge, and those that routing.py names."""
+    queue = arn(f"{service.capitalize()}Queue")
+    subscription = next(s for s in of_type("AWS::SNS::Subscription").values() if s["Endpoint"] == queue)
+    assert subscription["FilterPolicy"] == filter_policy(service)
+    assert subscription["RawMessageDelivery"] is True
+    rule = next(r for r in of_type("AWS::Events::Rule").values() if r["Targets"][0]["Arn"] == queue)
+    assert rule["EventPattern"] == event_pattern(service)
+    assert rule["Targets"][0]["InputPath"] == "$.detail", "the queue's body is the envelope, as with raw delivery"
+
+
+def test_only_listeners_are_subscribed() -> None:
+    """One subscription and one rule a listening service, none for others."""
+    assert len(of_type("AWS::SNS::Subscription")) == len(of_type("AWS::Events::Rule")) == len(LISTENERS)
+
+
+def test_every_way_to_a_queue_has_dead_letters_of_its_own() -> None:
+    """Queues, subscriptions and rule targets: each names a DLQ, and none shares it."""
+    named = [
+        q["RedrivePolicy"]["deadLetterTargetArn"] for q in of_type("AWS::SQS::Queue").values() if "RedrivePolicy" in q
+    ]
+    assert len(named) == len(SERVICES)
+    named += [s["RedrivePolicy"]["deadLetterTargetArn"] for s in of_type("AWS::SNS::Subscription").values()]
+    named += [t["DeadLetterConfig"]["Arn"] for r in of_type("AWS::Events::Rule").values() for t in r["Targets"]]
+    targets = [reference["Fn::GetAtt"].removesuffix(".Arn") for reference in named]
+    assert len(set(targets)) == len(targets)
+    for target in targets:
+        assert of_type("AWS::SQS::Queue")[target]["MessageRetentionPeriod"] == 14 * 24 * 3600
+    others = of_type("AWS::SQS::Queue").keys() - set(targets) - {f"{s.capitalize()}Queue" for s in SERVICES}
+    assert others == {"Ready"}
+
+
+def test_policies_admit_only_the_stacks_own_topic_and_rules() -> None:
+    """Each statement names one AWS service, one action, one queue, and a source that this stack makes."""
+    policies = of_type("AWS::SQS::QueuePolicy")
+    assert policies
+    for policy in policies.values():
+        (queue,) = policy["Queues"]
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Action"] == "sqs:SendMessage"
+            assert statement["Resource"] == arn(queue["Ref"])
+            source = statement["Condition"]["ArnEquals"]["aws:SourceArn"]
+            kind = RESOURCES[source.get("Ref") or source["Fn::GetAtt"].removesuffix(".Arn")]["Type"]
+            expected = {"sns.amazonaws.com": "AWS::SNS::Topic", "events.amazonaws.com": "AWS::Events::Rule"}
+            assert expected[statement["Principal"]["Service"]] == kind
+
+
+def test_a_dlq_takes_from_its_own_queue_only() -> None:
+    """The redrive allow policy names the one source queue."""
+    for service in SERVICES:
+        allowed = of_type("AWS::SQS::Queue")[f"{service.capitalize()}Dlq"]["RedriveAllowPolicy"]
+        assert allowed["redrivePermission"] == "byQueue"
+        assert [s["Fn::Sub"].rpartition(":")[2] for s in allowed["sourceQueueArns"]] == ["${Name}-" + service]
+
+
+def test_the_marker_comes_last() -> None:
+    """A publisher that sees the marker can rely on every subscription, rule and policy."""
+    assert set(RESOURCES["Ready"]["DependsOn"]) == RESOURCES.keys() - {"Ready"}
+
+
+def test_every_reference_is_to_something_in_the_template() -> None:
+    """No dangling Ref or GetAtt."""
+    known = RESOURCES.keys() | TEMPLATE["Parameters"].keys()
+
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["Ref"]] if "Ref" in value else []
+            own += [value["Fn::GetAtt"].split(".")[0]] if "Fn::GetAtt" in value else []
+            return own + [r for inner in value.values() for r in references(inner)]
+        return [r for inner in value for r in references(inner)] if isinstance(value, list) else []
+
+    assert set(references(TEMPLATE)) <= known
+
+
+def test_sns_limits_are_kept() -> None:
+    """SNS takes at most 150 combinations of values a policy, and five keys."""
+    for service in LISTENERS:
+        policy = filter_policy(service)
+        for branch in policy.get("$or", [policy]):
+            assert len(branch) <= 5
+            combinations = 1
+            for values in branch.values():
+                combinations *= len(values)
+            assert combinations <= 150
