@@ -81,9 +81,9 @@ class Park:
 
 
 Verdict = Done | Later | Park
-Reply = Sequence[Message | Envelope] | Rejected | Transient
-"""What a message caused (put into envelopes here, unless it is in one); or why it can't be handled: then it has had no
-effect."""
+Reply = Sequence[Message | Envelope] | Exception
+"""What a message caused (put into envelopes here, unless it is in one); or why it can't be handled, as if that had been
+raised for this message alone: then it has had no effect."""
 
 
 class Application(Protocol):
@@ -172,6 +172,8 @@ class Processor:
         known = {"order_id": envelope.subject, "message_id": envelope.id, "type": envelope.type}
         if isinstance(error, Rejected):
             return Park(str(error))
+        if isinstance(error, Transient):
+            return Later(str(error))
         try:
             times = self._count_failure(envelope.id, repr(error))
         except Transient as away:
@@ -191,12 +193,11 @@ class Processor:
                     todo = self._not_yet_done(unit, todo)
                 verdicts: list[Verdict] = [Done() for _ in batch]
                 claimed: list[tuple[str, str]] = []
+                failed: list[tuple[int, Exception]] = []
                 replies = self._app.handle(unit, [m for _, m in todo]) if todo else ()
                 for (i, incoming), reply in zip(todo, replies, strict=True):
-                    if isinstance(reply, Rejected):
-                        verdicts[i] = Park(str(reply))
-                    elif isinstance(reply, Transient):
-                        verdicts[i] = Later(str(reply))
+                    if isinstance(reply, Exception):
+                        failed.append((i, reply))
                     else:
                         caused = [m if isinstance(m, Envelope) else incoming.answer(m, service) for m in reply]
                         unit.stage(caused)
@@ -204,6 +205,8 @@ class Processor:
                             claimed.append((incoming.envelope.id, ",".join(e.name for e in caused)))
                 if claimed:
                     inbox.claim(unit.connection, service, claimed)
+            for i, error in failed:
+                verdicts[i] = self._failed(batch[i], error)
             telemetry.outcome(traceparents, verdicts)
         return verdicts
 
@@ -234,10 +237,22 @@ class Processor:
                 verdicts[i] = self._record_when_done(incoming, future)
             else:
                 ready.append((i, replace(incoming, result=future.result())))
-        if ready:
-            for (i, _), verdict in zip(ready, self._commit([m for _, m in ready], checked=True), strict=True):
-                verdicts[i] = verdict
+        for (i, _), verdict in zip(ready, self._record([m for _, m in ready]), strict=True):
+            verdicts[i] = verdict
         return verdicts
+
+    def _record(self, batch: Sequence[Incoming]) -> list[Verdict]:
+        """Phase 3, one by one if the batch fails: what the providers answered must not be lost with it."""
+        try:
+            return self._commit(batch, checked=True) if batch else []
+        except Transient as error:
+            return [Later(str(error)) for _ in batch]
+        except Exception as error:  # noqa: BLE001 - whatever it is, each message gets its verdict
+            if len(batch) > 1:
+                return [verdict for incoming in batch for verdict in self._record([incoming])]
+            if isinstance(error, psycopg.errors.UniqueViolation):
+                return [Later(str(error))]
+            return [self._failed(batch[0], error)]
 
     def _record_when_done(self, incoming: Incoming, call: Future[Any]) -> Future[Verdict]:
         verdict: Future[Verdict] = Future()
@@ -245,11 +260,10 @@ class Processor:
         def record(done: Future[Any]) -> None:
             # Runs in the pool's thread, so a slow provider never holds up the consumer.
             try:
-                [result] = self._commit([replace(incoming, result=done.result())], checked=True)
-            except (Transient, psycopg.errors.UniqueViolation) as error:
-                result = Later(str(error))
-            except Exception as error:  # noqa: BLE001 - as above
-                result = self._failed(incoming, error)
+                [result] = self._record([replace(incoming, result=done.result())])
+            except Exception as error:
+                log.exception("a late answer could not be recorded", service=self._app.service)
+                result = Later(repr(error))
             verdict.set_result(result)
 
         call.add_done_callback(record)
