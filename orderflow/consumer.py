@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from orderflow import failpoints
+from orderflow import failpoints, telemetry
 from orderflow.bus import BATCH, Delivery, Queue
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import BrokerUnavailable, Undecodable
@@ -86,7 +86,7 @@ class Consumer:
             self._stopping.wait(_PAUSE)
             return 0
         self._database_doubtful = False
-        began = time.monotonic()
+        began, received_from = time.monotonic(), time.time_ns()
         thread = threading.get_ident()
         drained, _ = self._polls.get(thread, (began - 3600, 0.0))
         self._polls[thread] = (drained, began)
@@ -96,6 +96,7 @@ class Consumer:
         with self._lock:
             self._in_hand |= {d.receipt: (d, now) for d in deliveries}
         if deliveries:
+            telemetry.received(len(deliveries), received_from)
             self._handle(deliveries)
         if len(deliveries) < BATCH:
             self._polls[thread] = (began, 0.0)

@@ -31,6 +31,7 @@ class Database:
             raise ConfigurationError(
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
             )
+        self.name = name
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from orderflow import clock, failpoints
+from orderflow import clock, failpoints, telemetry
 from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
@@ -90,7 +90,7 @@ class Outbox:
         """
         sent = [self._sent.popleft() for _ in range(len(self._sent))]
         try:
-            with self._database.transaction() as connection:
+            with telemetry.transaction(self._database.name), self._database.transaction() as connection:
                 unit = Unit(connection)
                 yield unit
                 entries = self._store(connection, unit.staged)

@@ -30,18 +30,23 @@ class Incoming:
     """One message to handle: what it asks (after the reaction), and the envelope that asked.
 
     `forward` is the order's snapshot that choreography carries on; `known` marks one that had its effect before and
-    is asked again; `result` is what a provider call gave; `traceparent` is for what it causes."""
+    is asked again; `result` is what a provider call gave; `step` is its place in the trace."""
 
     envelope: Envelope
     message: Message
     forward: OrderSnapshot | None = None
     known: bool = False
     result: Any = None
-    traceparent: str | None = None
+    step: telemetry.Step | None = None
 
     @property
     def order_id(self) -> str:
         return self.envelope.subject
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace context for what it causes."""
+        return self.step.traceparent if self.step else self.envelope.traceparent
 
     def answer(self, message: Message, source: str, message_id: str | None = None) -> Envelope:
         """`message` in an envelope that is addressed by the asking one: its workflow, its token, its causation."""
@@ -124,6 +129,7 @@ class Processor:
         """A verdict for each envelope, in their order; a Future for one that waits for a slow provider."""
         verdicts: dict[int, Verdict | Future[Verdict]] = {}
         todo: list[tuple[int, Incoming]] = []
+        steps = telemetry.steps(self._app.service, envelopes)
         for i, envelope in enumerate(envelopes):
             try:
                 message = envelope.message()
@@ -137,10 +143,11 @@ class Processor:
                     telemetry.count_unheard(self._app.service, envelope.name)
                     verdicts[i] = Done()
                 else:
-                    todo.append((i, Incoming(envelope, asked, getattr(message, "order", None))))
+                    todo.append((i, Incoming(envelope, asked, getattr(message, "order", None), step=steps[i])))
         for wave in self._waves(todo):
             for (i, _), verdict in zip(wave, self._attempt([incoming for _, incoming in wave]), strict=True):
                 verdicts[i] = verdict
+        telemetry.end_steps(steps, verdicts)
         return [verdicts[i] for i in range(len(envelopes))]
 
     def _waves(self, todo: list[tuple[int, Incoming]]) -> Iterator[list[tuple[int, Incoming]]]:
@@ -178,6 +185,8 @@ class Processor:
             times = self._count_failure(envelope.id, repr(error))
         except Transient as away:
             return Later(str(away))
+        if incoming.step:
+            incoming.step.failed(error)
         log.error("handler failed", service=self._app.service, times=times, exc_info=error, **known)
         if times >= self._parked_at:
             return Park(f"handler failed {times} times; last: {error!r}")
@@ -186,9 +195,9 @@ class Processor:
     def _commit(self, batch: Sequence[Incoming], *, checked: bool = False) -> list[Verdict]:
         """Handles a batch in one transaction. `checked`: the inbox has been asked already."""
         service = self._app.service
-        with telemetry.processing(service, [m.envelope for m in batch]) as traceparents:
+        with telemetry.within([m.step for m in batch]):
             with self._outbox.transaction() as unit:
-                todo = [(i, replace(m, traceparent=traceparents[i])) for i, m in enumerate(batch)]
+                todo = list(enumerate(batch))
                 if not checked:
                     todo = self._not_yet_done(unit, todo)
                 verdicts: list[Verdict] = [Done() for _ in batch]
@@ -201,13 +210,15 @@ class Processor:
                     else:
                         caused = [m if isinstance(m, Envelope) else incoming.answer(m, service) for m in reply]
                         unit.stage(caused)
+                        outcome = ",".join(e.name for e in caused)
+                        if incoming.step:
+                            incoming.step.outcome(outcome)
                         if not incoming.known:
-                            claimed.append((incoming.envelope.id, ",".join(e.name for e in caused)))
+                            claimed.append((incoming.envelope.id, outcome))
                 if claimed:
                     inbox.claim(unit.connection, service, claimed)
             for i, error in failed:
                 verdicts[i] = self._failed(batch[i], error)
-            telemetry.outcome(traceparents, verdicts)
         return verdicts
 
     def _not_yet_done(self, unit: Unit, todo: list[tuple[int, Incoming]]) -> list[tuple[int, Incoming]]:
@@ -223,7 +234,7 @@ class Processor:
         """Three phases: commit the intents; call; record what came of it."""
         calls = self._calls
         assert calls is not None
-        with self._outbox.transaction() as unit:
+        with telemetry.within([m.step for m in batch]), self._outbox.transaction() as unit:
             todo = self._not_yet_done(unit, list(enumerate(batch)))
             wanted = calls.begin(unit, [m for _, m in todo]) if todo else ()
         running = [calls.submit(call) if call else None for call in wanted]

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from orderflow import failpoints
+from orderflow import failpoints, telemetry
 from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Broker, SendFailure
 from orderflow.errors import BrokerUnavailable, DatabaseUnavailable
 from orderflow.outbox import Entry, Outbox, Unit
@@ -18,7 +18,7 @@ from orderflow.outbox import Entry, Outbox, Unit
 log = structlog.get_logger(__name__)
 
 CAPACITY: Final = 1000
-"""Messages that wait in memory. What doesn't fit stays in the database until its lease runs out and the relay takes it."""
+"""Messages that wait in memory. What does not fit stays in the database, and the relay takes it later."""
 
 _PAUSE: Final = 0.5
 """Seconds between looks for a broker that is away."""
@@ -83,6 +83,7 @@ class Publisher:
         if not batch:
             return True
         failpoints.reached("publish.before")
+        began = time.time_ns()
         try:
             failures = self._send(batch)
         except BrokerUnavailable as error:
@@ -93,6 +94,7 @@ class Publisher:
             return False
         failpoints.reached("publish.after")
         failed = {failure.index for failure in failures}
+        telemetry.published(batch, failed, began)
         self._outbox.sent([entry for i, entry in enumerate(batch) if i not in failed])
         for failure in failures:
             self._failed(batch[failure.index], failure)

@@ -94,6 +94,14 @@ class Settings(BaseSettings):
     keep_log: Seconds = 90 * 24 * 3600
     keep_idempotency_keys: Seconds = 48 * 3600
 
+    # Traces: OpenTelemetry's own variables. The SDK reads the others itself.
+    otel_sdk_disabled: str = "false"
+    otel_traces_exporter: str = "otlp"
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_exporter_otlp_timeout: Seconds | None = None
+    otel_exporter_otlp_traces_timeout: Seconds | None = None
+
     # For the fault tests.
     crash_at: str = ""
     """`point[:n]`: the process kills itself when it reaches that failpoint for the n-th time."""
@@ -128,6 +136,18 @@ class Settings(BaseSettings):
         """`ALLOW_WORKFLOW_OVERRIDE` with its default filled in."""
         allowed = self.allow_workflow_override
         return self.orderflow_env == "local" if allowed is None else allowed
+
+    @property
+    def traces_wanted(self) -> bool:
+        """Whether spans are recorded: there is somewhere to send them, and OTEL_SDK_DISABLED is off."""
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        wanted = self.otel_sdk_disabled.lower() != "true" and self.otel_traces_exporter != "none"
+        return bool(endpoint) and wanted
+
+    @property
+    def otel_timeout(self) -> float | None:
+        """Seconds that OpenTelemetry's variables allow an export."""
+        return self.otel_exporter_otlp_traces_timeout or self.otel_exporter_otlp_timeout
 
     def port(self, service: str) -> int:
         """The HTTP port of `service`."""

@@ -1,33 +1,314 @@
-"""Traces and metrics of the messaging path."""
+"""One connected trace an order, over every hop, by OpenTelemetry's messaging conventions.
+
+The context of the span that causes a message travels in its envelope (`traceparent`): the process span of the message
+is that span's child, and linked to the receive span of the batch it came in. Without a tracer (no OTLP endpoint, or
+OTEL_SDK_DISABLED) contexts still travel, and nothing else is done.
+https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from orderflow import measures
 from orderflow.envelope import Envelope
+from orderflow.measures import count_unheard, unheard
+from orderflow.routing import Channel
 
-unheard: Counter[tuple[str, str]] = Counter()
+if TYPE_CHECKING:
+    from flask import Flask
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from orderflow.outbox import Entry
+    from orderflow.settings import Settings
+
+__all__ = ["count_unheard", "instrument", "new_trace", "start", "stop", "trace_id", "unheard"]
+
+_FLAGS: Final = {flag: TraceFlags(flag) for flag in (0, 1)}
+_SYSTEMS: Final = {"sns": "aws.sns", "eventbridge": "aws.eventbridge"}
+_UNTRACED: Final = "healthz,readyz,metrics,docs,openapi.json"
+
+_provider: TracerProvider | None = None
+_tracer: trace.Tracer | None = None
+_service = "orderflow"
+_stack = "orderflow"
+_local = threading.local()
 
 
-def count_unheard(service: str, name: str) -> None:
-    """A known message that this service has no reaction to."""
-    unheard[service, name] += 1
+def start(service: str, settings: Settings) -> None:
+    """Makes this process's tracer, if there is somewhere to send spans. Call it after the fork: a fork would lose its
+    thread. Everything else about it is set by OpenTelemetry's own variables."""
+    if not settings.traces_wanted:
+        use(service, None, stack=settings.orderflow_stack)
+        return
+    from orderflow.tracing import make_provider
+
+    use(service, make_provider(service, settings), stack=settings.orderflow_stack)
+
+
+def use(service: str, provider: TracerProvider | None, *, stack: str = "orderflow") -> None:
+    """Traces with `provider`; None: not at all."""
+    global _provider, _tracer, _service, _stack
+    _provider, _service, _stack = provider, service, stack
+    _tracer = provider.get_tracer("orderflow") if provider else None
+
+
+def instrument(app: Flask) -> None:
+    """A span for each request of `app`, other than those for its health and its documentation."""
+    if _provider:
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+        FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
+            app, tracer_provider=_provider, excluded_urls=_UNTRACED
+        )
+
+
+def stop() -> None:
+    """Sends the last spans, within two seconds."""
+    if _provider:
+        ender = threading.Thread(target=_provider.shutdown, daemon=True)
+        ender.start()
+        ender.join(2)
 
 
 def new_trace() -> str:
-    """A W3C traceparent for a new trace."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    """The W3C traceparent of the current span, for what it causes; where there is none, of a new trace."""
+    found = trace.get_current_span().get_span_context()
+    if found.is_valid:
+        return _traceparent(found)
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+
+
+def trace_id() -> str | None:
+    """The current span's trace, in 32 hexadecimal digits."""
+    found = trace.get_current_span().get_span_context()
+    return f"{found.trace_id:032x}" if found.is_valid else None
+
+
+def _traceparent(found: SpanContext) -> str:
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+
+
+def _span_context(traceparent: str | None) -> SpanContext | None:
+    try:
+        _, trace_hex, span_hex, flags = (traceparent or "").split("-")
+        found = SpanContext(
+            int(trace_hex, 16), int(span_hex, 16), is_remote=True, trace_flags=_FLAGS[int(flags, 16) & 1]
+        )
+    except ValueError:
+        return None
+    return found if found.is_valid else None
+
+
+def _parent(traceparent: str | None) -> otel_context.Context:
+    # An empty context, where there is no parent, rather than whatever is current.
+    found = _span_context(traceparent)
+    empty = otel_context.Context()
+    return trace.set_span_in_context(NonRecordingSpan(found), empty) if found else empty
+
+
+class Step:
+    """The handling of one message, from its receipt to its verdict. `traceparent` goes into what it causes."""
+
+    __slots__ = ("_began", "_name", "_span", "traceparent")
+
+    def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
+        self._name = name
+        self._span = span
+        self._began = time.monotonic()
+        self.traceparent = traceparent
+
+    @property
+    def span(self) -> Span | None:
+        """Its span, if it is recorded."""
+        return self._span
+
+    def outcome(self, names: str) -> None:
+        """The messages it caused. A refusal is an outcome like another: no error."""
+        if self._span:
+            self._span.set_attribute("orderflow.outcome", names)
+
+    def failed(self, error: BaseException) -> None:
+        """The handler raised an error. Only its class goes into the span: its text may hold what was handled."""
+        if self._span:
+            self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            self._span.set_attribute("error.type", type(error).__name__)
+
+    def end(self, verdict: Any) -> None:
+        """What becomes of the message: done, later or park."""
+        kind = type(verdict).__name__.lower()
+        measures.handled[self._name, kind] += 1
+        measures.handling.observe(time.monotonic() - self._began)
+        if self._span:
+            if kind != "done":
+                self._span.set_attribute("orderflow.verdict", kind)
+            if kind == "park":
+                self._span.set_status(Status(StatusCode.ERROR, "parked"))
+                self._span.set_attribute("error.type", "parked")
+            self._span.end()
+
+
+def received(count: int, began: int) -> None:
+    """A receive call, begun at a time in ns, gave `count` messages. This thread's next batch of steps links to it."""
+    measures.batch_sizes.observe(count)
+    if _tracer:
+        _local.received = count, began, time.time_ns()
+
+
+def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
+    """The steps of a batch, begun now."""
+    if not _tracer:
+        return [Step(e.name, None, e.traceparent) for e in envelopes]
+    links = _receive_links(service)
+    destination = f"{_stack}-{service}"
+    found = []
+    for envelope in envelopes:
+        span = _tracer.start_span(
+            f"process {envelope.name}",
+            _parent(envelope.traceparent),
+            SpanKind.CONSUMER,
+            {
+                "messaging.system": "aws_sqs",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": destination,
+                **_about(envelope),
+            },
+            links,
+        )
+        recorded = span if span.is_recording() else None
+        found.append(Step(envelope.name, recorded, _traceparent(span.get_span_context())))
+    return found
+
+
+def _about(envelope: Envelope) -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "messaging.message.id": envelope.id,
+        "orderflow.order_id": envelope.subject,
+        "orderflow.workflow": envelope.workflow.value,
+    }
+    if envelope.resend:
+        found["orderflow.resend"] = envelope.resend
+    return found
+
+
+def _receive_links(service: str) -> list[Link]:
+    facts = getattr(_local, "received", None)
+    if facts is None or _tracer is None:
+        return []
+    count, began, ended = facts
+    _local.received = None
+    # A root of its own: the messages of one batch belong to many traces.
+    span = _tracer.start_span(
+        f"receive {service}",
+        otel_context.Context(),
+        SpanKind.CLIENT,
+        {
+            "messaging.system": "aws_sqs",
+            "messaging.operation.name": "receive",
+            "messaging.operation.type": "receive",
+            "messaging.destination.name": f"{_stack}-{service}",
+            "messaging.batch.message_count": count,
+        },
+        start_time=began,
+    )
+    span.end(ended)
+    return [Link(span.get_span_context())]
+
+
+def end_steps(batch: Sequence[Step], verdicts: Mapping[int, Any]) -> None:
+    """Ends the steps of a batch by their verdicts; those that still wait for one (a Future) end when they have it."""
+    for i, step in enumerate(batch):
+        verdict = verdicts[i]
+        if isinstance(verdict, Future):
+            verdict.add_done_callback(lambda done, step=step: step.end(done.result()))  # type: ignore[misc]
+        else:
+            step.end(verdict)
 
 
 @contextmanager
-def processing(service: str, envelopes: Sequence[Envelope]) -> Iterator[list[str | None]]:
-    """The traceparents for what each message causes."""
-    yield [f"{e.traceparent[:36]}{secrets.token_hex(8)}-01" if e.traceparent else None for e in envelopes]
+def within(batch: Sequence[Step | None]) -> Iterator[None]:
+    """Makes a batch's first step the current span, as the parent of its transaction's."""
+    span = batch[0].span if batch and batch[0] else None
+    if span is None:
+        yield
+        return
+    token = otel_context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
-def outcome(traceparents: Sequence[str | None], verdicts: Sequence[Any]) -> None:
-    """What came of each message of the batch."""
+@contextmanager
+def transaction(name: str) -> Iterator[None]:
+    """A database transaction: one span, where another one is current."""
+    if _tracer is None or not trace.get_current_span().is_recording():
+        yield
+        return
+    attributes = {"db.system.name": "postgresql", "db.namespace": name}
+    span = _tracer.start_span(f"db commit {name}", None, SpanKind.CLIENT, attributes)
+    try:
+        yield
+    except BaseException as error:
+        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        span.set_attribute("error.type", type(error).__name__)
+        raise
+    finally:
+        span.end()
+
+
+@contextmanager
+def provider_call(name: str, step: Step | None, provider: str) -> Iterator[None]:
+    """A call of an outside provider, such as `charge`; it is an error when it raises, not when it says no."""
+    if _tracer is None or step is None or step.span is None:
+        yield
+        return
+    attributes = {"peer.service": provider}
+    span = _tracer.start_span(name, trace.set_span_in_context(step.span), SpanKind.CLIENT, attributes)
+    try:
+        yield
+    except BaseException as error:
+        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        span.set_attribute("error.type", type(error).__name__)
+        raise
+    finally:
+        span.end()
+
+
+def published(batch: Sequence[Entry], refused: set[int], began: int) -> None:
+    """A batch has been sent; the call `began` at a time in ns. `refused`: the entries that the broker didn't take."""
+    if not _tracer:
+        return
+    ended = time.time_ns()
+    for i, entry in enumerate(batch):
+        envelope = entry.parcel.envelope
+        over_bus = entry.channel is Channel.BUS
+        span = _tracer.start_span(
+            f"publish {envelope.name}",
+            _parent(envelope.traceparent),
+            SpanKind.PRODUCER,
+            {
+                "messaging.system": _SYSTEMS[entry.target] if over_bus else "aws_sqs",
+                "messaging.operation.name": "publish",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": f"{_stack}-events" if over_bus else f"{_stack}-{entry.target}",
+                "messaging.batch.message_count": len(batch),
+                **_about(envelope),
+            },
+            start_time=began,
+        )
+        if i in refused:
+            span.set_status(Status(StatusCode.ERROR, "refused by the broker"))
+            span.set_attribute("error.type", "refused")
+        span.end(ended)

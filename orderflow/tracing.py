@@ -1,0 +1,64 @@
+"""The OpenTelemetry SDK of a process: batches spans in a bounded queue and sends them by OTLP over HTTP.
+
+Imported only where spans are wanted: the SDK takes time to load. While its receiver is away, spans are dropped, and
+one line a minute says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from orderflow.settings import Settings
+
+_TIMEOUT: Final = 2.0
+"""Seconds that one export may take, with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT says another."""
+
+_QUIET: Final = 60.0
+"""Seconds between two lines about the same trouble."""
+
+
+class _Seldom(logging.Filter):
+    """Lets one record through now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + _QUIET
+        record.exc_info = None
+        return True
+
+
+def make_provider(service: str, settings: Settings) -> TracerProvider:
+    """The provider of this process, with its exporting thread."""
+    seldom = _Seldom()
+    for name in (
+        "opentelemetry.sdk._shared_internal",
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.exporter.http.transport",
+        "urllib3.connectionpool",
+    ):
+        logging.getLogger(name).addFilter(seldom)
+    resource = Resource.create(
+        {
+            "service.name": service,
+            "service.namespace": settings.orderflow_stack,
+            "service.instance.id": f"{os.uname().nodename}-{os.getpid()}",
+            "process.pid": os.getpid(),
+        }
+    )
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT)))
+    return provider

@@ -1,0 +1,39 @@
+"""The HTTP side of every service: strict requests, problem+json answers, keys, health, metrics, OpenAPI.
+
+A service's `api.py` writes views and declares them; `create_app` does the rest:
+
+    class RestockRequest(RequestModel):
+        quantity: Annotated[int, Field(gt=0, le=MAX_QUANTITY)]
+
+    class StockAnswer(BaseModel):
+        sku: str
+        available: int
+        reserved: int
+
+    def blueprint(service: Service) -> Blueprint:
+        api = Blueprint("inventory", __name__)
+
+        @api.post("/stock/<sku:sku>/restock")
+        @operation("Adds pieces", body=RestockRequest, answers={200: StockAnswer}, problems=(404,), access="operator")
+        def restock(sku: str) -> Answer:
+            asked = body(RestockRequest)
+            ...
+            return StockAnswer(...)            # or: StockAnswer(...), 202, {"Location": ...}
+
+        return api
+
+- A view returns a model, a mapping, or a Flask answer; with a status and headers where they differ from 200.
+- A view raises `orderflow.errors.Problem` to refuse; `Transient` becomes 503 with Retry-After; anything else is logged
+  and becomes 500 that shows nothing.
+- Path converters: `<id:order_id>` takes a canonical UUID, `<sku:sku>` a SKU; what doesn't fit is 404.
+- `body` and `query` refuse what the model doesn't know, each field by its JSON pointer.
+- Every view needs an API key (`ORDERFLOW_AUTH=key`) unless its access is "operator" or "open".
+"""
+
+from orderflow.web.access import guard
+from orderflow.web.app import create_app
+from orderflow.web.operations import Answer, operation
+from orderflow.web.problems import not_found
+from orderflow.web.reading import MAX_BODY, RequestModel, body, query
+
+__all__ = ["MAX_BODY", "Answer", "RequestModel", "body", "create_app", "guard", "not_found", "operation", "query"]

@@ -1,0 +1,105 @@
+"""Puts a service's views together with what every service has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import structlog
+from flask import Blueprint, Flask, Response, request
+from flask.sessions import NullSession, SessionInterface
+from pydantic import BaseModel
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.routing import BaseConverter
+
+from orderflow.service import Service
+from orderflow.web import metrics, pages, problems
+from orderflow.web.access import Access, guard
+from orderflow.web.operations import Operation, declared
+from orderflow.web.reading import MAX_BODY
+
+log = structlog.get_logger(__name__)
+
+SECURITY_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""On every answer that doesn't set its own."""
+
+
+class _NoSessions(SessionInterface):
+    """Keeps Flask from reading and writing cookies at every request."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Any) -> NullSession:
+        return self._none
+
+    def is_null_session(self, obj: object) -> bool:
+        return True
+
+
+class _Id(BaseConverter):
+    regex = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+class _Sku(BaseConverter):
+    regex = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+class App(Flask):
+    """A Flask application whose views may return pydantic models."""
+
+    session_interface = _NoSessions()
+
+    def make_response(self, rv: Any) -> Response:
+        if isinstance(rv, BaseModel):
+            return Response(rv.model_dump_json(), 200, content_type="application/json")
+        if isinstance(rv, tuple) and isinstance(rv[0], BaseModel):
+            headers = dict(rv[2]) if len(rv) == 3 else None
+            return Response(rv[0].model_dump_json(), rv[1], headers, content_type="application/json")
+        return super().make_response(rv)
+
+
+def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
+    """The WSGI application of one service, with the views of `blueprints`."""
+    app = App(service.name, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.converters |= {"id": _Id, "sku": _Sku}
+    app.url_map.merge_slashes = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.before_request(_refuse_oversized)
+    app.before_request(guard(service.settings, lambda endpoint: access[endpoint]))
+    problems.install(app)
+    for blueprint in (*blueprints, pages.blueprint(service), metrics.blueprint(service)):
+        app.register_blueprint(blueprint)
+    access: dict[str, Access] = {
+        endpoint: (declared(view) or Operation("")).access for endpoint, view in app.view_functions.items()
+    }
+    verbose = service.settings.log_level == "DEBUG"
+
+    @app.after_request
+    def finish(answer: Response) -> Response:
+        for name, value in SECURITY_HEADERS.items():
+            if name not in answer.headers:
+                answer.headers[name] = value
+        metrics.count_request(request.method, request.url_rule, answer.status_code)
+        if verbose:
+            log.debug("answered", method=request.method, path=request.path, status=answer.status_code)
+        return answer
+
+    return app
+
+
+def _refuse_oversized() -> None:
+    length = request.content_length
+    if length is not None and length > MAX_BODY:
+        raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
+    if length is None and request.environ.get("HTTP_TRANSFER_ENCODING"):
+        request.get_data(cache=True)  # raises once it has read too much
+    if "\x00" in request.path:
+        raise NotFound

@@ -1,0 +1,91 @@
+"""What a view declares about itself: for access, and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from flask import Response
+from pydantic import BaseModel
+from werkzeug.wrappers import Response as BaseResponse
+
+from orderflow.web.access import Access
+from orderflow.web.reading import RequestModel
+
+Content = BaseModel | Mapping[str, Any] | Response | str
+Answer = Content | tuple[Content, int] | tuple[Content, int, Mapping[str, str]]
+"""What a view may return."""
+
+_ATTRIBUTE: Final = "__operation__"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One view, as declared. `answers` and `problems` are by status; `headers` are request headers by name."""
+
+    summary: str
+    body: type[RequestModel] | None = None
+    query: type[RequestModel] | None = None
+    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=lambda: {200: None})
+    problems: tuple[int, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    access: Access = "customer"
+    body_optional: bool = False
+    hidden: bool = False
+
+
+def operation(
+    summary: str,
+    *,
+    body: type[RequestModel] | None = None,
+    query: type[RequestModel] | None = None,
+    answers: Mapping[int, type[BaseModel] | None] | None = None,
+    problems: tuple[int, ...] = (),
+    headers: Mapping[str, str] | None = None,
+    answer_headers: Mapping[str, str] | None = None,
+    access: Access = "customer",
+    body_optional: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[..., Answer | BaseResponse]], Callable[..., Any]]:
+    """Declares a view; goes below the route. 400, 413, 415 (body), 422 (body or query), 401, 403 and 503 are documented
+    by themselves; `problems` adds others such as 404 or 409. `hidden` leaves it out of the document.
+
+    Raises TypeError where a request model would let unknown fields pass.
+    """
+    for model in (body, query):
+        if model is not None:
+            _check_strict(model)
+    declared = Operation(
+        summary,
+        body=body,
+        query=query,
+        answers=answers or {200: None},
+        problems=problems,
+        headers=headers or {},
+        answer_headers=answer_headers or {},
+        access=access,
+        body_optional=body_optional,
+        hidden=hidden,
+    )
+
+    def mark(view: Callable[..., Answer | BaseResponse]) -> Callable[..., Any]:
+        setattr(view, _ATTRIBUTE, declared)
+        return view
+
+    return mark
+
+
+def declared(view: Callable[..., Any]) -> Operation | None:
+    """What `view` declared, if it did."""
+    return getattr(view, _ATTRIBUTE, None)
+
+
+def _check_strict(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        if part.get("type") == "object" and part.get("additionalProperties") is not False:
+            raise TypeError(
+                f"{name}, part of the request {model.__name__}, takes unknown fields; derive it from RequestModel"
+            )

@@ -1,0 +1,99 @@
+"""Pages of every service: whether it lives, whether it is ready, and what its API is."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import flask_swagger_ui
+from flask import Blueprint, Response, current_app, redirect, send_from_directory
+from werkzeug.wrappers import Response as BaseResponse
+
+from orderflow.errors import FieldError, Problem
+from orderflow.service import Service
+from orderflow.web.openapi import document
+from orderflow.web.operations import Answer, operation
+
+_ASSETS: Final = Path(flask_swagger_ui.__file__).parent / "dist"
+_ASSET_NAMES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
+
+_DOCS_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Swagger UI sets style attributes; its scripts come from here alone."""
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>orderflow API</title>
+<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<div id="ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</html>
+"""
+_START: Final = """SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+
+
+def blueprint(service: Service) -> Blueprint:
+    """`/healthz`, `/readyz`, `/openapi.json` and `/docs`."""
+    pages = Blueprint("pages", __name__)
+
+    @pages.get("/healthz")
+    @operation("Whether the process lives", access="open")
+    def healthz() -> Answer:
+        return {"status": "ok", "service": service.name}
+
+    @pages.get("/readyz")
+    @operation("Whether database, broker and consumer work", access="open", problems=(503,))
+    def readyz() -> Answer:
+        missing = service.not_ready()
+        if missing:
+            raise Problem(
+                503,
+                "Not ready",
+                "; ".join(f"{part}: {what}" for part, what in missing.items()),
+                errors=tuple(FieldError(f"/{part}", what) for part, what in missing.items()),
+                headers={"Retry-After": "2"},
+            )
+        return {"status": "ready", "service": service.name}
+
+    @cache
+    def described() -> str:
+        return json.dumps(document(current_app, service.name))
+
+    @pages.get("/openapi.json")
+    @operation("This document", access="open", hidden=True)
+    def openapi() -> Answer:
+        return Response(described(), content_type="application/json")
+
+    @pages.get("/")
+    @operation("The way to the documentation", access="open", hidden=True)
+    def root() -> BaseResponse:
+        return redirect("/docs")
+
+    @pages.get("/docs")
+    @operation("The API, to read and to try", access="open", hidden=True)
+    def docs() -> Answer:
+        return Response(
+            _PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _DOCS_POLICY}
+        )
+
+    @pages.get("/docs/<path:name>")
+    @operation("What the page of the API needs", access="open", hidden=True)
+    def asset(name: str) -> Response:
+        if name == "start.js":
+            return Response(_START, content_type="text/javascript")
+        if name not in _ASSET_NAMES:
+            raise Problem(404, "Not Found", "there is no such file")
+        return send_from_directory(_ASSETS, name, max_age=86400)
+
+    return pages

@@ -1,0 +1,94 @@
+"""Errors as answers in the form of RFC 9457 (problem+json): https://www.rfc-editor.org/rfc/rfc9457"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from flask import Flask, Response, request
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from orderflow import telemetry
+from orderflow.errors import Problem, Transient
+from orderflow.web.reading import validation_problem
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+_OWN_HEADERS: Final = frozenset({"content-type", "content-length"})
+
+
+def install(app: Flask) -> None:
+    """Makes every error of `app` a problem+json answer."""
+    app.register_error_handler(Problem, _problem)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(ValidationError, lambda error: _problem(validation_problem(error)))
+    app.register_error_handler(Transient, _transient)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def not_found(what: str) -> Problem:
+    """404 for something that isn't there, such as `order 0198…`."""
+    return Problem(404, "Not Found", f"there is no {what}")
+
+
+def answer(problem: Problem, extra: Mapping[str, Any] | None = None) -> Response:
+    """The problem as an answer to the current request."""
+    content: dict[str, Any] = {
+        "type": _type_of(problem),
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.path[:500],
+    }
+    if problem.errors:
+        content["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors]
+    if extra:
+        content |= extra
+    return Response(json.dumps(content), problem.status, problem.headers, content_type=CONTENT_TYPE)
+
+
+def _type_of(problem: Problem) -> str:
+    # RFC 9457 §4.2.1: about:blank where the title says no more than the status.
+    if any(status == problem.status and status.phrase == problem.title for status in HTTPStatus):
+        return "about:blank"
+    return f"urn:orderflow:problem:{problem.title.lower().replace(' ', '-')}"
+
+
+def _problem(problem: Problem) -> Response:
+    if problem.status >= 500:
+        log.warning("problem", status=problem.status, title=problem.title, detail=problem.detail, path=request.path)
+    return answer(problem)
+
+
+def _http(error: HTTPException) -> Response | HTTPException:
+    if error.code is None or error.code < 400:
+        return error
+    headers = {k: v for k, v in error.get_headers(request.environ) if k.lower() not in _OWN_HEADERS}
+    return answer(Problem(error.code, error.name, str(error.description or ""), headers=headers))
+
+
+def _transient(error: Transient) -> Response:
+    log.warning("request waits for a part that is away", error=str(error), path=request.path)
+    return answer(
+        Problem(
+            503,
+            "Service Unavailable",
+            "a part that this needs does not answer; nothing is lost, try again",
+            headers={"Retry-After": "2"},
+        )
+    )
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("request failed", exc_info=error, method=request.method, path=request.path)
+    trace_id = telemetry.trace_id()
+    return answer(
+        Problem(500, "Internal Server Error", "the fault is on this side and has been logged"),
+        {"trace_id": trace_id} if trace_id else None,
+    )

@@ -1,0 +1,152 @@
+"""Reads requests strictly: what a model doesn't declare is refused, naming the place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orderflow.errors import FieldError, Problem
+
+MAX_BODY: Final = 64 * 1024
+"""Bytes of the longest request body; a longer one is 413."""
+
+_MAX_ERRORS: Final = 20
+"""Fields that one problem names at most."""
+
+_SHOWN: Final = 100
+"""Characters of a caller's own text that an answer repeats."""
+
+
+class RequestModel(BaseModel):
+    """Base of request bodies and queries, and of the models within them: no unknown field, no conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=RequestModel)
+
+
+def body(model: type[Model], *, optional: bool = False) -> Model:
+    """The JSON body of the current request as a `model`; `optional`: no body counts as `{}`.
+
+    Raises Problem: 400 (not JSON, not UTF-8, duplicate keys), 413, 415, or 422 with an entry a field.
+    """
+    data = request.get_data(cache=True)
+    if not data:
+        if optional:
+            data = b"{}"
+        elif request.content_length:
+            raise Problem(400, "Malformed request", "the body ended before its Content-Length was reached")
+        else:
+            raise Problem(400, "Malformed request", "a JSON body is expected, and there is none")
+    elif request.mimetype != "application/json" or request.content_encoding:
+        shown = request.headers.get("Content-Encoding") or request.headers.get("Content-Type") or "none"
+        raise Problem(
+            415,
+            "Unsupported Media Type",
+            f"send Content-Type: application/json without a Content-Encoding, not {shown[:_SHOWN]!r}",
+            headers={"Accept": "application/json"},
+        )
+    elif request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+        raise Problem(415, "Unsupported Media Type", "JSON is UTF-8; other charsets are not read")
+    try:
+        found = model.model_validate_json(data)
+    except ValidationError as error:
+        _refuse(error)
+    _look_twice(data)
+    return found
+
+
+def query(model: type[Model]) -> Model:
+    """The query parameters of the current request as a `model`. Raises Problem 422 with an entry a parameter."""
+    given: dict[str, str] = {}
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise _wrong([FieldError(_pointer([name]), "is given more than once")])
+        given[name] = values[0]
+        if "\x00" in name + values[0] or "\ufffd" in name + values[0]:
+            raise _wrong([FieldError(_pointer([name]), "holds NUL or is not UTF-8")])
+    try:
+        return model.model_validate_strings(given)
+    except ValidationError as error:
+        _refuse(error)
+
+
+def validation_problem(error: ValidationError) -> Problem:
+    """Problem 400 where the text is no JSON, or else 422 with an entry a field."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return Problem(400, "Malformed request", found[0]["msg"])
+    places = [e["loc"] for e in found]
+    return _wrong(
+        [
+            FieldError(_pointer(e["loc"]), _say(e["type"], e["msg"]))
+            for e in found
+            # A list whose item is wrong also counts as too short: that is no error of its own.
+            if e["type"] != "too_short"
+            or not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)
+        ]
+    )
+
+
+def _refuse(error: ValidationError) -> NoReturn:
+    raise validation_problem(error) from None
+
+
+def _say(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "is not a known field"
+    if kind == "missing":
+        return "is required"
+    return message.removeprefix("Value error, ")
+
+
+def _wrong(errors: Sequence[FieldError]) -> Problem:
+    more = f" (and {len(errors) - _MAX_ERRORS} more)" if len(errors) > _MAX_ERRORS else ""
+    first = errors[0]
+    return Problem(
+        422,
+        "Validation failed",
+        f"{first.pointer or 'the document'}: {first.detail}{more}",
+        errors=tuple(errors[:_MAX_ERRORS]),
+    )
+
+
+def _pointer(path: Sequence[Any]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part)[:_SHOWN].replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def _look_twice(data: bytes) -> None:
+    """Refuses what pydantic lets pass: duplicate keys, of which the last would win unseen, and NUL, which PostgreSQL
+    can't hold. Runs on what has been validated, so it is short, shallow and well-formed."""
+    parsed = json.loads(data, object_pairs_hook=_unique)
+    if b"\\u0000" in data and (place := next(_nul_places(parsed, ()), None)) is not None:
+        raise _wrong([FieldError(_pointer(place), "holds the character NUL")])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Problem(400, "Malformed request", f"the key {twice[:_SHOWN]!r} is given more than once in one object")
+    return found
+
+
+def _nul_places(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, str):
+        if "\x00" in value:
+            yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if "\x00" in key:
+                yield (*path, key)
+            yield from _nul_places(item, (*path, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _nul_places(item, (*path, i))
