@@ -89,7 +89,7 @@ class Clients:
         self._verified_at = None
 
     def ready(self) -> bool:
-        """Whether the marker is there: a queue that the stack creates last. Asked after a break or a long silence only."""
+        """Whether the marker is there: a queue the stack creates last. Asked after a break or a long silence."""
         verified = self._verified_at
         if verified is not None and time.monotonic() - verified < _LOOK_AGAIN_AFTER:
             return True
@@ -135,7 +135,7 @@ def failures_by_id(answer: Mapping[str, Any]) -> Sequence[SendFailure]:
     ]
 
 
-def _count(request: Any, event_name: str = "", **_: Any) -> None:
+def _count(request: Any, event_name: str = "", **other: Any) -> None:
     # `before-send.sqs.ReceiveMessage`
     _, service, operation = event_name.split(".", 2)
     calls[f"{service}:{operation}"] += 1

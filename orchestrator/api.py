@@ -1,0 +1,131 @@
+"""The orchestrator's API: sagas, and the audit trail of each."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+from flask import Blueprint
+from pydantic import BaseModel, Field, PlainSerializer
+
+from orchestrator.engine import State, decide
+from orderflow.clock import rfc3339
+from orderflow.contracts import MESSAGES, Workflow
+from orderflow.database import Database
+from orderflow.errors import Problem
+from orderflow.settings import Settings
+from orderflow.web import Answer, RequestModel, operation, query
+
+_Time = Annotated[datetime, PlainSerializer(rfc3339, return_type=str)]
+
+
+class SagaQuery(RequestModel):
+    state: State | None = None
+    stuck: bool = False
+    """Only those that need an operator."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+
+
+class Waiting(BaseModel):
+    step: str
+    service: str
+    since: _Time
+    deadline: _Time | None
+
+
+class LogLine(BaseModel):
+    at: _Time
+    service: str
+    kind: str
+    type: str
+    message_id: str | None
+    causation_id: str | None
+    note: str = ""
+
+
+class SagaAnswer(BaseModel):
+    order_id: str
+    state: State
+    needs_attention: bool
+    workflow: Workflow
+    version: int
+    facts: list[str]
+    reason: str | None
+    waiting_for: list[Waiting] | None
+    created_at: _Time
+    updated_at: _Time
+    log: list[LogLine] = []
+
+
+class SagaPage(BaseModel):
+    items: list[SagaAnswer]
+    next_cursor: str | None
+
+
+_COLUMNS: Final = """order_id::text, state, attention, workflow, version, facts, reason, open_type, active, progress_at,
+    created_at, updated_at"""
+
+
+def blueprint(settings: Settings, database: Database) -> Blueprint:
+    """The views of the orchestrator."""
+    api = Blueprint("sagas", __name__)
+
+    @api.get("/sagas")
+    @operation("Lists sagas, newest first", query=SagaQuery, answers={200: SagaPage})
+    def list_sagas() -> Answer:
+        asked = query(SagaQuery)
+        conditions = ["attention"] if asked.stuck else []
+        if asked.state:
+            conditions.append("state = %(state)s")
+            if asked.state in (State.RUNNING, State.COMPENSATING):
+                conditions.append("active")  # so that the small index of active sagas serves
+        if asked.cursor:
+            conditions.append("order_id < %(cursor)s")
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = database.query(
+            f"SELECT {_COLUMNS} FROM sagas {where} ORDER BY order_id DESC LIMIT %(limit)s",  # noqa: S608
+            {"state": asked.state and asked.state.value, "cursor": asked.cursor, "limit": asked.limit + 1},
+        )
+        items = [_answer(settings, row) for row in rows[: asked.limit]]
+        return SagaPage(items=items, next_cursor=items[-1].order_id if len(rows) > asked.limit else None)
+
+    @api.get("/sagas/<id:order_id>")
+    @operation("One saga with its audit trail", answers={200: SagaAnswer}, problems=(404,))
+    def show(order_id: str) -> Answer:
+        rows = database.query(f"SELECT {_COLUMNS} FROM sagas WHERE order_id = %s", [order_id])  # noqa: S608
+        if not rows:
+            raise Problem(404, "Unknown saga", f"there is no saga for order {order_id}")
+        log = database.query(
+            """SELECT at, service, kind, type, message_id::text, causation_id::text, note
+               FROM saga_log WHERE order_id = %s ORDER BY seq""",
+            [order_id],
+        )
+        lines = [LogLine(**dict(zip(LogLine.model_fields, line, strict=True))) for line in log]
+        return _answer(settings, rows[0]).model_copy(update={"log": lines})
+
+    return api
+
+
+def _answer(settings: Settings, row: Any) -> SagaAnswer:
+    order_id, state, attention, workflow, version, facts, reason, open_type, active, progress_at, created, updated = row
+    waiting = None
+    if active and not attention and open_type:
+        patience = (
+            settings.undo_after if state == State.RUNNING else settings.undo_resend_every * settings.undo_attempts
+        )
+        service = decide(Workflow(workflow), facts).service
+        deadline = progress_at + timedelta(seconds=patience)
+        waiting = [Waiting(step=MESSAGES[open_type].__name__, service=service, since=progress_at, deadline=deadline)]
+    return SagaAnswer(
+        order_id=order_id,
+        state=state,
+        needs_attention=attention,
+        workflow=workflow,
+        version=version,
+        facts=sorted(facts),
+        reason=reason or None,
+        waiting_for=waiting,
+        created_at=created,
+        updated_at=updated,
+    )

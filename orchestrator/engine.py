@@ -1,0 +1,101 @@
+"""The saga engine: facts in, the one open message out. Pure: no I/O, no clock.
+
+Whatever order facts come in, however often, the same set of facts gives the same decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from orderflow import contracts as c
+from orderflow.contracts import Message, OrderSnapshot, Workflow, name_of
+from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STOCK, owed, still_owed
+
+
+class State(StrEnum):
+    """Where a saga stands."""
+
+    RUNNING = "RUNNING"
+    COMPENSATING = "COMPENSATING"
+    CONFIRMED = "CONFIRMED"
+    CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step forward: what is sent, and the fact that ends the wait for it."""
+
+    send: type[Message]
+    until: type[Message]
+    service: str
+
+
+FORWARD: Final[Mapping[Workflow, tuple[Move, ...]]] = {
+    Workflow.ORCHESTRATION: (
+        *(Move(step.command, step.success, step.service) for step in (STOCK, PAYMENT, SHIPMENT)),
+        Move(c.ConfirmOrder, c.OrderConfirmed, "order"),
+    ),
+    Workflow.HYBRID: (
+        *(Move(step.command, step.success, step.service) for step in (STOCK, PAYMENT)),
+        Move(c.OrderPaid, c.OrderConfirmed, "shipping"),
+    ),
+}
+"""The way forward, by workflow. In hybrid the last move hands the order over to choreography."""
+
+_ARBITER_CANCELS: Final = {name_of(c.OrderCancellationRequested), name_of(c.ConfirmationRejected)}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from the facts: the state, and the message that is open (None: nothing more to do)."""
+
+    state: State
+    send: type[Message] | None = None
+    service: str = ""
+
+
+def decide(workflow: Workflow, facts: Collection[str]) -> Decision:
+    """The decision for a saga. A final fact wins over everything."""
+    if name_of(c.OrderConfirmed) in facts:
+        return Decision(State.CONFIRMED)
+    if name_of(c.OrderCancelled) in facts:
+        return Decision(State.CANCELLED)
+    debts = owed(facts)
+    if debts is None:
+        move = _next_move(workflow, facts)
+        return Decision(State.RUNNING, move.send, move.service)
+    if _may_be_confirmed(workflow, facts):
+        # The order could be confirmed at this very moment: ask the arbiter before anything is undone.
+        return Decision(State.COMPENSATING, c.CancelOrder, "order")
+    remaining = still_owed(facts)
+    if remaining:
+        return Decision(State.COMPENSATING, remaining[-1].undo, remaining[-1].service)
+    return Decision(State.COMPENSATING, c.CancelOrder, "order")
+
+
+def _next_move(workflow: Workflow, facts: Collection[str]) -> Move:
+    moves = FORWARD[workflow]
+    return next((move for move in moves if name_of(move.until) not in facts), moves[-1])
+
+
+def _may_be_confirmed(workflow: Workflow, facts: Collection[str]) -> bool:
+    """Whether the last move may have been sent while the arbiter has not said that it cancels."""
+    known = set(facts)
+    if known & _ARBITER_CANCELS or not known & {DEADLINE, STEP_UNDONE}:
+        return False
+    return all(name_of(move.until) in known for move in FORWARD[workflow][:-1])
+
+
+def message_for(send: type[Message], snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
+    """The open message, with what its receiver needs of the order and no more."""
+    content: dict[type[Message], Message] = {
+        c.ReserveStock: c.ReserveStock(items=snapshot.items),
+        c.ChargePayment: c.ChargePayment(amount=snapshot.total, payment_method=snapshot.payment_method),
+        c.ScheduleShipment: c.ScheduleShipment(items=snapshot.items, address=snapshot.address),
+        c.OrderPaid: c.OrderPaid(order=snapshot),
+        c.CancelOrder: c.CancelOrder(reason=reason, facts=tuple(sorted(facts))),
+    }
+    return content[send] if send in content else send()

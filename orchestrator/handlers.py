@@ -1,0 +1,156 @@
+"""The orchestrator's messages: each adds a fact to its saga, and the engine's decision is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator import engine, store
+from orchestrator.store import LogEntry, Saga
+from orderflow import clock
+from orderflow.contracts import (
+    MESSAGES,
+    ConfirmationRejected,
+    Message,
+    OrderAccepted,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderPlaced,
+    OrderRetryRequested,
+    name_of,
+)
+from orderflow.envelope import Envelope
+from orderflow.errors import Rejected, Transient
+from orderflow.outbox import Unit
+from orderflow.processor import Incoming, Reply
+from orderflow.saga import STEPS, fact_of
+from orderflow.settings import Settings
+
+_FACTS = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
+    OrderConfirmed,
+    OrderCancelled,
+    ConfirmationRejected,
+    OrderCancellationRequested,
+}
+_HEARD = _FACTS | {OrderPlaced, OrderRetryRequested}
+
+
+class Orchestrator:
+    """The orchestrator as an application of the kernel."""
+
+    service = "orchestrator"
+    whole_orders = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def accept(self, message: Message) -> Message | None:
+        return message if type(message) in _HEARD else None
+
+    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+        sagas = store.lock(unit.connection, (m.order_id for m in batch))()
+        old = set(sagas)
+        log: list[LogEntry] = []
+        replies = [self._apply(sagas, incoming, log) for incoming in batch]
+        store.insert(unit.connection, [saga for i, saga in sagas.items() if i not in old])
+        store.save(unit.connection, [saga for i, saga in sagas.items() if i in old])
+        store.write_log(unit.connection, log)
+        return replies
+
+    def _apply(self, sagas: dict[str, Saga], incoming: Incoming, log: list[LogEntry]) -> Reply:
+        message, envelope = incoming.message, incoming.envelope
+        saga = sagas.get(incoming.order_id)
+        if saga is None:
+            if isinstance(message, OrderCancellationRequested):
+                # It can overtake its OrderPlaced. Everything else answers what this orchestrator sent.
+                return Transient(f"no saga yet for order {incoming.order_id}")
+            if not isinstance(message, OrderPlaced):
+                return Rejected(f"there is no saga for order {incoming.order_id}")
+            saga = sagas[incoming.order_id] = _start(incoming, message)
+            started = True
+        else:
+            started = False
+        before = len(saga.facts)
+        if type(message) in _FACTS:
+            saga.facts.add(fact_of(message))
+            if not saga.reason and saga.active and engine.owed(saga.facts) is not None:
+                saga.reason = str(getattr(message, "reason", ""))
+        caused: list[Envelope] = []
+        if started or len(saga.facts) > before or not incoming.known:
+            sender = envelope.source.removeprefix("orderflow/")
+            note = str(getattr(message, "reason", "") or getattr(message, "why", ""))
+            log.append(LogEntry(saga.order_id, sender, "event", envelope.name, envelope.id, envelope.causationid, note))
+        if started or len(saga.facts) > before:
+            caused += self._advance(saga, incoming)
+        if isinstance(message, OrderRetryRequested) and not incoming.known:
+            caused += self._retry(saga, incoming)
+        if envelope.resend and isinstance(message, OrderPlaced | OrderCancellationRequested):
+            caused.append(incoming.answer(OrderAccepted(), self.service))
+        log += [LogEntry(saga.order_id, self.service, kind_of(e), e.name, e.id, envelope.id) for e in caused]
+        return caused
+
+    def _advance(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
+        """New facts: the saga's times start anew, and what is open now is sent if it wasn't."""
+        message = advance(saga, self._settings)
+        return [incoming.answer(message, self.service, saga.open_id)] if message else []
+
+    def _retry(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
+        """An operator's retry: the open message once more, with all its attempts before it."""
+        if not saga.active or saga.open_type is None:
+            return []
+        saga.attention, saga.sends = False, 1
+        restart_times(saga, self._settings)
+        message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
+        return [incoming.answer(message, self.service, saga.open_id).again()]
+
+
+def advance(saga: Saga, settings: Settings) -> Message | None:
+    """Applies the engine's decision to a saga whose facts have changed; the message to send, if it is another one."""
+    decision = engine.decide(saga.workflow, saga.facts)
+    saga.version += 1
+    saga.state = decision.state
+    saga.sends = 0
+    restart_times(saga, settings)
+    open_type = name_of(decision.send) if decision.send else None
+    # CancelOrder again with more facts is another question to the arbiter.
+    if open_type == saga.open_type and open_type != "CancelOrder":
+        return None
+    saga.open_type = open_type
+    saga.open_id = clock.new_id() if decision.send else None
+    if not saga.active:
+        saga.attention = False
+    if decision.send is None:
+        return None
+    return engine.message_for(decision.send, saga.snapshot, saga.facts, saga.reason)
+
+
+def restart_times(saga: Saga, settings: Settings) -> None:
+    """Progress: the deadline starts anew."""
+    saga.progressed = True
+    forward = saga.state is engine.State.RUNNING
+    saga.next_in = settings.resend_after[0] if forward else settings.undo_resend_every
+
+
+def kind_of(envelope: Envelope) -> str:
+    """`command` or `event`, for the timeline."""
+    commands = {"ConfirmOrder", "CancelOrder"} | {name_of(m) for step in STEPS for m in (step.command, step.undo)}
+    return "command" if envelope.name in commands else "event"
+
+
+def _start(incoming: Incoming, message: OrderPlaced) -> Saga:
+    envelope = incoming.envelope
+    return Saga(
+        order_id=envelope.subject,
+        version=0,
+        workflow=envelope.workflow,
+        event_bus=envelope.eventbus,
+        traceparent=envelope.traceparent,
+        snapshot=message.order,
+        facts=set(),
+        state=engine.State.RUNNING,
+        open_type=None,
+        open_id=None,
+        attention=False,
+        reason="",
+        sends=0,
+    )

@@ -1,0 +1,14 @@
+"""The orchestrator's first schema."""
+
+from alembic import op
+
+from orchestrator import store
+from orderflow import inbox, outbox
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    for statement in (outbox.TABLE, inbox.TABLES, store.TABLES):
+        op.execute(statement)

@@ -1,0 +1,184 @@
+"""The sagas' table and their append-only log, which is the audit trail. Statements over a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.engine import State
+from orderflow.contracts import EventBus, OrderSnapshot, Workflow
+from orderflow.database import Connection, Database
+
+TABLES: Final = """
+CREATE TABLE sagas (
+    order_id uuid PRIMARY KEY,
+    version int NOT NULL,
+    workflow text NOT NULL,
+    event_bus text NOT NULL,
+    traceparent text,
+    snapshot text NOT NULL,
+    facts text[] NOT NULL,
+    state text NOT NULL,
+    open_type text,
+    open_id uuid,
+    active boolean NOT NULL,
+    attention boolean NOT NULL DEFAULT false,
+    reason text NOT NULL DEFAULT '',
+    sends int NOT NULL DEFAULT 0,
+    progress_at timestamptz NOT NULL DEFAULT now(),
+    next_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 60);
+CREATE INDEX sagas_active ON sagas (order_id) WHERE active;
+CREATE TABLE saga_log (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id uuid NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    service text NOT NULL,
+    kind text NOT NULL,
+    type text NOT NULL,
+    message_id uuid,
+    causation_id uuid,
+    note text NOT NULL DEFAULT ''
+);
+CREATE INDEX saga_log_order ON saga_log (order_id)
+"""
+
+
+@dataclass(slots=True)
+class Saga:
+    """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress, by the
+    database's clock; `next_in` the seconds until its deadline is looked at (None leaves it as it is)."""
+
+    order_id: str
+    version: int
+    workflow: Workflow
+    event_bus: EventBus
+    traceparent: str | None
+    snapshot: OrderSnapshot
+    facts: set[str]
+    state: State
+    open_type: str | None
+    open_id: str | None
+    attention: bool
+    reason: str
+    sends: int
+    waited: float = 0.0
+    next_in: float | None = None
+    progressed: bool = False
+
+    @property
+    def active(self) -> bool:
+        return self.state in (State.RUNNING, State.COMPENSATING)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of the audit trail."""
+
+    order_id: str
+    service: str
+    kind: str
+    type: str
+    message_id: str | None = None
+    causation_id: str | None = None
+    note: str = ""
+
+
+_COLUMNS: Final = """order_id::text, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type,
+    open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float"""
+_LOCK: Final = f"SELECT {_COLUMNS} FROM sagas WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE".encode()  # noqa: S608
+_DUE: Final = f"""
+SELECT {_COLUMNS} FROM sagas WHERE active AND next_at <= now() - make_interval(secs => %s)
+ORDER BY order_id LIMIT %s FOR UPDATE SKIP LOCKED
+""".encode()  # noqa: S608
+_INSERT: Final = b"""
+INSERT INTO sagas (order_id, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type, open_id, active,
+    attention, reason, sends, next_at)
+SELECT i, v, w, b, t, s, string_to_array(f, ','), st, ot, oi, a, at, r, se, now() + make_interval(secs => n)
+FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+    %s::uuid[], %s::bool[], %s::bool[], %s::text[], %s::int[], %s::float[])
+    AS x(i, v, w, b, t, s, f, st, ot, oi, a, at, r, se, n)
+"""
+_SAVE: Final = b"""
+UPDATE sagas o SET version = s.version, facts = string_to_array(s.facts, ','), state = s.state, open_type = s.open_type,
+    open_id = s.open_id, active = s.active, attention = s.attention, reason = s.reason, sends = s.sends,
+    updated_at = now(), progress_at = CASE WHEN s.progressed THEN now() ELSE o.progress_at END,
+    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END
+FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::bool[], %s::bool[], %s::text[],
+    %s::int[], %s::bool[], %s::float[])
+    AS s(id, version, facts, state, open_type, open_id, active, attention, reason, sends, progressed, next_in)
+WHERE o.order_id = s.id
+"""
+_LOG: Final = b"""
+INSERT INTO saga_log (order_id, service, kind, type, message_id, causation_id, note)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
+"""
+
+
+def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Saga]]:
+    """Locks sagas in key order. Sent now, read when called."""
+    rows = connection.execute(_LOCK, [list(set(order_ids))])
+    return lambda: {row[0]: _saga(row) for row in rows}
+
+
+def due(connection: Connection, drained_ago: float, limit: int) -> list[Saga]:
+    """Locks active sagas whose time has come, and that had the chance to hear from the queue since."""
+    return [_saga(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+
+
+def _saga(row: Sequence[Any]) -> Saga:
+    return Saga(
+        row[0], row[1], Workflow(row[2]), EventBus(row[3]), row[4], OrderSnapshot.model_validate_json(row[5]),
+        set(row[6]), State(row[7]), *row[8:14],
+    )  # fmt: skip
+
+
+def insert(connection: Connection, sagas: Sequence[Saga]) -> None:
+    """Stores new sagas. Raises UniqueViolation where another process was first."""
+    if sagas:
+        columns = zip(
+            *(
+                (
+                    s.order_id, s.version, s.workflow.value, s.event_bus.value, s.traceparent,
+                    s.snapshot.model_dump_json(), ",".join(sorted(s.facts)), s.state.value, s.open_type, s.open_id,
+                    s.active, s.attention, s.reason[:500], s.sends, s.next_in or 0.0,
+                )
+                for s in sagas
+            ),
+            strict=True,
+        )  # fmt: skip
+        connection.execute(_INSERT, [list(column) for column in columns])
+
+
+def save(connection: Connection, sagas: Sequence[Saga]) -> None:
+    """Stores what has changed about sagas that are locked."""
+    if sagas:
+        columns = zip(
+            *(
+                (
+                    s.order_id, s.version, ",".join(sorted(s.facts)), s.state.value, s.open_type, s.open_id, s.active,
+                    s.attention, s.reason[:500], s.sends, s.progressed, s.next_in,
+                )
+                for s in sagas
+            ),
+            strict=True,
+        )  # fmt: skip
+        connection.execute(_SAVE, [list(column) for column in columns])
+
+
+def write_log(connection: Connection, entries: Sequence[LogEntry]) -> None:
+    """Appends to the audit trail, in the order given."""
+    if entries:
+        columns = zip(
+            *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
+            strict=True,
+        )
+        connection.execute(_LOG, [list(column) for column in columns])
+
+
+def prune(database: Database, keep_log: float) -> None:
+    """Forgets audit lines older than so many seconds; sagas are kept."""
+    database.query("DELETE FROM saga_log WHERE at < now() - make_interval(secs => %s)", [keep_log])

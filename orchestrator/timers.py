@@ -1,0 +1,89 @@
+"""The orchestrator as owner: what is open is sent again, undone at its deadline, and given to an operator in the end.
+
+The times are those of the order service's coordinator (settings), by the database's clock.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from orchestrator import engine, store
+from orchestrator.engine import State
+from orchestrator.handlers import advance, kind_of
+from orchestrator.store import LogEntry, Saga
+from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
+from orderflow.envelope import Envelope, compose
+from orderflow.outbox import Outbox
+from orderflow.saga import DEADLINE
+from orderflow.settings import Settings
+
+_LIMIT: Final = 100
+"""Sagas looked after in one transaction."""
+
+FAR: Final = 10 * 365 * 86400.0
+"""Seconds until a saga that waits for an operator is looked at."""
+
+
+class SagaSweeper:
+    """See `orderflow.service.Sweeper`."""
+
+    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+        self._outbox = outbox
+        self._settings = settings
+
+    def sweep(self, drained_ago: float) -> None:
+        with self._outbox.transaction() as unit:
+            sagas = store.due(unit.connection, drained_ago, _LIMIT)
+            log: list[LogEntry] = []
+            for saga in sagas:
+                envelope, note = self._look_after(saga)
+                if envelope:
+                    unit.stage([envelope])
+                    log.append(
+                        LogEntry(
+                            saga.order_id, "orchestrator", kind_of(envelope), envelope.name, envelope.id, note=note
+                        )
+                    )
+            store.save(unit.connection, sagas)
+            store.write_log(unit.connection, log)
+
+    def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
+        settings = self._settings
+        saga.version += 1
+        if saga.state is State.RUNNING and saga.waited >= settings.undo_after:
+            saga.facts.add(DEADLINE)
+            saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
+            message = advance(saga, settings)
+            return (_compose(saga, message, 0), "deadline") if message else (None, "")
+        if saga.state is State.COMPENSATING and saga.sends >= settings.undo_attempts:
+            saga.attention, saga.next_in = True, FAR
+            reason = f"no answer to {saga.open_type} after {saga.sends + 1} times"
+            saga.reason = saga.reason or reason
+            return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
+        saga.sends += 1
+        saga.next_in = self._next_look(saga)
+        assert saga.open_type is not None
+        message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
+        return _compose(saga, message, saga.sends), f"sent again, time {saga.sends}"
+
+    def _next_look(self, saga: Saga) -> float:
+        if saga.state is State.COMPENSATING:
+            return self._settings.undo_resend_every
+        times = self._settings.resend_after
+        if saga.sends < len(times):
+            return max(0.0, times[saga.sends] * random.uniform(0.9, 1.0) - saga.waited)
+        return max(0.0, self._settings.undo_after - saga.waited)
+
+
+def _compose(saga: Saga, message: Message, resend: int, *, own_id: bool = True) -> Envelope:
+    return compose(
+        message,
+        source="orchestrator",
+        order_id=saga.order_id,
+        workflow=saga.workflow,
+        event_bus=saga.event_bus,
+        message_id=saga.open_id if own_id else None,
+        traceparent=saga.traceparent,
+        resend=resend,
+    )

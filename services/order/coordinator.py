@@ -1,0 +1,147 @@
+"""The order service as owner: in choreography it watches the whole order; elsewhere only that its coordinator answers.
+
+What got no answer is sent again 10, 20 and 40 s after the last progress and undone at 60 s (settings); an undo every
+10 s, and after 20 of them the order needs an operator. All by the database's clock.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from orderflow.contracts import (
+    Message,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderPlaced,
+    OrderSnapshot,
+    name_of,
+)
+from orderflow.envelope import Envelope, compose
+from orderflow.outbox import Outbox
+from orderflow.routing import COORDINATOR
+from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
+from orderflow.settings import Settings
+from services.order import models
+from services.order.models import LogEntry, Order
+
+KNOWN_FACTS: Final = frozenset(
+    {DEADLINE, STEP_UNDONE, name_of(OrderCancellationRequested)}
+    | {name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone)}
+)
+
+_LIMIT: Final = 100
+"""Orders looked after in one transaction."""
+
+_PATIENCE: Final = 60.0
+"""Seconds between further reminders to a coordinator that has not answered at all."""
+
+FAR: Final = 10 * 365 * 86400.0
+"""Seconds until an order that waits for an operator is looked at."""
+
+
+def is_ours(order: Order) -> bool:
+    """Whether this service coordinates the order."""
+    return COORDINATOR[order.workflow] == "order"
+
+
+def progressed(order: Order, settings: Settings) -> None:
+    """The order came forward: its times start anew."""
+    order.progressed, order.sends = True, 0
+    order.next_in = settings.undo_resend_every if order.cancelling else settings.resend_after[0]
+
+
+def conclude(order: Order) -> list[Message]:
+    """CancelOrder to itself, as soon as nothing is owed any more."""
+    if order.open and order.cancelling and not still_owed(order.facts):
+        order.facts.add(name_of(OrderCancelled))
+        order.attention = False
+        return [OrderCancelled(reason=order.reason)]
+    return []
+
+
+def request_cancellation(order: Order, reason: str, settings: Settings) -> Envelope | None:
+    """Makes an open order cancelling; the message that says so, or None if it was cancelling by request already."""
+    if name_of(OrderCancellationRequested) in order.facts:
+        return None
+    order.facts.add(name_of(OrderCancellationRequested))
+    order.reason = order.reason or reason
+    order.answered = False  # by a coordinator: it has to answer this, too
+    progressed(order, settings)
+    return _compose(order, OrderCancellationRequested(reason=order.reason), order.cancel_id)
+
+
+class OrderSweeper:
+    """See `orderflow.service.Sweeper`."""
+
+    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+        self._outbox = outbox
+        self._settings = settings
+
+    def sweep(self, drained_ago: float) -> None:
+        with self._outbox.transaction() as unit:
+            orders = models.due(unit.connection, drained_ago, _LIMIT)
+            if not orders:
+                return
+            placed = [o.id for o in orders if not o.cancelling]
+            snapshots = models.snapshots(unit.connection, placed) if placed else {}
+            log: list[LogEntry] = []
+            for order in orders:
+                envelope, note = self._look_after(order, snapshots)
+                if envelope:
+                    unit.stage([envelope])
+                    log.append(LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note))
+                elif note:
+                    log.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
+            models.save(unit.connection, orders)
+            models.write_log(unit.connection, log)
+
+    def _look_after(self, order: Order, snapshots: dict[str, OrderSnapshot]) -> tuple[Envelope | None, str]:
+        settings = self._settings
+        if order.cancelling and (is_ours(order) or not order.answered):
+            return self._undo_again(order)
+        if not is_ours(order) and order.answered:
+            order.next_in = FAR  # the coordinator has it, and watches
+            return None, ""
+        if is_ours(order) and order.waited >= settings.undo_after:
+            order.facts.add(DEADLINE)
+            envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
+            return envelope, "deadline"
+        order.sends += 1
+        order.next_in = self._next_look(order)
+        message = OrderPlaced(order=snapshots[order.id])
+        return _compose(order, message, order.placed_id, order.sends), f"sent again, time {order.sends}"
+
+    def _next_look(self, order: Order) -> float:
+        times = self._settings.resend_after
+        if order.sends < len(times):
+            return max(0.0, times[order.sends] * random.uniform(0.9, 1.0) - order.waited)
+        if is_ours(order):
+            return max(0.0, self._settings.undo_after - order.waited)
+        return _PATIENCE
+
+    def _undo_again(self, order: Order) -> tuple[Envelope | None, str]:
+        settings = self._settings
+        if order.sends >= settings.undo_attempts:
+            order.attention, order.next_in = True, FAR
+            order.reason = order.reason or "an undo got no answer"
+            steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
+            return None, f"no answer to {steps} after {order.sends} times"
+        order.facts.add(name_of(OrderCancellationRequested))
+        order.sends += 1
+        order.next_in = settings.undo_resend_every
+        message = OrderCancellationRequested(reason=order.reason)
+        return _compose(order, message, order.cancel_id, order.sends), f"sent again, time {order.sends}"
+
+
+def _compose(order: Order, message: Message, message_id: str, resend: int = 0) -> Envelope:
+    return compose(
+        message,
+        source="order",
+        order_id=order.id,
+        workflow=order.workflow,
+        event_bus=order.event_bus,
+        message_id=message_id,
+        traceparent=order.traceparent,
+        resend=resend,
+    )

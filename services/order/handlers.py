@@ -1,0 +1,139 @@
+"""What the order service does with messages: the arbiter's two commands, and every outcome as a fact about its order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orderflow.contracts import (
+    CancelOrder,
+    ConfirmationRejected,
+    ConfirmOrder,
+    Message,
+    OrderAccepted,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderNeedsAttention,
+    Refusal,
+    ShipmentScheduled,
+    name_of,
+)
+from orderflow.errors import Rejected
+from orderflow.outbox import Unit
+from orderflow.processor import Incoming, Reply
+from orderflow.saga import STEPS, fact_of, still_owed
+from orderflow.settings import Settings
+from services.order import coordinator, models
+from services.order.models import LogEntry, Order
+
+_FACTS = frozenset(name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone))
+_HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
+    ConfirmOrder,
+    CancelOrder,
+    OrderAccepted,
+    OrderNeedsAttention,
+}
+
+
+class Orders:
+    """The order service as an application of the kernel: the arbiter, and the record of what is known."""
+
+    service = "order"
+    whole_orders = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def accept(self, message: Message) -> Message | None:
+        return message if type(message) in _HEARD else None
+
+    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+        orders = models.lock(unit.connection, (m.order_id for m in batch))()
+        log: list[LogEntry] = []
+        replies: list[Reply] = []
+        for incoming in batch:
+            order = orders.get(incoming.order_id)
+            if order is None:
+                replies.append(Rejected(f"there is no order {incoming.order_id}"))
+                continue
+            envelope = incoming.envelope
+            before = len(order.facts)
+            caused = [incoming.answer(m, self.service) for m in self._apply(order, incoming)]
+            if len(order.facts) > before or not incoming.known:
+                sender = envelope.source.removeprefix("orderflow/")
+                kind = "command" if isinstance(incoming.message, ConfirmOrder | CancelOrder) else "event"
+                log.append(
+                    LogEntry(
+                        order.id,
+                        sender,
+                        kind,
+                        envelope.name,
+                        envelope.id,
+                        envelope.causationid,
+                        _note(incoming.message),
+                    )
+                )
+            log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
+            if len(order.facts) > before:
+                coordinator.progressed(order, self._settings)
+            replies.append(caused)
+        models.save(unit.connection, list(orders.values()))
+        models.write_log(unit.connection, log)
+        return replies
+
+    def _apply(self, order: Order, incoming: Incoming) -> list[Message]:
+        message = incoming.message
+        order.answered |= not coordinator.is_ours(order)
+        match message:
+            case ConfirmOrder():
+                return [confirm(order)]
+            case CancelOrder(reason=reason, facts=facts):
+                return [cancel(order, reason, facts)]
+            case OrderNeedsAttention(reason=reason):
+                order.attention, order.reason = order.open, order.reason or reason
+                return []
+            case OrderAccepted():
+                return []
+        order.facts.add(fact_of(message))
+        if isinstance(message, Refusal) and order.cancelling:
+            order.reason = order.reason or message.reason
+        answers: list[Message] = []
+        if isinstance(message, ShipmentScheduled):
+            # The reaction: ShipmentScheduled → ConfirmOrder, this service's own command.
+            answers.append(confirm(order))
+        if coordinator.is_ours(order):
+            answers += coordinator.conclude(order)
+        return answers
+
+
+def confirm(order: Order) -> Message:
+    """ConfirmOrder: the arbiter confirms what is not cancelling. Decided once, under the row's lock."""
+    if order.confirmed:
+        return OrderConfirmed()
+    if order.cancelling or order.cancelled:
+        return ConfirmationRejected(reason="the order is being cancelled")
+    order.facts.add(name_of(OrderConfirmed))
+    order.attention = False
+    return OrderConfirmed()
+
+
+def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message:
+    """CancelOrder: CANCELLED if nothing is owed any more, else cancelling; never once it is confirmed."""
+    if order.confirmed:
+        return OrderConfirmed()
+    if order.cancelled:
+        return OrderCancelled(reason=order.reason)
+    order.reason = order.reason or reason
+    if not facts:
+        order.facts.add(name_of(OrderCancellationRequested))
+    order.facts |= set(facts) & coordinator.KNOWN_FACTS
+    if not order.cancelling or still_owed(order.facts):
+        order.facts.add(name_of(OrderCancellationRequested))
+        return OrderCancellationRequested(reason=order.reason)
+    order.facts.add(name_of(OrderCancelled))
+    order.attention = False
+    return OrderCancelled(reason=order.reason)
+
+
+def _note(message: Message) -> str:
+    return str(getattr(message, "reason", ""))

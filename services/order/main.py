@@ -1,0 +1,38 @@
+"""Wires the order service."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from orderflow.bus import Broker
+from orderflow.database import Database
+from orderflow.outbox import Outbox
+from orderflow.service import Service
+from orderflow.settings import Settings
+from services.order import api
+from services.order.coordinator import OrderSweeper
+from services.order.handlers import Orders
+from services.order.models import prune
+from services.order.placing import Placing
+from services.order.reading import Reading
+
+
+def build(settings: Settings, broker: Broker) -> Service:
+    """The service, not started."""
+    database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="order")
+    outbox = Outbox(database, lease=settings.lease)
+    return Service(
+        settings,
+        Orders(settings),
+        database,
+        outbox,
+        broker,
+        sweeper=OrderSweeper(outbox, settings),
+        prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
+    )
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Its HTTP views."""
+    placing = Placing(service.settings, service.database, service.outbox)
+    return api.blueprint(service.settings, service.outbox, placing, Reading(service.settings, service.database))

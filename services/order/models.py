@@ -1,0 +1,252 @@
+"""The order service's tables and the statements over them, each for a whole batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from orderflow.contracts import (
+    EventBus,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderSnapshot,
+    PaymentCharged,
+    StockReserved,
+    Workflow,
+    name_of,
+)
+from orderflow.database import Connection, Database
+from orderflow.saga import owed
+from services.order.domain import Product, Progress, Status, status
+
+TABLES: Final = """
+CREATE TABLE products (
+    sku text PRIMARY KEY,
+    name text NOT NULL,
+    amount bigint NOT NULL CHECK (amount >= 0),
+    currency text NOT NULL
+);
+CREATE TABLE orders (
+    id uuid PRIMARY KEY,
+    customer_id text NOT NULL,
+    workflow text NOT NULL,
+    event_bus text NOT NULL,
+    snapshot text NOT NULL,
+    amount bigint NOT NULL,
+    currency text NOT NULL,
+    traceparent text,
+    placed_id uuid NOT NULL,
+    cancel_id uuid NOT NULL,
+    facts text[] NOT NULL DEFAULT '{}',
+    status text NOT NULL DEFAULT 'PLACED',
+    reason text NOT NULL DEFAULT '',
+    open boolean NOT NULL DEFAULT true,
+    answered boolean NOT NULL DEFAULT false,
+    attention boolean NOT NULL DEFAULT false,
+    sends int NOT NULL DEFAULT 0,
+    progress_at timestamptz NOT NULL DEFAULT now(),
+    next_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT decided_once CHECK (
+        NOT ('OrderConfirmed' = ANY (facts) AND facts && '{OrderCancelled,OrderCancellationRequested}')
+    )
+) WITH (fillfactor = 60);
+CREATE INDEX orders_open ON orders (id) WHERE open;
+CREATE INDEX orders_customer ON orders (customer_id, id);
+CREATE TABLE order_log (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id uuid NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    service text NOT NULL,
+    kind text NOT NULL,
+    type text NOT NULL,
+    message_id uuid,
+    causation_id uuid,
+    note text NOT NULL DEFAULT ''
+);
+CREATE INDEX order_log_order ON order_log (order_id);
+CREATE TABLE idempotency_keys (
+    key text PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    order_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+PRODUCTS: Final = (
+    Product("BOOK-1", "The Mythical Man-Month", 1999, "EUR"),
+    Product("MUG-1", "Mug, 0.3 l", 1250, "EUR"),
+    Product("LAMP-1", "Desk lamp", 4900, "EUR"),
+    Product("RARE-1", "Signed first edition", 25000, "EUR"),
+    Product("SOLDOUT-1", "Last year's calendar", 900, "EUR"),
+)
+
+
+@dataclass(slots=True)
+class Order:
+    """An order as the arbiter sees it. `sends` counts what was sent again since the last progress; `waited` is the
+    seconds since then, by the database's clock, and `age` those since it was placed."""
+
+    id: str
+    workflow: Workflow
+    event_bus: EventBus
+    traceparent: str | None
+    placed_id: str
+    cancel_id: str
+    facts: set[str]
+    reason: str
+    answered: bool
+    attention: bool
+    sends: int
+    waited: float
+    age: float
+    next_in: float | None = field(default=None)
+    """Seconds until its owner looks again; None leaves it as it is."""
+    progressed: bool = field(default=False)
+
+    @property
+    def confirmed(self) -> bool:
+        return name_of(OrderConfirmed) in self.facts
+
+    @property
+    def cancelled(self) -> bool:
+        return name_of(OrderCancelled) in self.facts
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it can't be confirmed any more."""
+        return not self.confirmed and owed(self.facts) is not None
+
+    @property
+    def open(self) -> bool:
+        return not (self.confirmed or self.cancelled)
+
+    @property
+    def status(self) -> Status:
+        return status(
+            Progress(
+                reserved=name_of(StockReserved) in self.facts,
+                paid=name_of(PaymentCharged) in self.facts,
+                confirmed=self.confirmed,
+                cancelling=self.cancelling,
+                cancelled=self.cancelled,
+                needs_attention=self.attention,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of an order's timeline."""
+
+    order_id: str
+    service: str
+    kind: str
+    type: str
+    message_id: str | None = None
+    causation_id: str | None = None
+    note: str = ""
+
+
+_COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
+    answered, attention, sends, extract(epoch FROM now() - progress_at)::float, extract(epoch FROM now() - created_at)::float"""
+_LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
+_DUE: Final = f"""
+SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
+ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+""".encode()  # noqa: S608
+_INSERT: Final = b"""
+INSERT INTO orders (id, customer_id, workflow, event_bus, snapshot, amount, currency, traceparent, placed_id, cancel_id,
+    next_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s))
+RETURNING created_at
+"""
+_SAVE: Final = b"""
+UPDATE orders o SET facts = string_to_array(s.facts, ','), status = s.status, reason = s.reason, open = s.open,
+    answered = s.answered, attention = s.attention, sends = s.sends, updated_at = now(),
+    progress_at = CASE WHEN s.progressed THEN now() ELSE o.progress_at END,
+    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool[], %s::bool[], %s::int[], %s::bool[],
+    %s::float[]) AS s(id, facts, status, reason, open, answered, attention, sends, progressed, next_in)
+WHERE o.id = s.id
+"""
+_LOG: Final = b"""
+INSERT INTO order_log (order_id, service, kind, type, message_id, causation_id, note)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
+"""
+
+
+def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Order]]:
+    """Locks orders in key order. Sent now, read when called."""
+    rows = connection.execute(_LOCK, [list(set(order_ids))])
+    return lambda: {row[0]: _order(row) for row in rows}
+
+
+def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:
+    """Locks open orders that their owner must look after, and that had the chance to hear from its queue since."""
+    return [_order(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+
+
+def _order(row: Sequence[Any]) -> Order:
+    return Order(row[0], Workflow(row[1]), EventBus(row[2]), *row[3:6], set(row[6]), *row[7:13])
+
+
+def insert(
+    connection: Connection, order: Order, customer_id: str, snapshot: OrderSnapshot, first_look: float
+) -> Callable[[], datetime]:
+    """Stores a new order; its owner looks after it in `first_look` seconds. Gives when it was created."""
+    cursor = connection.execute(
+        _INSERT,
+        [
+            order.id, customer_id, order.workflow.value, order.event_bus.value, snapshot.model_dump_json(),
+            snapshot.total.amount, snapshot.total.currency, order.traceparent, order.placed_id, order.cancel_id,
+            first_look,
+        ],
+    )  # fmt: skip
+    return lambda: cursor.fetchall()[0][0]  # type: ignore[no-any-return]
+
+
+def save(connection: Connection, orders: Sequence[Order]) -> None:
+    """Stores what has changed about orders that are locked."""
+    if orders:
+        connection.execute(
+            _SAVE,
+            [
+                [o.id for o in orders],
+                [",".join(sorted(o.facts)) for o in orders],
+                [o.status.value for o in orders],
+                [o.reason[:500] for o in orders],
+                [o.open for o in orders],
+                [o.answered for o in orders],
+                [o.attention for o in orders],
+                [o.sends for o in orders],
+                [o.progressed for o in orders],
+                [o.next_in for o in orders],
+            ],
+        )
+
+
+def write_log(connection: Connection, entries: Sequence[LogEntry]) -> None:
+    """Appends to the timelines, in the order given."""
+    if entries:
+        columns = zip(
+            *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
+            strict=True,
+        )
+        connection.execute(_LOG, [list(column) for column in columns])
+
+
+def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderSnapshot]:
+    """The orders as they were accepted."""
+    rows = connection.execute("SELECT id::text, snapshot FROM orders WHERE id = ANY(%s::uuid[])", [list(order_ids)])
+    return {row[0]: OrderSnapshot.model_validate(json.loads(row[1])) for row in rows}
+
+
+def prune(database: Database, keep_log: float, keep_keys: float) -> None:
+    """Forgets log lines and idempotency keys that are older than so many seconds; orders are kept."""
+    database.query("DELETE FROM order_log WHERE at < now() - make_interval(secs => %s)", [keep_log])
+    database.query("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => %s)", [keep_keys])

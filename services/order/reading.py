@@ -1,0 +1,141 @@
+"""Reads orders and timelines; a timeline is merged from this service's log and its coordinator's."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import urllib3
+from pydantic import BaseModel, ValidationError
+
+from orderflow.contracts import OrderConfirmed, OrderPlaced, Workflow, name_of
+from orderflow.database import Database
+from orderflow.errors import Problem
+from orderflow.routing import COORDINATOR
+from orderflow.saga import STEPS, owed, still_owed
+from orderflow.settings import Settings
+from services.order.domain import Status
+from services.order.schemas import Amount, OrderAnswer, OrderPage, OrderQuery, Timeline, TimelineEntry, Waiting
+
+_COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at, reason,
+    customer_id"""
+
+
+class SagaView(BaseModel):
+    """What the orchestrator says of an order (`GET /sagas/{order_id}`), as far as a timeline needs it."""
+
+    log: list[TimelineEntry]
+    waiting_for: list[Waiting] | None
+
+
+class Reading:
+    """Answers questions about orders for one process."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._http = urllib3.PoolManager(timeout=1.0, retries=False, maxsize=4)
+
+    def order(self, order_id: str) -> OrderAnswer:
+        """One order. Raises Problem 404."""
+        rows = self._database.query(f"SELECT {_COLUMNS} FROM orders WHERE id = %s", [order_id])  # noqa: S608
+        if not rows:
+            raise Problem(404, "Unknown order", f"there is no order {order_id}")
+        return _answer(rows[0])
+
+    def page(self, asked: OrderQuery) -> OrderPage:
+        """Newest first; the cursor is the last id seen."""
+        wanted: dict[str, Any] = {
+            "status": asked.status and asked.status.value,
+            "workflow": asked.workflow and asked.workflow.value,
+            "customer_id": asked.customer_id,
+        }
+        conditions = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
+        if asked.status is not None and asked.status not in (Status.CONFIRMED, Status.CANCELLED):
+            conditions.append("open")  # so that the small index of open orders serves
+        if asked.cursor:
+            conditions.append("id < %(cursor)s")
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM orders {where} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608
+            wanted | {"cursor": asked.cursor, "limit": asked.limit + 1},
+        )
+        items = [_answer(row) for row in rows[: asked.limit]]
+        return OrderPage(items=items, next_cursor=items[-1].id if len(rows) > asked.limit else None)
+
+    def timeline(self, order_id: str) -> Timeline:
+        """All that is known of an order, in the order of time, and what it waits for. Raises Problem 404."""
+        order = self._database.query(
+            "SELECT workflow, facts, open, attention, progress_at FROM orders WHERE id = %s", [order_id]
+        )
+        if not order:
+            raise Problem(404, "Unknown order", f"there is no order {order_id}")
+        workflow, facts, is_open, attention, progress_at = order[0]
+        rows = self._database.query(
+            """SELECT at, service, kind, type, message_id::text, causation_id::text, note
+               FROM order_log WHERE order_id = %s ORDER BY seq""",
+            [order_id],
+        )
+        own = [TimelineEntry(**dict(zip(TimelineEntry.model_fields, row, strict=True))) for row in rows]
+        if COORDINATOR[Workflow(workflow)] == "order":
+            waiting = None if not is_open or attention else self._waiting(facts, progress_at)
+            return Timeline(entries=own, waiting_for=waiting)
+        saga = self._saga(order_id)
+        if saga is None:
+            return Timeline(entries=own, waiting_for=None, incomplete=["orchestrator"])
+        return Timeline(entries=_merge(own, saga.log), waiting_for=saga.waiting_for if is_open else None)
+
+    def _waiting(self, facts: list[str], since: datetime) -> list[Waiting]:
+        settings = self._settings
+        if owed(facts) is not None:
+            ends = since + timedelta(seconds=settings.undo_resend_every * settings.undo_attempts)
+            return [
+                Waiting(step=name_of(s.undo), service=s.service, since=since, deadline=ends)
+                for s in reversed(still_owed(facts))
+            ]
+        ends = since + timedelta(seconds=settings.undo_after)
+        for step in STEPS:
+            if name_of(step.success) not in facts:
+                return [Waiting(step=name_of(step.command), service=step.service, since=since, deadline=ends)]
+        return [Waiting(step="ConfirmOrder", service="order", since=since, deadline=ends)]
+
+    def _saga(self, order_id: str) -> SagaView | None:
+        """What the orchestrator knows, or None if it does not answer. It may not have heard of a new order yet."""
+        url = self._settings.orchestrator_url
+        if not url:
+            return None
+        headers = {}
+        if self._settings.orderflow_operator_keys:
+            headers["Authorization"] = f"Bearer {self._settings.orderflow_operator_keys[0].get_secret_value()}"
+        try:
+            answer = self._http.request("GET", f"{url}/sagas/{order_id}", headers=headers)
+            if answer.status == 404:
+                return SagaView(log=[], waiting_for=None)
+            return SagaView.model_validate_json(answer.data) if answer.status == 200 else None
+        except (urllib3.exceptions.HTTPError, ValidationError):
+            return None
+
+
+def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[TimelineEntry]:
+    """Both logs in the order of time. A message that both know counts once, as its coordinator saw it, except for the
+    first: the order itself came first."""
+    theirs = {entry.message_id for entry in other if entry.message_id}
+    mine = [e for e in own if e.message_id not in theirs or e.type in (name_of(OrderPlaced), name_of(OrderConfirmed))]
+    kept = {entry.message_id for entry in mine}
+    return sorted(mine + [e for e in other if e.message_id not in kept], key=lambda e: e.at)
+
+
+def _answer(row: Any) -> OrderAnswer:
+    order_id, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at, reason, customer = row
+    return OrderAnswer(
+        id=order_id,
+        status=status,
+        workflow=workflow,
+        event_bus=event_bus,
+        total=Amount(amount=amount, currency=currency),
+        trace_id=traceparent.split("-")[1] if traceparent else None,
+        created_at=created_at,
+        updated_at=updated_at,
+        reason=reason or None,
+        customer_id=customer,
+    )

@@ -1,0 +1,127 @@
+"""What callers of the order API send and get."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+
+from orderflow.clock import rfc3339
+from orderflow.contracts import EventBus, Sku, Workflow
+from orderflow.web import RequestModel
+from services.order.domain import Status
+
+MAX_LINES = 100
+MAX_PIECES = 10_000
+"""Of one line."""
+
+_Time = Annotated[datetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+_Short = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Long = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class OrderLine(RequestModel):
+    sku: Sku
+    quantity: Annotated[int, Field(gt=0, le=MAX_PIECES)]
+
+
+class ShippingAddress(RequestModel):
+    name: _Long
+    line1: _Long
+    city: _Short
+    postal_code: Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")]
+    """ISO 3166-1 alpha-2."""
+
+
+class OrderRequest(RequestModel):
+    customer_id: _Short
+    items: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=MAX_LINES)]
+    payment_method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    shipping_address: ShippingAddress
+    workflow: Workflow | None = None
+    event_bus: EventBus | None = None
+
+
+class CancelRequest(RequestModel):
+    reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class RetryRequest(RequestModel):
+    """Who retries an order that needed attention, and why; both are kept in its timeline."""
+
+    by: _Short
+    why: _Long
+
+
+class OrderQuery(RequestModel):
+    status: Status | None = None
+    workflow: Workflow | None = None
+    customer_id: _Short | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+
+
+class Amount(BaseModel):
+    """Minor units of an ISO 4217 currency."""
+
+    amount: int
+    currency: str
+
+
+class OrderAnswer(BaseModel):
+    id: str
+    status: Status
+    workflow: Workflow
+    event_bus: EventBus
+    total: Amount
+    trace_id: str | None
+    created_at: _Time
+    updated_at: _Time
+    reason: str | None = None
+    customer_id: str | None = None
+
+
+class OrderPage(BaseModel):
+    items: list[OrderAnswer]
+    next_cursor: str | None
+
+
+class ProductAnswer(BaseModel):
+    sku: str
+    name: str
+    price: Amount
+
+
+class ProductPage(BaseModel):
+    items: list[ProductAnswer]
+
+
+class TimelineEntry(BaseModel):
+    at: _Time
+    service: str
+    kind: Literal["command", "event", "note"]
+    type: str
+    message_id: str | None
+    causation_id: str | None
+    note: str = ""
+
+
+class Waiting(BaseModel):
+    """A step without an answer: since when, and when its owner gives up on it."""
+
+    step: str
+    service: str
+    since: _Time
+    deadline: _Time | None
+
+
+class Timeline(BaseModel):
+    """`incomplete` names coordinators that did not answer; their entries are missing."""
+
+    entries: list[TimelineEntry]
+    waiting_for: list[Waiting] | None
+    incomplete: list[str] = []
