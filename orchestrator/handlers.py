@@ -23,7 +23,7 @@ from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
-from orderflow.saga import STEPS, fact_of
+from orderflow.saga import STEPS, fact_of, owed
 from orderflow.settings import Settings
 
 _FACTS = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
@@ -73,7 +73,7 @@ class Orchestrator:
         before = len(saga.facts)
         if type(message) in _FACTS:
             saga.facts.add(fact_of(message))
-            if not saga.reason and saga.active and engine.owed(saga.facts) is not None:
+            if not saga.reason and saga.active and owed(saga.facts) is not None:
                 saga.reason = str(getattr(message, "reason", ""))
         caused: list[Envelope] = []
         if started or len(saga.facts) > before or not incoming.known:

@@ -95,8 +95,8 @@ SELECT {_COLUMNS} FROM sagas WHERE active AND next_at <= now() - make_interval(s
 ORDER BY order_id LIMIT %s FOR UPDATE SKIP LOCKED
 """.encode()  # noqa: S608
 _INSERT: Final = b"""
-INSERT INTO sagas (order_id, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type, open_id, active,
-    attention, reason, sends, next_at)
+INSERT INTO sagas (order_id, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type, open_id,
+    active, attention, reason, sends, next_at)
 SELECT i, v, w, b, t, s, string_to_array(f, ','), st, ot, oi, a, at, r, se, now() + make_interval(secs => n)
 FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
     %s::uuid[], %s::bool[], %s::bool[], %s::text[], %s::int[], %s::float[])

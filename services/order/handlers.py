@@ -1,4 +1,4 @@
-"""What the order service does with messages: the arbiter's two commands, and every outcome as a fact about its order."""
+"""What the order service does with messages: the arbiter's two commands, and outcomes as facts about their orders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from orderflow.settings import Settings
 from services.order import coordinator, models
 from services.order.models import LogEntry, Order
 
-_FACTS = frozenset(name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone))
 _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
     ConfirmOrder,
     CancelOrder,
@@ -60,7 +59,7 @@ class Orders:
             before = len(order.facts)
             caused = [incoming.answer(m, self.service) for m in self._apply(order, incoming)]
             if len(order.facts) > before or not incoming.known:
-                sender = envelope.source.removeprefix("orderflow/")
+                sender, note = envelope.source.removeprefix("orderflow/"), _note(incoming.message)
                 kind = "command" if isinstance(incoming.message, ConfirmOrder | CancelOrder) else "event"
                 log.append(
                     LogEntry(
@@ -70,7 +69,7 @@ class Orders:
                         envelope.name,
                         envelope.id,
                         envelope.causationid,
-                        _note(incoming.message),
+                        note,
                     )
                 )
             log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]

@@ -153,7 +153,8 @@ class LogEntry:
 
 
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
-    answered, attention, sends, extract(epoch FROM now() - progress_at)::float, extract(epoch FROM now() - created_at)::float"""
+    answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
+    extract(epoch FROM now() - created_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
@@ -192,7 +193,10 @@ def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:
 
 
 def _order(row: Sequence[Any]) -> Order:
-    return Order(row[0], Workflow(row[1]), EventBus(row[2]), *row[3:6], set(row[6]), *row[7:13])
+    return Order(
+        row[0], Workflow(row[1]), EventBus(row[2]), row[3], row[4], row[5], set(row[6]), row[7], row[8], row[9],
+        row[10], row[11], row[12],
+    )  # fmt: skip
 
 
 def insert(
@@ -207,7 +211,7 @@ def insert(
             first_look,
         ],
     )  # fmt: skip
-    return lambda: cursor.fetchall()[0][0]  # type: ignore[no-any-return]
+    return lambda: cursor.fetchall()[0][0]
 
 
 def save(connection: Connection, orders: Sequence[Order]) -> None:

@@ -70,7 +70,7 @@ class Placing:
         """
         workflow, event_bus = self._route(asked)
         snapshot = self._snapshot(asked)
-        traceparent = telemetry.current_traceparent()
+        traceparent = telemetry.new_trace()
         order = Order(
             clock.new_id(), workflow, event_bus, traceparent, clock.new_id(), clock.new_id(),
             set(), "", False, False, 0, 0.0, 0.0,
@@ -87,9 +87,7 @@ class Placing:
     def _route(self, asked: OrderRequest) -> tuple[Workflow, EventBus]:
         settings = self._settings
         errors = [
-            FieldError(
-                f"/{name}", "this system runs every order alike; ALLOW_WORKFLOW_OVERRIDE=true lets orders choose"
-            )
+            FieldError(f"/{name}", "all orders run alike here; ALLOW_WORKFLOW_OVERRIDE=true lets each choose")
             for name, value in (("workflow", asked.workflow), ("event_bus", asked.event_bus))
             if value is not None and not settings.override_allowed
         ]
@@ -140,9 +138,7 @@ def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
         traceparent=order.traceparent,
     )
     if len(envelope.encode()) > MAX_BYTES - 4096:
-        raise Problem(
-            413, "Order too large", f"as a message it would be over {MAX_BYTES - 4096} bytes; split the order"
-        )
+        raise Problem(413, "Order too large", f"as a message it is over {MAX_BYTES - 4096} bytes; split the order")
     return envelope
 
 

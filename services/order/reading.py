@@ -17,8 +17,8 @@ from orderflow.settings import Settings
 from services.order.domain import Status
 from services.order.schemas import Amount, OrderAnswer, OrderPage, OrderQuery, Timeline, TimelineEntry, Waiting
 
-_COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at, reason,
-    customer_id"""
+_COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at,
+    reason, customer_id"""
 
 
 class SagaView(BaseModel):
