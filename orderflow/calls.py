@@ -30,6 +30,7 @@ from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
 from orderflow.providers import EXPIRED, Answer, Refused, Success, Voided
 from orderflow.saga import Step
+from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,17 @@ class Limits:
     key_life: float = 24 * 3600
     lease: float = 10
     backoff: float = _BACKOFF
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """As the settings say."""
+        return cls(
+            timeout=settings.provider_timeout,
+            attempts=settings.provider_attempts,
+            concurrency=settings.provider_concurrency,
+            key_life=settings.provider_key_life,
+            lease=settings.lease,
+        )
 
     @property
     def whole_lease(self) -> float:

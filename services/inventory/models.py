@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from orderflow.database import Connection
+from orderflow.database import Connection, Database
 
 TABLES: Final = """
 CREATE TABLE stock (
@@ -33,6 +34,10 @@ START: Final[Mapping[str, int]] = {
     "SOLDOUT-1": 0,
 }
 """Pieces of each SKU at the start."""
+
+
+MOST: Final = 2_000_000_000
+"""Pieces of one SKU at most; its columns hold no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,13 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[]) AS decid
 _RELEASE: Final = b"""
 UPDATE reservations SET state = 'released', updated_at = now()
 WHERE order_id = ANY(%s::uuid[]) AND state <> 'released'
+"""
+_RESTOCK: Final = """
+UPDATE stock SET available = available + %s WHERE sku = %s AND available + reserved <= %s::int - %s::int
+RETURNING sku, available, reserved
+"""
+_RESERVATION: Final = """
+SELECT order_id::text, state, skus, quantities, reason, created_at, updated_at FROM reservations WHERE order_id = %s::uuid
 """
 
 
@@ -101,3 +113,35 @@ def add(connection: Connection, decided: Sequence[Reservation]) -> None:
 def release(connection: Connection, order_ids: Iterable[str]) -> None:
     """Turns reservations into tombstones."""
     connection.execute(_RELEASE, [list(order_ids)])
+
+
+Stock = tuple[str, int, int]
+"""SKU, available, reserved."""
+
+
+def list_stock(database: Database) -> list[Stock]:
+    """All SKUs in order."""
+    return [
+        (row[0], row[1], row[2]) for row in database.query("SELECT sku, available, reserved FROM stock ORDER BY sku")
+    ]
+
+
+def stock_of(database: Database, sku: str) -> Stock | None:
+    """One SKU; None if it is unknown."""
+    rows = database.query("SELECT sku, available, reserved FROM stock WHERE sku = %s", [sku])
+    return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def restock(database: Database, sku: str, quantity: int) -> Stock | None:
+    """Adds pieces; None if the SKU is unknown or would have more than `MOST` pieces."""
+    rows = database.query(_RESTOCK, [quantity, sku, MOST, quantity])
+    return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def reservation(database: Database, order_id: str) -> tuple[Reservation, datetime, datetime] | None:
+    """An order's reservation, with when it was made and changed; None if there is none."""
+    rows = database.query(_RESERVATION, [order_id])
+    if not rows:
+        return None
+    found, state, skus, quantities, reason, created_at, updated_at = rows[0]
+    return Reservation(found, state, dict(zip(skus, quantities, strict=True)), reason), created_at, updated_at

@@ -1,0 +1,94 @@
+"""Inventory over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from flask import Blueprint
+from pydantic import BaseModel, Field
+
+from orderflow import clock
+from orderflow.contracts import MAX_QUANTITY, Item
+from orderflow.errors import Problem
+from orderflow.service import Service
+from orderflow.web import Answer, RequestModel, body, not_found, operation
+from services.inventory import models
+
+
+class StockAnswer(BaseModel):
+    """Pieces of a SKU: free, and held by orders."""
+
+    sku: str
+    available: int
+    reserved: int
+
+
+class StockList(BaseModel):
+    items: list[StockAnswer]
+
+
+class RestockRequest(RequestModel):
+    quantity: Annotated[int, Field(gt=0, le=MAX_QUANTITY)]
+
+
+class ReservationAnswer(BaseModel):
+    order_id: str
+    state: Literal["reserved", "rejected", "released"]
+    items: list[Item]
+    reason: str
+    created_at: str
+    updated_at: str
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Inventory's own routes."""
+    api = Blueprint("inventory", __name__)
+    database = service.database
+
+    @api.get("/stock")
+    @operation("The stock of all SKUs", answers={200: StockList})
+    def stock() -> Answer:
+        return StockList(items=[_stock(row) for row in models.list_stock(database)])
+
+    @api.get("/stock/<sku:sku>")
+    @operation("The stock of a SKU", answers={200: StockAnswer}, problems=(404,))
+    def stock_of(sku: str) -> Answer:
+        row = models.stock_of(database, sku)
+        if row is None:
+            raise not_found(f"SKU {sku}")
+        return _stock(row)
+
+    @api.post("/stock/<sku:sku>/restock")
+    @operation("Adds pieces of a SKU", body=RestockRequest, answers={200: StockAnswer}, problems=(404, 409),
+               access="operator")  # fmt: skip
+    def restock(sku: str) -> Answer:
+        asked = body(RestockRequest)
+        row = models.restock(database, sku, asked.quantity)
+        if row is None:
+            if models.stock_of(database, sku) is None:
+                raise not_found(f"SKU {sku}")
+            raise Problem(409, "Conflict", f"with that, there would be more than {models.MOST} pieces of {sku}")
+        return _stock(row)
+
+    @api.get("/reservations/<id:order_id>")
+    @operation("The reservation of an order", answers={200: ReservationAnswer}, problems=(404,))
+    def reservation(order_id: str) -> Answer:
+        found = models.reservation(database, order_id)
+        if found is None:
+            raise not_found(f"reservation of order {order_id}")
+        row, created_at, updated_at = found
+        return ReservationAnswer(
+            order_id=row.order_id,
+            state=row.state,  # type: ignore[arg-type]
+            items=[Item(sku=sku, quantity=quantity) for sku, quantity in row.pieces.items()],
+            reason=row.reason,
+            created_at=clock.rfc3339(created_at),
+            updated_at=clock.rfc3339(updated_at),
+        )
+
+    return api
+
+
+def _stock(row: tuple[str, int, int]) -> StockAnswer:
+    sku, available, reserved = row
+    return StockAnswer(sku=sku, available=available, reserved=reserved)

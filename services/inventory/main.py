@@ -1,0 +1,19 @@
+"""Wires inventory: the one place that knows which parts it is made of."""
+
+from __future__ import annotations
+
+from orderflow.bus import Broker
+from orderflow.database import Database
+from orderflow.outbox import Outbox
+from orderflow.service import Service
+from orderflow.settings import Settings
+from services.inventory.api import blueprint
+from services.inventory.handlers import Inventory
+
+__all__ = ["blueprint", "build"]
+
+
+def build(settings: Settings, broker: Broker) -> Service:
+    """Inventory in this process, not yet started. Raises ConfigurationError."""
+    database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="inventory")
+    return Service(settings, Inventory(), database, Outbox(database, lease=settings.lease), broker)

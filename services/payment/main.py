@@ -1,0 +1,37 @@
+"""Wires payment: the one place that knows which parts it is made of."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from orderflow.bus import Broker
+from orderflow.calls import Limits
+from orderflow.database import Database
+from orderflow.outbox import Outbox
+from orderflow.service import Service
+from orderflow.settings import Settings
+from orderflow.simulator import Simulated
+from orderflow.simulator import api as simulator
+from services.payment import api
+from services.payment.handlers import Payment
+from services.payment.provider import PaymentProvider, simulated
+
+
+def build(settings: Settings, broker: Broker, provider: PaymentProvider | None = None) -> Service:
+    """Payment in this process, not yet started; with the simulated provider unless another is given.
+
+    Raises ConfigurationError.
+    """
+    database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="payment")
+    application = Payment(provider or simulated(settings), Limits.of(settings))
+    outbox = Outbox(database, lease=settings.lease)
+    return Service(settings, application, database, outbox, broker, close=application.close)
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Payment's routes, and the simulator's where the provider is simulated."""
+    routes = api.blueprint(service)
+    application = service.application
+    if isinstance(application, Payment) and isinstance(application.provider, Simulated):
+        routes.register_blueprint(simulator.blueprint(application.provider))
+    return routes

@@ -1,0 +1,48 @@
+"""Shipping over HTTP."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flask import Blueprint
+from pydantic import BaseModel
+
+from orderflow import clock
+from orderflow.service import Service
+from orderflow.web import Answer, not_found, operation
+from services.shipping.handlers import Shipping
+
+
+class ShipmentAnswer(BaseModel):
+    """`shipment_id` is the carrier's. No address is ever shown."""
+
+    order_id: str
+    state: Literal["intended", "done", "refused", "undoing", "undone"]
+    shipment_id: str | None
+    reason: str
+    created_at: str
+    updated_at: str
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Shipping's own routes."""
+    api = Blueprint("shipping", __name__)
+    application = service.application
+    assert isinstance(application, Shipping)
+
+    @api.get("/shipments/<id:order_id>")
+    @operation("The shipment of an order", answers={200: ShipmentAnswer}, problems=(404,))
+    def shipment(order_id: str) -> Answer:
+        row = application.intents.find(service.database.query, order_id)
+        if row is None:
+            raise not_found(f"shipment of order {order_id}")
+        return ShipmentAnswer(
+            order_id=row.order_id,
+            state=row.state,  # type: ignore[arg-type]
+            shipment_id=row.reference,
+            reason=row.reason,
+            created_at=clock.rfc3339(row.created_at),
+            updated_at=clock.rfc3339(row.updated_at),
+        )
+
+    return api

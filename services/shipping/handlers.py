@@ -1,0 +1,53 @@
+"""ScheduleShipment and CancelShipment: what they mean to the carrier, and what is answered; unaware of the workflow."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import Any
+
+from orderflow.calls import CallingApplication, Limits
+from orderflow.contracts import Message, ScheduleShipment, ShipmentCancelled, ShipmentScheduled
+from orderflow.intents import Intent
+from orderflow.providers import Refused, Success, Voided
+from orderflow.saga import SHIPMENT
+from services.shipping import models, reactions
+from services.shipping.provider import Carrier
+
+
+class Shipping(CallingApplication):
+    """Shipping as an application of the kernel. Commands are idempotent by order: the shipment's row answers."""
+
+    service = "shipping"
+    step = SHIPMENT
+    kind = "shipment"
+
+    def __init__(self, carrier: Carrier, limits: Limits, *, executor: Executor | None = None) -> None:
+        super().__init__(models.TABLE, limits, executor=executor)
+        self.carrier = carrier
+
+    def accept(self, message: Message) -> Message | None:
+        return reactions.react(message)
+
+    def request(self, command: Message) -> dict[str, Any]:
+        assert isinstance(command, ScheduleShipment)
+        return command.model_dump(mode="json")
+
+    def do(self, key: str, order_id: str, request: dict[str, Any]) -> Success | Refused:
+        asked = ScheduleShipment.model_validate(request)
+        return self.carrier.book(key, order_id, asked.items, asked.address)
+
+    def void(self, key: str, order_id: str) -> Voided:
+        return self.carrier.void(key, order_id)
+
+    def lookup(self, key: str) -> Success | None:
+        return self.carrier.lookup(key)
+
+    def success(self, row: Intent) -> Message:
+        return ShipmentScheduled(shipment_id=row.reference or "")
+
+    def undone(self, row: Intent) -> Message:
+        return ShipmentCancelled(shipment_id=row.reference)
+
+    def close(self) -> None:
+        super().close()
+        self.carrier.close()

@@ -1,0 +1,37 @@
+"""Wires shipping: the one place that knows which parts it is made of."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from orderflow.bus import Broker
+from orderflow.calls import Limits
+from orderflow.database import Database
+from orderflow.outbox import Outbox
+from orderflow.service import Service
+from orderflow.settings import Settings
+from orderflow.simulator import Simulated
+from orderflow.simulator import api as simulator
+from services.shipping import api
+from services.shipping.handlers import Shipping
+from services.shipping.provider import Carrier, simulated
+
+
+def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) -> Service:
+    """Shipping in this process, not yet started; with the simulated carrier unless another is given.
+
+    Raises ConfigurationError.
+    """
+    database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="shipping")
+    application = Shipping(carrier or simulated(settings), Limits.of(settings))
+    outbox = Outbox(database, lease=settings.lease)
+    return Service(settings, application, database, outbox, broker, close=application.close)
+
+
+def blueprint(service: Service) -> Blueprint:
+    """Shipping's routes, and the simulator's where the carrier is simulated."""
+    routes = api.blueprint(service)
+    application = service.application
+    if isinstance(application, Shipping) and isinstance(application.carrier, Simulated):
+        routes.register_blueprint(simulator.blueprint(application.carrier))
+    return routes

@@ -1,0 +1,10 @@
+"""Shipping's table: an intent an order. Its statements are those of `orderflow.intents`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orderflow import intents
+
+TABLE: Final = "shipments"
+TABLES: Final = intents.table(TABLE)

@@ -1,0 +1,48 @@
+"""What shipping asks of its carrier, and the simulated one. The rules are those of `orderflow.providers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from orderflow.contracts import Address, Item
+from orderflow.providers import Refused, Success, Voided
+from orderflow.settings import Settings
+from orderflow.simulator import Simulated
+from orderflow.simulator.provider import Trade, ledger_of
+from services.shipping import domain
+
+TRADE: Final = Trade("carrier", "shipment", "cancellation")
+
+
+class Carrier(Protocol):
+    """A real carrier's adapter has these methods too."""
+
+    def book(self, key: str, order_id: str, items: Sequence[Item], address: Address) -> Success | Refused:
+        """Books one shipment of all the items."""
+
+    def void(self, key: str, order_id: str) -> Voided:
+        """Cancels the shipment, or sees to it that there never is one."""
+
+    def lookup(self, key: str) -> Success | None:
+        """The shipment booked under `key`, if there is one."""
+
+    def close(self) -> None: ...
+
+
+class SimulatedCarrier(Simulated):
+    """Driven by postal codes."""
+
+    def book(self, key: str, order_id: str, items: Sequence[Item], address: Address) -> Success | Refused:
+        """See `Carrier`."""
+        refusal = domain.refusal(address.postal_code)
+        if refusal:
+            return self._refuse(refusal)
+        return self._do(key, order_id, slower=domain.seconds_to_book(address.postal_code, self.timeout))
+
+
+def simulated(settings: Settings) -> SimulatedCarrier:
+    """The simulated carrier as the settings say. Raises ConfigurationError."""
+    return SimulatedCarrier(
+        TRADE, ledger_of(settings), timeout=settings.provider_timeout, key_life=settings.provider_key_life
+    )
