@@ -43,8 +43,7 @@ def reached(point: str) -> None:
 
 def arm(point: str, action: Callable[[], None]) -> None:
     """Puts `action` at a point. Raises ConfigurationError for an unknown one."""
-    if point not in POINTS:
-        raise ConfigurationError(f"CRASH_AT={point!r} is unknown; choose one of: {', '.join(POINTS)}")
+    check(point)
     _armed[point] = action
 
 
@@ -53,13 +52,23 @@ def disarm() -> None:
     _armed.clear()
 
 
-def arm_crash(spec: str) -> None:
-    """Arms `point[:n]` with the death of this process at the n-th time."""
+def check(spec: str) -> tuple[str, int]:
+    """`point[:n]` as a point and a number. Raises ConfigurationError."""
     point, _, nth = spec.partition(":")
+    if point not in POINTS:
+        raise ConfigurationError(f"CRASH_AT={point!r} is unknown; choose one of: {', '.join(POINTS)}")
+    if nth and not nth.isdecimal():
+        raise ConfigurationError(f"CRASH_AT={spec!r}: {nth!r} is no number of times; write it as {point}:3")
+    return point, int(nth or 1)
+
+
+def arm_crash(spec: str) -> None:
+    """Arms `point[:n]` with the death of this process at the n-th time. Raises ConfigurationError."""
+    point, nth = check(spec)
     times = itertools.count(1)
 
     def die() -> None:
-        if next(times) == int(nth or 1):
+        if next(times) == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
     arm(point, die)

@@ -28,7 +28,7 @@ _MASK: Final = "[removed]"
 
 
 def configure(service: str, level: str) -> None:
-    """Sends structlog's and the standard library's records to stdout, one JSON object a line. Call it once, at the start."""
+    """Sends structlog's and the standard library's records to stdout, one JSON object a line. Call it once."""
     shared: list[Callable[[Any, str, MutableMapping[str, Any]], Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -61,7 +61,7 @@ def configure(service: str, level: str) -> None:
 
 
 def mask(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: takes out the values of known secret keys, at any depth, and shortens what is very long."""
+    """A structlog processor: takes out the values of secret keys, at any depth, and shortens what is very long."""
     for key, value in event.items():
         if key in _SECRET:
             event[key] = _MASK

@@ -1,0 +1,115 @@
+"""Runs one service: `python -m orderflow.serve order`.
+
+The main process checks the settings, takes the port and migrates the database; gunicorn's workers make everything that
+a fork would break (clients, pools, threads, the tracer) for themselves. `ORDERFLOW_ROLE=worker` runs without a port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from orderflow import failpoints, logs
+from orderflow.errors import ConfigurationError, DatabaseUnavailable
+from orderflow.migrate import migrate
+from orderflow.routing import SERVICES
+from orderflow.settings import Role, Settings, load, seal_aws
+
+log = structlog.get_logger(__name__)
+
+_HELP: Final = """
+Settings come from the environment; `.env.example` lists them all. The most important:
+  DATABASE_URL        this service's own PostgreSQL database
+  AWS_ENDPOINT_URL    LocalStack's address (locally; on AWS: ORDERFLOW_ENV=aws instead)
+  ORDERFLOW_ROLE      all (default): HTTP and messages; web: HTTP only; worker: messages only, no port
+  ORDERFLOW_BIND, *_PORT              where HTTP listens (ORDER_PORT, INVENTORY_PORT, …)
+  OTEL_EXPORTER_OTLP_ENDPOINT         where traces go; none: no traces are made
+
+SIGTERM ends it: it takes no more requests and messages, finishes what is in hand, and is gone within ten seconds.
+A database or broker that is away is waited for: /readyz says so meanwhile.
+Exit status: 0 stopped; 2 a setting is wrong, or the port is taken.
+"""
+
+_CLIENT_STALLS: Final = 10
+"""Seconds that a client may keep a thread waiting for the rest of its request, or to take the answer."""
+
+_PATIENCE: Final = 3.0
+"""Seconds that a start waits for the database; then it goes on without, and the workers keep trying."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the service that the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orderflow.serve",
+        description="Runs one of orderflow's services.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("service", choices=SERVICES, help="the service to run")
+    name = parser.parse_args(arguments).service
+    try:
+        settings = load()
+        logs.configure(name, settings.log_level)
+        seal_aws(settings)
+        if not settings.database_url.get_secret_value():
+            raise ConfigurationError(
+                "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
+            )
+        if settings.crash_at:
+            failpoints.check(settings.crash_at)
+        listener = None if settings.orderflow_role is Role.WORKER else listen(name, settings)
+        migrated = _migrated(name, settings)
+    except ConfigurationError as error:
+        print(f"{name} can't start: {error}", file=sys.stderr)  # noqa: T201 - before there is anything else
+        return 2
+    log.info("starting", role=settings.orderflow_role.value, port=listener and settings.port(name), pid=os.getpid())
+    if listener is None:
+        from orderflow.serving.worker import run as run_worker
+
+        run_worker(name, settings, migrated=migrated)
+    else:
+        from orderflow.serving.web import run as run_web
+
+        run_web(name, settings, listener, migrated=migrated)
+    return 0
+
+
+def listen(name: str, settings: Settings) -> socket.socket:
+    """Takes the service's port. Raises ConfigurationError that names the port and its variable."""
+    variable, port, host = f"{name.upper()}_PORT", settings.port(name), settings.orderflow_bind
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit these: without them, a client that stalls would keep its thread for ever.
+        limit = struct.pack("ll", _CLIENT_STALLS, 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{variable}={port} on {host} can't be used ({error.strerror or error}): "
+            f"stop what listens there, or set {variable} to a free port"
+        ) from error
+    return listener
+
+
+def _migrated(name: str, settings: Settings) -> bool:
+    try:
+        migrate(name, settings.database_url.get_secret_value(), patience=_PATIENCE)
+    except DatabaseUnavailable as error:
+        log.warning("starting without the database; it is migrated when it answers", error=str(error))
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

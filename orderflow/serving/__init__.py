@@ -1,0 +1,1 @@
+"""The two ways a service runs: under gunicorn, or as a worker without a port. See `orderflow.serve`."""

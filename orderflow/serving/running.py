@@ -1,0 +1,69 @@
+"""One service at work in a process, whoever runs it."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from types import ModuleType
+from typing import Final
+
+import structlog
+
+from orderflow import telemetry
+from orderflow.bus.broker import AwsBroker
+from orderflow.errors import DatabaseUnavailable
+from orderflow.migrate import migrate
+from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+MIGRATION_PATIENCE: Final = 3.0
+"""Seconds that a start waits for the database; then it goes on without, and the workers keep trying."""
+
+
+class Running:
+    """One service at work in this process: made, started as soon as its database is there, stopped once."""
+
+    def __init__(self, name: str, settings: Settings, *, migrated: bool) -> None:
+        telemetry.start(name, settings)
+        self.module = module_of(name)
+        self.service = self.module.build(settings, AwsBroker(settings))
+        self._name = name
+        self._url = settings.database_url.get_secret_value()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        if migrated:
+            self.service.start()
+        else:
+            threading.Thread(target=self._start_when_migrated, name="migration", daemon=True).start()
+
+    def stop_receiving(self) -> None:
+        """No more messages are taken. Safe within a signal handler."""
+        self.service.consumer.stop()
+
+    def stop(self, grace: float) -> None:
+        """Stops the service and sends the last spans, in about `grace` seconds."""
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._ended.set()
+            self.service.stop(grace)
+        telemetry.stop()
+
+    def _start_when_migrated(self) -> None:
+        while not self._ended.is_set():
+            try:
+                migrate(self._name, self._url, patience=MIGRATION_PATIENCE)
+            except DatabaseUnavailable as error:
+                log.warning("waiting for the database", error=str(error))
+                continue
+            with self._lock:
+                if not self._ended.is_set():
+                    self.service.start()
+            return
+
+
+def module_of(service: str) -> ModuleType:
+    """The module that wires `service`: it has `build(settings, broker)` and `blueprint(service)`."""
+    package = "orchestrator" if service == "orchestrator" else f"services.{service}"
+    return importlib.import_module(f"{package}.main")

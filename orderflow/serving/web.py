@@ -1,0 +1,108 @@
+"""Runs a service under gunicorn: gthread workers, nothing preloaded, everything made after the fork."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
+
+from orderflow import failpoints
+from orderflow.serving.running import Running
+from orderflow.settings import Settings
+
+_WHOLE: Final = 9
+"""Seconds from SIGTERM until gunicorn kills a worker that is still there."""
+
+_REQUESTS: Final = 4
+"""Of these, seconds for the requests in hand; the rest is for messages in hand and the last sends."""
+
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - heartbeat files: on a slow disk, their touch can block a worker
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Stops receiving messages at SIGTERM, while the last requests are still being answered."""
+
+    running: Running | None = None
+    stop_at = 0.0
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.stop_at = time.monotonic() + _WHOLE - 1
+        if self.running:
+            self.running.stop_receiving()
+        super().handle_exit(sig, frame)
+
+
+class QuietLogger(Logger):  # type: ignore[misc]
+    """Leaves gunicorn's records to the root logger; nothing is logged for each request."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
+class _Application(BaseApplication):  # type: ignore[misc]
+    def __init__(self, name: str, settings: Settings, listener: socket.socket, *, migrated: bool) -> None:
+        self._name = name
+        self._settings = settings
+        self._listener = listener
+        self._migrated = migrated
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self._settings
+        for key, value in {
+            "bind": f"fd://{self._listener.detach()}",
+            "workers": settings.web_workers,
+            "threads": settings.web_threads,
+            "worker_class": "orderflow.serving.web.Worker",
+            "logger_class": QuietLogger,
+            "proc_name": f"orderflow-{self._name}",
+            "graceful_timeout": _WHOLE,
+            "timeout": 30,
+            "keepalive": 75,
+            "limit_request_line": 4094,
+            "limit_request_fields": 64,
+            "limit_request_field_size": 8190,
+            "forwarded_allow_ips": "",
+            "post_fork": self._forked,
+            "worker_exit": _leave,
+            **({"worker_tmp_dir": str(_MEMORY)} if os.access(_MEMORY, os.W_OK) else {}),
+            **({"control_socket_disable": True} if "control_socket_disable" in self.cfg.settings else {}),
+        }.items():
+            self.cfg.set(key, value)
+
+    def load(self) -> Any:
+        """Called in each worker, after the fork."""
+        from orderflow import telemetry
+        from orderflow.web import create_app
+
+        running = Running(self._name, self._settings, migrated=self._migrated)
+        self._worker.running = running
+        app = create_app(running.service, [running.module.blueprint(running.service)])
+        telemetry.instrument(app)
+        return app
+
+    def _forked(self, arbiter: Any, worker: Worker) -> None:
+        self._worker = worker
+        worker.cfg.set("graceful_timeout", _REQUESTS)
+        # Those that replace a dead worker live: a fault test kills once.
+        if self._settings.crash_at and worker.age <= self._settings.web_workers:
+            failpoints.arm_crash(self._settings.crash_at)
+
+
+def _leave(arbiter: Any, worker: Worker) -> None:
+    """Called in the worker as the last thing, and in the main process for a worker that vanished."""
+    if worker.running and worker.pid == os.getpid():
+        worker.running.stop(max(1.0, worker.stop_at - time.monotonic()))
+
+
+def run(name: str, settings: Settings, listener: socket.socket, *, migrated: bool) -> None:
+    """Serves until SIGTERM; ends the process."""
+    _Application(name, settings, listener, migrated=migrated).run()
