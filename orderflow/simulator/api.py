@@ -79,7 +79,7 @@ def _item(entry: LedgerEntry) -> LedgerItem:
     return LedgerItem(
         id=entry.id,
         order_id=entry.order_id,
-        kind=entry.kind,  # type: ignore[arg-type]
+        kind=entry.kind,
         amount=money,
         idempotency_key=entry.idempotency_key,
         at=clock.rfc3339(entry.at),

@@ -1,4 +1,4 @@
-"""The simulated providers' tables, and what they do with them: each call is one function, one round trip, one commit."""
+"""The simulated providers' tables, and what they do with them: a call is one function, one round trip, one commit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS faults (
 
 -- The key's row is locked first, by its INSERT or by ON CONFLICT: a charge and the void of its key take turns.
 CREATE OR REPLACE FUNCTION provider_do(
-    what text, the_order uuid, cents bigint, its_currency text, the_key text, new_id text, key_life float8, loses boolean
+    what text, the_order uuid, cents bigint, its_currency text, the_key text, new_id text,
+    key_life float8, loses boolean
 ) RETURNS TABLE (verdict text, done text) LANGUAGE plpgsql AS $$
 DECLARE known idempotency_keys;
 BEGIN
@@ -112,8 +113,8 @@ class LedgerEntry:
 
 
 class Ledger:
-    """The providers' database. Connects, and makes its schema, when it is first used. Every method raises UnknownOutcome
-    if the database doesn't answer within `timeout` seconds."""
+    """The providers' database. Connects, and makes its schema, when it is first used. Every method raises
+    UnknownOutcome if the database doesn't answer within `timeout` seconds."""
 
     def __init__(self, url: str, *, timeout: float, size: int) -> None:
         if not url:

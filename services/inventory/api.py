@@ -79,7 +79,7 @@ def blueprint(service: Service) -> Blueprint:
         row, created_at, updated_at = found
         return ReservationAnswer(
             order_id=row.order_id,
-            state=row.state,  # type: ignore[arg-type]
+            state=row.state,
             items=[Item(sku=sku, quantity=quantity) for sku, quantity in row.pieces.items()],
             reason=row.reason,
             created_at=clock.rfc3339(created_at),

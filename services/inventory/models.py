@@ -74,7 +74,8 @@ UPDATE stock SET available = available + %s WHERE sku = %s AND available + reser
 RETURNING sku, available, reserved
 """
 _RESERVATION: Final = """
-SELECT order_id::text, state, skus, quantities, reason, created_at, updated_at FROM reservations WHERE order_id = %s::uuid
+SELECT order_id::text, state, skus, quantities, reason, created_at, updated_at
+FROM reservations WHERE order_id = %s::uuid
 """
 
 

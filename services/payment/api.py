@@ -41,9 +41,9 @@ def blueprint(service: Service) -> Blueprint:
             raise not_found(f"payment of order {order_id}")
         return PaymentAnswer(
             order_id=row.order_id,
-            state=row.state,  # type: ignore[arg-type]
+            state=row.state,
             amount=row.request.get("amount"),
-            refunded=row.result or None,  # type: ignore[arg-type]
+            refunded=row.result or None,
             payment_id=row.reference,
             reason=row.reason,
             created_at=clock.rfc3339(row.created_at),

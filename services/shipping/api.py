@@ -38,7 +38,7 @@ def blueprint(service: Service) -> Blueprint:
             raise not_found(f"shipment of order {order_id}")
         return ShipmentAnswer(
             order_id=row.order_id,
-            state=row.state,  # type: ignore[arg-type]
+            state=row.state,
             shipment_id=row.reference,
             reason=row.reason,
             created_at=clock.rfc3339(row.created_at),
