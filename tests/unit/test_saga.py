@@ -1,0 +1,91 @@
+"""What is owed, from the facts alone; and the routing table's own consistency."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orderflow import contracts as c
+from orderflow.contracts import Workflow, name_of
+from orderflow.routing import SERVICES, TABLE, Channel, heard_by, route
+from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, fact_of, owed, still_owed
+
+ALL_FACTS = sorted(
+    {name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone)}
+    | {DEADLINE, STEP_UNDONE, "OrderCancellationRequested", "ConfirmationRejected", "OrderConfirmed", "OrderCancelled"}
+)
+facts = st.sets(st.sampled_from(ALL_FACTS))
+
+
+@pytest.mark.parametrize(
+    ("known", "debts"),
+    [
+        ({"StockReserved", "PaymentCharged"}, None),
+        ({"StockRejected"}, ()),
+        ({"StockReserved", "PaymentDeclined"}, (STOCK,)),
+        ({"ShipmentRejected"}, (STOCK, PAYMENT)),
+        ({DEADLINE}, STEPS),
+        ({STEP_UNDONE}, STEPS),
+        ({"StockRejected", "OrderCancellationRequested"}, STEPS),
+        ({"ConfirmationRejected"}, STEPS),
+    ],
+)
+def test_what_is_owed(known: set[str], debts: object) -> None:
+    """A refusal owes what came before it; a deadline, a cancellation or an undone step owes all."""
+    assert owed(known) == debts
+
+
+@given(facts, facts)
+def test_the_debt_only_grows(some: set[str], more: set[str]) -> None:
+    """Whatever else becomes known, nothing is forgiven."""
+    assert set(owed(some) or ()) <= set(owed(some | more) or ())
+
+
+@given(facts)
+def test_what_was_undone_is_owed_no_more(known: set[str]) -> None:
+    """Once every undo is confirmed, nothing is left."""
+    assert still_owed(known | {name_of(step.undone) for step in STEPS}) == ()
+
+
+def test_a_refusal_of_an_undone_step_is_a_fact_of_its_own() -> None:
+    assert fact_of(c.PaymentDeclined(reason=c.UNDONE)) == STEP_UNDONE
+    assert fact_of(c.PaymentDeclined(reason="no funds")) == "PaymentDeclined"
+    assert fact_of(c.ConfirmationRejected(reason=c.UNDONE)) == "ConfirmationRejected"
+
+
+@pytest.mark.parametrize(("workflow", "step"), list(itertools.product(TABLE, STEPS)))
+def test_every_outcome_finds_a_coordinator(workflow: Workflow, step: object) -> None:
+    """In each workflow every outcome has a route with somebody at its end."""
+    for message in (step.success, step.refusal, step.undone):  # type: ignore[attr-defined]
+        assert route(workflow, message).listeners
+
+
+@pytest.mark.parametrize("workflow", list(TABLE))
+def test_routes_name_known_services(workflow: Workflow) -> None:
+    for cell in TABLE[workflow].values():
+        assert set(cell.listeners) <= set(SERVICES)
+        if cell.channel is Channel.QUEUE:
+            assert len(cell.listeners) == 1
+
+
+def test_each_step_has_one_driver() -> None:
+    """Nobody gets a step's command from a coordinator and by its own reaction as well."""
+    for workflow in TABLE:
+        commands = {m for m, cell in TABLE[workflow].items() if cell.channel is Channel.QUEUE}
+        heard = {name for service in ("inventory", "payment", "shipping") for name in heard_by(service).get(workflow, ())}
+        if STOCK.command in commands:
+            assert "OrderPlaced" not in heard
+        if PAYMENT.command in commands:
+            assert "StockReserved" not in heard
+        if SHIPMENT.command in commands:
+            assert not heard & {"PaymentCharged", "OrderPaid"}
+        else:
+            assert len(heard & {"PaymentCharged", "OrderPaid"}) == 1
+
+
+def test_an_unknown_route_names_the_message_and_the_workflow() -> None:
+    with pytest.raises(LookupError, match="OrderPaid has no route under choreography"):
+        route(Workflow.CHOREOGRAPHY, c.OrderPaid)
