@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
@@ -25,6 +26,14 @@ _LONGEST: Final = 4000
 """Characters of the longest value; only tracebacks come near."""
 
 _MASK: Final = "[removed]"
+
+_IN_TEXT: Final = re.compile(
+    r"\bpm_\w+|(?<=Bearer )\S+|\b\d{13,19}\b|(?<=input_value=).*?(?=, input_type=)|(?<=DETAIL:  ).*|(?<=://)[^/@\s]+(?=@)"
+)
+"""What libraries' error texts may quote: tokens, keys, card numbers, pydantic's and PostgreSQL's values, passwords."""
+
+_QUOTING: Final = frozenset({"detail", "error", "event", "exception", "reason"})
+"""Keys whose text may hold such quotes."""
 
 
 def configure(service: str, level: str) -> None:
@@ -66,6 +75,8 @@ def mask(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMa
         if key in _SECRET:
             event[key] = _MASK
         elif isinstance(value, str):
+            if key in _QUOTING:
+                event[key] = value = _IN_TEXT.sub(_MASK, value)
             if len(value) > _LONGEST:
                 event[key] = value[:_LONGEST] + "…"
         elif isinstance(value, Mapping | list | tuple):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
@@ -44,7 +47,23 @@ class QuietLogger(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         self.error_log.propagate = True
-        self.error_log.setLevel(logging.WARNING)
+        # Its warnings are about callers' malformed requests, and quote them.
+        self.error_log.setLevel(logging.ERROR)
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        # A client that stalled until the socket's time limit is no fault of this side.
+        if not isinstance(sys.exception(), BlockingIOError | TimeoutError):
+            super().exception(msg, *args, **kwargs)
+
+
+def _write_problem(client: socket.socket, status: int, reason: str, detail: str) -> None:
+    """What gunicorn answers itself, to what it can't read as HTTP: like every other error, as problem+json."""
+    body = json.dumps({"type": "about:blank", "title": reason, "status": status, "detail": "not a valid HTTP request"})
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    util.write_nonblock(client, (head + body).encode("latin-1"))
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
@@ -105,4 +124,5 @@ def _leave(arbiter: Any, worker: Worker) -> None:
 
 def run(name: str, settings: Settings, listener: socket.socket, *, migrated: bool) -> None:
     """Serves until SIGTERM; ends the process."""
+    util.write_error = _write_problem
     _Application(name, settings, listener, migrated=migrated).run()

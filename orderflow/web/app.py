@@ -9,14 +9,14 @@ import structlog
 from flask import Blueprint, Flask, Response, request
 from flask.sessions import NullSession, SessionInterface
 from pydantic import BaseModel
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from orderflow.service import Service
 from orderflow.web import metrics, pages, problems
 from orderflow.web.access import Access, guard
 from orderflow.web.operations import Operation, declared
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.reading import MAX_BODY, refuse_oversized
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,8 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     app.url_map.converters |= {"id": _Id, "sku": _Sku}
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.before_request(_refuse_oversized)
+    app.before_request(refuse_oversized)
+    app.before_request(_refuse_nul)
     app.before_request(guard(service.settings, lambda endpoint: access[endpoint]))
     problems.install(app)
     for blueprint in (*blueprints, pages.blueprint(service), metrics.blueprint(service)):
@@ -95,11 +96,7 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     return app
 
 
-def _refuse_oversized() -> None:
-    length = request.content_length
-    if length is not None and length > MAX_BODY:
-        raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
-    if length is None and request.environ.get("HTTP_TRANSFER_ENCODING"):
-        request.get_data(cache=True)  # raises once it has read too much
+def _refuse_nul() -> None:
+    # PostgreSQL can't hold it, so nothing can be found under such a name.
     if "\x00" in request.path:
         raise NotFound

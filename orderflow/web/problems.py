@@ -61,7 +61,7 @@ def _type_of(problem: Problem) -> str:
 
 
 def _problem(problem: Problem) -> Response:
-    if problem.status >= 500:
+    if problem.status >= 500 and request.endpoint != "pages.readyz":
         log.warning("problem", status=problem.status, title=problem.title, detail=problem.detail, path=request.path)
     return answer(problem)
 

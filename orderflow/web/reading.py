@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any, Final, NoReturn, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict, ValidationError
+from werkzeug.exceptions import HTTPException
 
 from orderflow.errors import FieldError, Problem
 
@@ -35,7 +38,7 @@ def body(model: type[Model], *, optional: bool = False) -> Model:
 
     Raises Problem: 400 (not JSON, not UTF-8, duplicate keys), 413, 415, or 422 with an entry a field.
     """
-    data = request.get_data(cache=True)
+    data = _received()
     if not data:
         if optional:
             data = b"{}"
@@ -59,6 +62,43 @@ def body(model: type[Model], *, optional: bool = False) -> Model:
         _refuse(error)
     _look_twice(data)
     return found
+
+
+def refuse_oversized() -> None:
+    """Before each request: refuses a body over the limit, also one that doesn't say its length and that no view reads.
+    Raises Problem."""
+    length = request.content_length
+    if length is not None and length > MAX_BODY:
+        raise _too_long()
+    environ = request.environ
+    if length is None and environ.get("HTTP_TRANSFER_ENCODING"):
+        with _reading():
+            data = environ["wsgi.input"].read(MAX_BODY + 1)
+        if len(data) > MAX_BODY:
+            raise _too_long()
+        # What views read from now on; werkzeug's own limit would cut a long body off instead of refusing it.
+        environ["wsgi.input"] = BytesIO(data)
+
+
+def _too_long() -> Problem:
+    return Problem(413, "Content Too Large", f"the body is longer than {MAX_BODY} bytes")
+
+
+def _received() -> bytes:
+    with _reading():
+        return request.get_data(cache=True)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (Problem, HTTPException):
+        raise
+    except (TimeoutError, BlockingIOError):
+        raise Problem(408, "Request Timeout", "the rest of the body did not come in time") from None
+    except Exception as error:  # noqa: BLE001 - whatever the server makes of a broken body, the caller sent it
+        raise Problem(400, "Malformed request", f"the body can't be read: {type(error).__name__}") from None
 
 
 def query(model: type[Model]) -> Model:
