@@ -52,10 +52,10 @@ RETURNING order_id::text, fence, request, extract(epoch FROM now() - created_at)
 """
 _SETTLE: Final = """
 WITH answered AS (
-    SELECT o, state, reference, reason, result
+    SELECT a.*
     FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
         AS a(o, fence, asked, state, reference, reason, result)
-    JOIN {table} AS locked ON locked.order_id = o AND locked.fence = a.fence AND locked.state = asked
+    JOIN {table} AS locked ON locked.order_id = o AND locked.fence = a.fence AND locked.state = a.asked
     ORDER BY o FOR UPDATE OF locked
 )
 UPDATE {table} AS known

@@ -1,0 +1,41 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orderflow import failpoints
+from tests.support import postgres as support
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Server]:
+    """A real PostgreSQL, shared by all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
+    folder.mkdir(exist_ok=True)
+    with support.server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def new_database(postgres: support.Server) -> Iterator[Callable[[str | None], str]]:
+    """Gives URLs of fresh databases, with a service's schema or empty; they are dropped after the module."""
+    made: list[str] = []
+
+    def make(service: str | None = None) -> str:
+        made.append(postgres.database(service))
+        return made[-1]
+
+    yield make
+    for url in made:
+        postgres.drop(url)
+
+
+@pytest.fixture(autouse=True)
+def _no_failpoint_stays_armed() -> Iterator[None]:
+    yield
+    failpoints.disarm()

@@ -1,0 +1,118 @@
+"""A real PostgreSQL for the tests: one server for all test processes of a run, a database of its own for who asks."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from cli.runtime.home import PROJECT, Home
+from cli.runtime.postgres import Postgres
+from orderflow.migrate import migrate
+
+_numbers = itertools.count(1)
+
+
+class Server:
+    """A running server that this process holds on to."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder = folder
+        self._url = url
+
+    def database(self, service: str | None = None) -> str:
+        """The URL of a new database: with the schema of `service`, or empty."""
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            if service is None:
+                connection.execute(f"CREATE DATABASE {name}")
+            else:
+                connection.execute(f"CREATE DATABASE {name} TEMPLATE {self._template(connection, service)}")
+        return self._at(name)
+
+    def drop(self, url: str) -> None:
+        """Drops a database, whoever is connected to it."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def _template(self, connection: psycopg.Connection, service: str) -> str:
+        name = f"template_{service}"
+        with locked(self._folder):
+            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
+                connection.execute(f"CREATE DATABASE {name}_new")
+                migrate(service, self._at(f"{name}_new"))
+                connection.execute(f"ALTER DATABASE {name}_new RENAME TO {name}")
+        return name
+
+    def _at(self, name: str) -> str:
+        return f"{self._url.rpartition('/')[0]}/{name}"
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[Server]:
+    """The server of all test processes that give the same `folder`; the first starts it, the last one's end stops it."""
+    with locked(folder):
+        found = _join(folder) or _start(folder)
+    pipe, url = found
+    try:
+        yield Server(folder, url)
+    finally:
+        os.close(pipe)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One test process at a time."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _hold(folder: Path) -> int | None:
+    try:
+        return os.open(folder / "pipe", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # nobody reads it (yet, or any more)
+        return None
+
+
+def _join(folder: Path) -> tuple[int, str] | None:
+    pipe = _hold(folder)
+    return None if pipe is None else (pipe, (folder / "url").read_text())
+
+
+def _start(folder: Path) -> tuple[int, str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = Home(folder / "home")
+    home.make()
+    postgres = Postgres(home, port)
+    postgres.prepare()
+    (folder / "pipe").unlink(missing_ok=True)
+    os.mkfifo(folder / "pipe")
+    with (folder / "postgres.log").open("a") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.keeper", str(home.path), str(port), str(folder / "pipe")],
+            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    pipe = None
+    ends = time.monotonic() + 20
+    while pipe is None or not postgres.answers():
+        if pipe is None and (joined := _hold(folder)) is not None:
+            pipe = joined
+        if time.monotonic() > ends or keeper.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start:\n{(folder / 'postgres.log').read_text()[-2000:]}")
+        time.sleep(0.05)
+    password = json.loads((home.state / "passwords.json").read_text())["postgres"]
+    url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+    (folder / "url").write_text(url)
+    return pipe, url

@@ -1,0 +1,265 @@
+"""Payment or shipping as one process would run them, without threads of its own, over the simulated provider."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from orderflow import clock, inbox
+from orderflow.calls import CallingApplication, Limits
+from orderflow.contracts import (
+    Address,
+    CancelShipment,
+    ChargePayment,
+    EventBus,
+    Item,
+    Message,
+    Money,
+    RefundPayment,
+    ScheduleShipment,
+    Workflow,
+)
+from orderflow.database import Database
+from orderflow.envelope import Envelope, compose, decode
+from orderflow.outbox import Outbox
+from orderflow.processor import Processor, Verdict
+from orderflow.simulator.ledger import Ledger
+from services.payment.handlers import Payment
+from services.payment.provider import TRADE as PAYMENTS
+from services.payment.provider import SimulatedPayments
+from services.shipping.handlers import Shipping
+from services.shipping.provider import TRADE as SHIPMENTS
+from services.shipping.provider import SimulatedCarrier
+
+LIMITS = Limits(timeout=0.2, attempts=3, concurrency=4, key_life=3600, lease=30, backoff=0.001)
+PRICE = Money(amount=3998, currency="EUR")
+
+
+class Inline(Executor):
+    """Runs a call at once, in the caller's thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Gate:
+    """Stops a thread at a point until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Event()
+        self._open = threading.Event()
+
+    def pass_through(self) -> None:
+        """Waits, as a thread that arrives."""
+        self.arrived.set()
+        assert self._open.wait(10), "nobody opened the gate"
+
+    def wait(self) -> None:
+        """Waits for a thread to arrive."""
+        assert self.arrived.wait(10), "nobody arrived at the gate"
+
+    def open(self) -> None:
+        """Lets it go on."""
+        self._open.set()
+
+
+@dataclass
+class Hooks:
+    """What happens just before and after a provider's effect, by call (`do`, `void`, `lookup`); and how often each ran."""
+
+    before: dict[str, Callable[[], None]] = field(default_factory=dict)
+    after: dict[str, Callable[[], None]] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def around(self, what: str) -> Iterator[None]:
+        self.calls[what] += 1
+        self.before.get(what, lambda: None)()
+        yield
+        self.after.get(what, lambda: None)()
+
+
+def _hooked(base: type) -> type:
+    """`base` (a simulated provider) with hooks around its calls."""
+
+    class Hooked(base):  # type: ignore[misc]
+        hooks: Hooks
+
+        def charge(self, *args: Any) -> Any:
+            with self.hooks.around("do"):
+                return super().charge(*args)
+
+        def book(self, *args: Any) -> Any:
+            with self.hooks.around("do"):
+                return super().book(*args)
+
+        def void(self, *args: Any) -> Any:
+            with self.hooks.around("void"):
+                return super().void(*args)
+
+        def lookup(self, *args: Any) -> Any:
+            with self.hooks.around("lookup"):
+                return super().lookup(*args)
+
+    return Hooked
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the two services, as data for tests that hold for both."""
+
+    service: str
+    table: str
+    does: str
+    undoes: str
+    application: Callable[..., CallingApplication]
+    provider: Callable[..., Any]
+    good: Message
+    bad: Message
+    undo: Message
+    success: str
+    refusal: str
+    undone: str
+
+
+def _address(postal_code: str) -> Address:
+    return Address(name="Ada", line1="1 Main St", city="Berlin", postal_code=postal_code, country="DE")
+
+
+_ITEMS = (Item(sku="BOOK-1", quantity=2),)
+
+PAYMENT = Kind(
+    "payment", "payments", "charge", "refund", Payment,
+    lambda *args, **kwargs: _hooked(SimulatedPayments)(PAYMENTS, *args, **kwargs),
+    ChargePayment(amount=PRICE, payment_method="pm_card_visa"),
+    ChargePayment(amount=PRICE, payment_method="pm_card_declined"),
+    RefundPayment(), "PaymentCharged", "PaymentDeclined", "PaymentRefunded",
+)  # fmt: skip
+SHIPPING = Kind(
+    "shipping", "shipments", "shipment", "cancellation", Shipping,
+    lambda *args, **kwargs: _hooked(SimulatedCarrier)(SHIPMENTS, *args, **kwargs),
+    ScheduleShipment(items=_ITEMS, address=_address("10115")),
+    ScheduleShipment(items=_ITEMS, address=_address("00000")),
+    CancelShipment(), "ShipmentScheduled", "ShipmentRejected", "ShipmentCancelled",
+)  # fmt: skip
+
+
+class World:
+    """The databases of one service and its provider; processes are made on it."""
+
+    def __init__(self, kind: Kind, url: str, providers_url: str) -> None:
+        self.kind = kind
+        self._url = url
+        self._admin = psycopg.connect(url, autocommit=True)
+        self.ledger = Ledger(providers_url, timeout=LIMITS.timeout, size=8)
+        self.ledger.open(10)
+        self._processes: list[Process] = []
+
+    def process(self, limits: Limits = LIMITS, *, executor: Executor | None = None) -> Process:
+        """Another process of the service."""
+        process = Process(self, self._url, limits, executor)
+        self._processes.append(process)
+        return process
+
+    def sql(self, statement: str, *parameters: Any) -> list[Any]:
+        cursor = self._admin.execute(statement, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def row(self, order_id: str) -> tuple[str, int]:
+        """(state, fence) of an order."""
+        [row] = self.sql(f"SELECT state, fence FROM {self.kind.table} WHERE order_id = %s", order_id)
+        return row
+
+    def expire_lease(self, order_id: str) -> None:
+        self.sql(f"UPDATE {self.kind.table} SET lease_until = now() - interval '1 s' WHERE order_id = %s", order_id)
+
+    def age(self, order_id: str, seconds: float) -> None:
+        """Makes the intent older."""
+        shift = "created_at = created_at - make_interval(secs => %s)"
+        self.sql(f"UPDATE {self.kind.table} SET {shift} WHERE order_id = %s", seconds, order_id)
+
+    def outcomes(self, order_id: str) -> list[Message]:
+        """All that was ever answered for an order, in order (nothing is published here, so the outbox holds it)."""
+        rows = self.sql("SELECT body FROM outbox WHERE order_id = %s ORDER BY entry", order_id)
+        return [decode(body).message() for (body,) in rows]
+
+    def entries(self, order_id: str) -> list[str]:
+        """The kinds of the provider's ledger entries of an order, oldest first."""
+        kinds = (self.kind.does, self.kind.undoes)
+        return [entry.kind for entry in reversed(self.ledger.entries(kinds, order_id, 100))]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        self.ledger.close()
+        self._admin.close()
+
+
+class Process:
+    """One process: its pool, its provider's client, its processor."""
+
+    def __init__(self, world: World, url: str, limits: Limits, executor: Executor | None) -> None:
+        kind = world.kind
+        self.database = Database(url, size=8, name=f"test-{kind.service}")
+        self.database.open()
+        provider = kind.provider(world.ledger, timeout=limits.timeout, key_life=limits.key_life)
+        self.hooks = provider.hooks = Hooks()
+        self.provider = provider
+        self.application = kind.application(provider, limits, executor=executor or Inline())
+        self.processor = Processor(
+            self.application,
+            Outbox(self.database, lease=10),
+            lambda message_id, error: inbox.count_failure(self.database, message_id, error),
+            parked_at=5,
+        )
+
+    def handle(self, *envelopes: Envelope) -> list[Verdict]:
+        """The verdicts on a batch; waits for the late ones."""
+        return [v.result(10) if isinstance(v, Future) else v for v in self.processor.process(envelopes)]
+
+    def close(self) -> None:
+        CallingApplication.close(self.application)  # the ledger is the world's
+        self.database.close()
+
+
+def ask(message: Message, order_id: str | None = None, message_id: str | None = None) -> Envelope:
+    """A command in its envelope, as an orchestrator sends it."""
+    return compose(
+        message, source="test", order_id=order_id or clock.new_id(), message_id=message_id,
+        workflow=Workflow.ORCHESTRATION, event_bus=EventBus.SNS,
+    )  # fmt: skip
+
+
+def names(messages: Sequence[Message]) -> list[str]:
+    """Their short names; a refusal of an undone step with its reason."""
+    return [type(m).__name__ + (":undone" if getattr(m, "reason", "") == "undone" else "") for m in messages]
+
+
+def in_background(job: Callable[[], Any]) -> Future[Any]:
+    """Runs `job` in a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+numbers = itertools.count(1)

@@ -1,0 +1,199 @@
+"""The whole system in one process and one thread: five services on the memory bus, real databases, real code.
+
+Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time `pass`. So every interleaving can
+be played, and a crash is an exception at a failpoint followed by `restart`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from pydantic import SecretStr
+
+from orchestrator import main as orchestrator
+from orderflow.bus.memory import MemoryBroker
+from orderflow.calls import CallingApplication
+from orderflow.errors import Transient
+from orderflow.service import Service
+from orderflow.settings import Settings
+from services.inventory import main as inventory
+from services.order import main as order
+from services.order.placing import Placing
+from services.order.schemas import OrderRequest
+from services.payment import main as payment
+from services.shipping import main as shipping
+
+BUILD: Final[Mapping[str, Callable[..., Service]]] = {
+    "order": order.build,
+    "inventory": inventory.build,
+    "payment": payment.build,
+    "shipping": shipping.build,
+    "orchestrator": orchestrator.build,
+}
+
+
+class Crash(BaseException):
+    """The death of a process, at a failpoint."""
+
+
+class Inline(Executor):
+    """Runs calls at once, in the caller's thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # as an executor does; a Crash passes
+            future.set_exception(error)
+        return future
+
+
+def request(**changes: Any) -> OrderRequest:
+    """A valid order, with changes: `sku`, `quantity`, `postal_code` or any field of the request."""
+    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": "10115", "country": "DE"}
+    address["postal_code"] = changes.pop("postal_code", "10115")
+    item = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
+    body = {"customer_id": "c-1", "items": [item], "payment_method": "pm_card_visa", "shipping_address": address}
+    return OrderRequest.model_validate(body | changes, strict=False)
+
+
+@dataclass
+class World:
+    """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with."""
+
+    urls: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def __post_init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.services: dict[str, Service] = {}
+        for name in BUILD:
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        """A new process of a service: nothing of its memory is left."""
+        values: dict[str, Any] = {"aws_endpoint_url": "http://memory", "lease": 0.05, "database_pool": 2} | dict(
+            self.settings
+        )
+        values |= {
+            "database_url": SecretStr(self.urls[name]),
+            "providers_database_url": SecretStr(self.urls["providers"]),
+        }
+        service = BUILD[name](Settings(**values), self.broker)
+        if isinstance(service.application, CallingApplication):
+            service.application._executor = Inline()
+        service.database.open()
+        self.services[name] = service
+
+    def close(self) -> None:
+        for service in self.services.values():
+            service.database.close()
+
+    def restart(self, name: str) -> None:
+        """kill -9, and a new process; what it had in hand becomes visible again."""
+        self.services[name].database.close()
+        self.broker.queues[name].redeliver()
+        self.start(name)
+
+    def place(self, **changes: Any) -> str:
+        """Places an order as the API does; its id."""
+        service = self.services["order"]
+        placing = Placing(service.settings, service.database, service.outbox)
+        return placing.place(request(**changes), None).order_id
+
+    def cancel(self, order_id: str) -> int:
+        """The customer's cancellation, over HTTP; the status code."""
+        return self.http("order").post(f"/orders/{order_id}/cancel").status_code
+
+    def http(self, name: str) -> Any:
+        """A client of the service's API."""
+        from orderflow.web import create_app
+
+        module = {"order": order, "inventory": inventory, "payment": payment, "shipping": shipping}.get(
+            name, orchestrator
+        )
+        return create_app(self.services[name], [module.blueprint(self.services[name])]).test_client()
+
+    def publish(self, name: str) -> None:
+        """Sends what the service's process has staged."""
+        publisher = self.services[name].publisher
+        while publisher._waiting:
+            publisher.step()
+
+    def deliver(self, name: str) -> int:
+        """One batch for a service; how many messages."""
+        return self.services[name].consumer.step(0)
+
+    def settle(self, rounds: int = 200) -> None:
+        """Until nothing moves any more."""
+        for _ in range(rounds):
+            for name in self.services:
+                self.publish(name)
+            if not sum(self.deliver(name) for name in self.services):
+                if not any(s.publisher._waiting for s in self.services.values()):
+                    return
+        raise AssertionError("the system does not come to rest")
+
+    def relay(self) -> None:
+        """Leases run out; whoever finds the messages sends them."""
+        for name, service in self.services.items():
+            service.outbox.flush()
+            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second'")
+            service.publisher.relay()
+            self.publish(name)
+
+    def pass_time(self, seconds: float = 0) -> None:
+        """Every owner looks after what it owns, as if `seconds` more had passed since the last progress."""
+        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
+            self.execute(
+                name,
+                f"UPDATE {table} SET next_at = now() - interval '1 s', progress_at = progress_at - make_interval(secs => %s)",
+                [seconds],
+            )
+            self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]
+
+    def expire_leases(self) -> None:
+        """The intents of processes that died can be taken over."""
+        self.execute(
+            "payment", "UPDATE payments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
+        )
+        self.execute(
+            "shipping", "UPDATE shipments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
+        )
+
+    def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
+        """A statement on a service's database, from outside."""
+        with psycopg.connect(self.urls[name], autocommit=True) as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def status(self, order_id: str) -> str:
+        return str(self.execute("order", "SELECT status FROM orders WHERE id = %s", [order_id])[0][0])
+
+    def parked(self) -> list[tuple[str, str]]:
+        """(service, reason) of all dead letters."""
+        return [(name, reason) for name, queue in self.broker.queues.items() for _, reason in queue.parked]
+
+    def recover(self, rounds: int = 60) -> None:
+        """Whatever happened: give it time, and every order comes to its end."""
+        for i in range(rounds):
+            try:
+                for queue in self.broker.queues.values():
+                    queue.redeliver()
+                self.expire_leases()
+                self.relay()
+                self.settle()
+            except Transient:
+                continue
+            if not self.execute("order", "SELECT 1 FROM orders WHERE open AND NOT attention LIMIT 1"):
+                self.relay()
+                self.settle()
+                return
+            self.pass_time(25 if i % 3 else 0)
+        raise AssertionError("orders stay open")
