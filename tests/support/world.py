@@ -137,6 +137,8 @@ class World:
                 self.publish(name)
             if not sum(self.deliver(name) for name in self.services):
                 if not any(s.publisher._waiting for s in self.services.values()):
+                    for service in self.services.values():
+                        service.outbox.flush()
                     return
         raise AssertionError("the system does not come to rest")
 
