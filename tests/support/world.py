@@ -78,7 +78,7 @@ class World:
 
     def start(self, name: str) -> None:
         """A new process of a service: nothing of its memory is left."""
-        values: dict[str, Any] = {"aws_endpoint_url": "http://memory", "lease": 0.05, "database_pool": 2} | dict(
+        values: dict[str, Any] = {"aws_endpoint_url": "http://memory", "lease": 60, "database_pool": 2} | dict(
             self.settings
         )
         values |= {
