@@ -19,6 +19,8 @@ from cli.runtime import Part, Plan, Runtime
 
 _TITLES: Final[Mapping[str, str]] = {"postgres": "PostgreSQL", "localstack": "LocalStack", "jaeger": "Jaeger"}
 _COLOURS: Final[Mapping[str, str]] = {"ready": "green", "failed": "bold red", "stopped": "dim"}
+_WIDE: Final = 110
+"""Columns from which commands and their explanations fit on one line."""
 _LOG_COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta")
 
 
@@ -79,17 +81,17 @@ def after_up(
         (plan.url("order") + "/docs", "the API"),
         ("make status, make logs, make down", "look after it; data stays until make reset"),
     )
-    grid = Table.grid(padding=(0, 3))
     for what, why in rows:
-        grid.add_row("  " + what.replace("orderflow ", ".venv/bin/orderflow "), Text(why, "dim"))
-    console.print(grid)
+        command = what.replace("orderflow ", ".venv/bin/orderflow ")
+        gap = " " * (56 - len(command)) if console.width >= _WIDE else "\n      "
+        console.print(f"  {command}{gap}[dim]{why}[/]", soft_wrap=True)
 
 
 def status(console: Console, plan: Plan, parts: Sequence[Part]) -> None:
     """The table of parts."""
-    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("part", "state", "pid", "port", "up", "url"):
-        table.add_column(column, justify="right" if column in ("pid", "port", "up") else "left")
+        table.add_column(column, justify="right" if column in ("pid", "port", "up") else "left", no_wrap=True)
     for part in parts:
         state = Text(part.state, _COLOURS.get(part.state, "yellow"))
         pid = str(part.pid) if part.pid else ""

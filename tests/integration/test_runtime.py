@@ -58,14 +58,15 @@ def client(system: EmbeddedRuntime, service: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ports() -> dict[str, str]:
-    return free_ports()
+def settings() -> dict[str, str]:
+    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
+    return {**free_ports(), "LONG_POLL": "1"}
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, str]) -> Iterator[EmbeddedRuntime]:
+def system(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) -> Iterator[EmbeddedRuntime]:
     """One running system for the tests of this file; each leaves it ready."""
-    runtime = EmbeddedRuntime(tmp_path_factory.mktemp("runtime") / "home", ports)
+    runtime = EmbeddedRuntime(tmp_path_factory.mktemp("runtime") / "home", settings)
     try:
         runtime.up()
         yield runtime
@@ -166,10 +167,10 @@ def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRu
         until(lambda: all_ready(system))
 
 
-def test_a_changed_setting_restarts_the_services_only(system: EmbeddedRuntime, ports: dict[str, str]) -> None:
+def test_a_changed_setting_restarts_the_services_only(system: EmbeddedRuntime, settings: dict[str, str]) -> None:
     """`up` on a running system tells old and new; LocalStack and PostgreSQL go on."""
     before = {name: system.pid(name) for name in PARTS}
-    switched = EmbeddedRuntime(system.home.path, {**ports, "WORKFLOW_MODE": "orchestration"})
+    switched = EmbeddedRuntime(system.home.path, {**settings, "WORKFLOW_MODE": "orchestration"})
     assert switched.up() == {"WORKFLOW_MODE": ("choreography", "orchestration")}
     after = {name: system.pid(name) for name in PARTS}
     assert {name for name in PARTS if before[name] == after[name]} == {"localstack", "postgres"}
@@ -177,19 +178,19 @@ def test_a_changed_setting_restarts_the_services_only(system: EmbeddedRuntime, p
     assert system.up() == {"WORKFLOW_MODE": ("orchestration", "choreography")}
 
 
-def test_a_setting_of_one_service_restarts_that_one_only(system: EmbeddedRuntime, ports: dict[str, str]) -> None:
+def test_a_setting_of_one_service_restarts_that_one_only(system: EmbeddedRuntime, settings: dict[str, str]) -> None:
     """Nothing else is disturbed."""
     before = {name: system.pid(name) for name in PARTS}
-    EmbeddedRuntime(system.home.path, ports, {"shipping": {"LOG_LEVEL": "DEBUG"}}).up()
+    EmbeddedRuntime(system.home.path, settings, {"shipping": {"LOG_LEVEL": "DEBUG"}}).up()
     assert {name for name in PARTS if before[name] != system.pid(name)} == {"shipping"}
 
 
 def test_a_taken_port_stops_the_start_and_nothing_is_left(
-    system: EmbeddedRuntime, tmp_path: Path, ports: dict[str, str]
+    system: EmbeddedRuntime, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     """The message names port, variable and process."""
-    other = EmbeddedRuntime(tmp_path / "other", {**free_ports(), "SHIPPING_PORT": ports["SHIPPING_PORT"]})
-    with pytest.raises(RuntimeProblem, match=rf"Port {ports['SHIPPING_PORT']} \(SHIPPING_PORT\) is taken by"):
+    other = EmbeddedRuntime(tmp_path / "other", {**free_ports(), "SHIPPING_PORT": settings["SHIPPING_PORT"]})
+    with pytest.raises(RuntimeProblem, match=rf"Port {settings['SHIPPING_PORT']} \(SHIPPING_PORT\) is taken by"):
         other.up()
     assert not other.running
     assert leftovers.find(other.home) == []
