@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,9 @@ from orderflow import clock, failpoints
 from orderflow.errors import UnknownOutcome
 from orderflow.processor import Done, Later, Park
 from tests.support.steps import LIMITS, PAYMENT, SHIPPING, Gate, Process, World, ask, in_background, names
+
+AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
+"""Where a process can die in the first and the last phase."""
 
 
 class Crash(BaseException):
@@ -251,10 +255,9 @@ class TestUnknownOutcome:
         process.application._executor = pool
         pool.submit(delay.pass_through)
         call = in_background(lambda: process.handle(ask(world.kind.good, order_id)))
-        while world.sql(
-            f"SELECT count(*) FROM {world.kind.table} WHERE order_id = %s AND lease_until < now()", order_id
-        ) == [(0,)]:
-            pass
+        expired = f"SELECT 1 FROM {world.kind.table} WHERE order_id = %s AND lease_until < now()"
+        while not world.sql(expired, order_id):
+            time.sleep(0.01)
         delay.open()
         assert kinds_of(call.result(10)) == [Later]
         assert (process.hooks.calls, world.entries(order_id)) == ({}, [])
@@ -268,9 +271,7 @@ class TestUnknownOutcome:
 
 
 class TestCrash:
-    @pytest.mark.parametrize(
-        "point", ["intent.before", "intent.after", "call.before", "call.after", "commit.before:2", "commit.after:2"]
-    )
+    @pytest.mark.parametrize("point", [*AROUND, "call.before", "call.after"])
     def test_a_command_survives_a_crash(self, world: World, order_id: str, point: str) -> None:
         """Wherever the process died: the message comes again, and there is one call's effect and one outcome."""
         message = ask(world.kind.good, order_id)
@@ -279,9 +280,7 @@ class TestCrash:
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
 
-    @pytest.mark.parametrize(
-        "point", ["intent.before", "intent.after", "undo.before", "undo.after", "commit.before:2", "commit.after:2"]
-    )
+    @pytest.mark.parametrize("point", [*AROUND, "undo.before", "undo.after"])
     @pytest.mark.parametrize("state", ["absent", "done"])
     def test_an_undo_survives_a_crash(self, world: World, order_id: str, point: str, state: str) -> None:
         """Likewise; given back once."""

@@ -60,7 +60,7 @@ class Server:
 
 @contextmanager
 def server(folder: Path) -> Iterator[Server]:
-    """The server of all test processes that give the same `folder`; the first starts it, the last one's end stops it."""
+    """The server of all test processes with the same `folder`: the first starts it, the end of the last stops it."""
     with locked(folder):
         found = _join(folder) or _start(folder)
     pipe, url = found

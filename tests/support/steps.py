@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +77,7 @@ class Gate:
 
 @dataclass
 class Hooks:
-    """What happens just before and after a provider's effect, by call (`do`, `void`, `lookup`); and how often each ran."""
+    """What happens just before and after a provider's effect, by call (`do`, `void`, `lookup`); how often each ran."""
 
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
     after: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -260,6 +259,3 @@ def in_background(job: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-numbers = itertools.count(1)
