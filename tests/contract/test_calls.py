@@ -29,6 +29,12 @@ def world(request: pytest.FixtureRequest, new_database: Callable[[str | None], s
     found.close()
 
 
+@pytest.fixture(autouse=True)
+def _processes_end(world: World) -> Iterator[None]:
+    yield
+    world.stop_processes()
+
+
 @pytest.fixture
 def process(world: World) -> Process:
     return world.process()

@@ -200,9 +200,13 @@ class World:
         kinds = (self.kind.does, self.kind.undoes)
         return [entry.kind for entry in reversed(self.ledger.entries(kinds, order_id, 100))]
 
+    def stop_processes(self) -> None:
+        """Ends all processes that were made."""
+        while self._processes:
+            self._processes.pop().close()
+
     def close(self) -> None:
-        for process in self._processes:
-            process.close()
+        self.stop_processes()
         self.ledger.close()
         self._admin.close()
 
