@@ -26,17 +26,15 @@ from orderflow.measures import count_unheard, unheard
 from orderflow.routing import Channel
 
 if TYPE_CHECKING:
-    from flask import Flask
     from opentelemetry.sdk.trace import TracerProvider
 
     from orderflow.outbox import Entry
     from orderflow.settings import Settings
 
-__all__ = ["count_unheard", "instrument", "new_trace", "start", "stop", "trace_id", "unheard"]
+__all__ = ["count_unheard", "new_trace", "start", "stop", "trace_id", "unheard"]
 
 _FLAGS: Final = {flag: TraceFlags(flag) for flag in (0, 1)}
 _SYSTEMS: Final = {"sns": "aws.sns", "eventbridge": "aws.eventbridge"}
-_UNTRACED: Final = "healthz,readyz,metrics,docs,openapi.json"
 
 _provider: TracerProvider | None = None
 _tracer: trace.Tracer | None = None
@@ -63,14 +61,9 @@ def use(service: str, provider: TracerProvider | None, *, stack: str = "orderflo
     _tracer = provider.get_tracer("orderflow") if provider else None
 
 
-def instrument(app: Flask) -> None:
-    """A span for each request of `app`, other than those for its health and its documentation."""
-    if _provider:
-        from opentelemetry.instrumentation.flask import FlaskInstrumentor
-
-        FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
-            app, tracer_provider=_provider, excluded_urls=_UNTRACED
-        )
+def tracer() -> trace.Tracer | None:
+    """This process's tracer, if there is one."""
+    return _tracer
 
 
 def stop() -> None:
@@ -110,8 +103,8 @@ def _span_context(traceparent: str | None) -> SpanContext | None:
     return found if found.is_valid else None
 
 
-def _parent(traceparent: str | None) -> otel_context.Context:
-    # An empty context, where there is no parent, rather than whatever is current.
+def parent(traceparent: str | None) -> otel_context.Context:
+    """The context for a child of `traceparent`; an empty one, rather than the current, where that is none."""
     found = _span_context(traceparent)
     empty = otel_context.Context()
     return trace.set_span_in_context(NonRecordingSpan(found), empty) if found else empty
@@ -175,7 +168,7 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
     for envelope in envelopes:
         span = _tracer.start_span(
             f"process {envelope.name}",
-            _parent(envelope.traceparent),
+            parent(envelope.traceparent),
             SpanKind.CONSUMER,
             {
                 "messaging.system": "aws_sqs",
@@ -296,7 +289,7 @@ def published(batch: Sequence[Entry], refused: set[int], began: int) -> None:
         over_bus = entry.channel is Channel.BUS
         span = _tracer.start_span(
             f"publish {envelope.name}",
-            _parent(envelope.traceparent),
+            parent(envelope.traceparent),
             SpanKind.PRODUCER,
             {
                 "messaging.system": _SYSTEMS[entry.target] if over_bus else "aws_sqs",

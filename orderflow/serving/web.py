@@ -99,14 +99,11 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         """Called in each worker, after the fork."""
-        from orderflow import telemetry
         from orderflow.web import create_app
 
         running = Running(self._name, self._settings, migrated=self._migrated)
         self._worker.running = running
-        app = create_app(running.service, [running.module.blueprint(running.service)])
-        telemetry.instrument(app)
-        return app
+        return create_app(running.service, [running.module.blueprint(running.service)])
 
     def _forked(self, arbiter: Any, worker: Worker) -> None:
         self._worker = worker

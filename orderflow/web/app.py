@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -17,17 +17,18 @@ from orderflow.web import metrics, pages, problems
 from orderflow.web.access import Access, guard
 from orderflow.web.operations import Operation, declared
 from orderflow.web.reading import MAX_BODY, refuse_oversized
+from orderflow.web.tracing import Application, name_span, traced
 
 log = structlog.get_logger(__name__)
 
-SECURITY_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+_SECURITY_HEADERS: Final = (
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 """On every answer that doesn't set its own."""
 
 
@@ -85,15 +86,27 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
 
     @app.after_request
     def finish(answer: Response) -> Response:
-        for name, value in SECURITY_HEADERS.items():
-            if name not in answer.headers:
-                answer.headers[name] = value
-        metrics.count_request(request.method, request.url_rule, answer.status_code)
+        rule = request.url_rule
+        metrics.count_request(request.method, rule, answer.status_code)
+        name_span(request.method, rule.rule if rule else None, answer.status_code)
         if verbose:
             log.debug("answered", method=request.method, path=request.path, status=answer.status_code)
         return answer
 
+    app.wsgi_app = traced(_secured(app.wsgi_app))  # type: ignore[method-assign, assignment]
     return app
+
+
+def _secured(application: Application) -> Application:
+    # On this level it costs a tenth of what it does on Flask's.
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            given = {name for name, _ in headers}
+            return start_response(status, headers + [h for h in _SECURITY_HEADERS if h[0] not in given], *error)
+
+        return application(environ, start)
+
+    return answer
 
 
 def _refuse_nul() -> None:

@@ -317,3 +317,25 @@ def test_a_receiver_of_spans_that_is_away_costs_nothing_but_the_spans() -> None:
         telemetry.stop()
         assert time.monotonic() - began < 2.5
         telemetry.use("orderflow", None)
+
+
+def test_a_request_is_a_span_by_its_route(exporter: InMemorySpanExporter) -> None:
+    """A child of the caller's context, named by method and route; health and documentation make none."""
+    from tests.support.web import client_of
+
+    client = client_of()
+    client.get("/stock/BOOK-1", headers={"traceparent": ROOT})
+    client.get("/fail/other")
+    for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        client.get(path)
+    found = spans(exporter)
+    assert set(found) == {"GET /stock/<sku:sku>", "GET /fail/<what>"}
+    [stock], [fail] = found["GET /stock/<sku:sku>"], found["GET /fail/<what>"]
+    assert stock.parent
+    assert f"{stock.parent.span_id:016x}" == ROOT[36:52]
+    assert (attributes(stock)["http.route"], attributes(stock)["http.response.status_code"]) == (
+        "/stock/<sku:sku>",
+        200,
+    )
+    assert fail.parent is None
+    assert fail.status.status_code is StatusCode.ERROR

@@ -1,0 +1,197 @@
+"""How a service starts and stops: messages for people, and the parts that need no broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from orderflow import failpoints
+from orderflow.errors import ConfigurationError
+from orderflow.serve import listen, main
+from orderflow.settings import Settings
+
+PROJECT = Path(__file__).parents[2]
+NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "VIRTUAL_ENV", "TMPDIR") if name in os.environ}
+    return kept | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "DATABASE_URL": NOWHERE} | settings
+
+
+def serve(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orderflow.serve", *arguments],
+        cwd=PROJECT, env=environment(**settings), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(**settings: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orderflow.serve", "inventory"],
+        cwd=PROJECT, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as found:
+        return str(found.getsockname()[1])
+
+
+def answer(port: str, path: str, process: subprocess.Popen[str]) -> httpx.Response:
+    ends = time.monotonic() + 20
+    while True:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+        except httpx.TransportError:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+
+
+def test_help_teaches() -> None:
+    """What to run, what to set, how it ends."""
+    done = serve("--help")
+    assert done.returncode == 0
+    for word in ("inventory", "DATABASE_URL", "ORDERFLOW_ROLE", "SIGTERM", "Exit status"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"WORKFLOW_MODE": "magic"}, ["WORKFLOW_MODE", "magic", "choreography", "orchestration"]),
+        ({"EVENT_BUS": "kafka"}, ["EVENT_BUS", "kafka", "sns", "eventbridge"]),
+        ({"AWS_ENDPOINT_URL": ""}, ["AWS_ENDPOINT_URL"]),
+        ({"DATABASE_URL": ""}, ["DATABASE_URL"]),
+        ({"CRASH_AT": "nowhere"}, ["CRASH_AT", "commit.before"]),
+        ({"CRASH_AT": "commit.before:x"}, ["CRASH_AT", "commit.before:3"]),
+        ({"INVENTORY_PORT": "99999"}, ["INVENTORY_PORT", "99999"]),
+        ({"WEB_THREADS": "many"}, ["WEB_THREADS", "many"]),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(
+    settings: dict[str, str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One message on stderr that names setting, value and choices; exit status 2."""
+    for name, value in {**environment(), **settings}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("orderflow.serve.seal_aws", lambda settings: None)
+    monkeypatch.setattr("orderflow.logs.configure", lambda service, level: None)
+    assert main(["inventory"]) == 2
+    printed = capsys.readouterr().err
+    for word in words:
+        assert word in printed
+
+
+def test_a_taken_port_is_named_with_its_variable() -> None:
+    """And what to do about it."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = serve("inventory", INVENTORY_PORT=str(port))
+    assert done.returncode == 2
+    assert f"INVENTORY_PORT={port}" in done.stderr
+    assert "free port" in done.stderr
+
+
+def test_an_impossible_address_is_named() -> None:
+    """ORDERFLOW_BIND that is not this machine's."""
+    settings: Any = {"aws_endpoint_url": "http://127.0.0.1:1", "orderflow_bind": "192.0.2.1"}
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1"):
+        listen("inventory", Settings(**settings))
+
+
+def test_connections_inherit_the_time_limit() -> None:
+    """A client that stalls loses its thread after a while (Linux hands the option down)."""
+    settings: Any = {"aws_endpoint_url": "http://127.0.0.1:1", "inventory_port": free_port()}
+    with (
+        closing(listen("inventory", Settings(**settings))) as listener,
+        closing(socket.create_connection(listener.getsockname())),
+        closing(listener.accept()[0]) as accepted,
+    ):
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO) == 10
+
+
+def test_only_loopback_is_bound_by_default() -> None:
+    """A fresh start is open to this machine alone."""
+    settings: Any = {"aws_endpoint_url": "http://127.0.0.1:1", "inventory_port": free_port()}
+    with closing(listen("inventory", Settings(**settings))) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["all", "web"])
+def test_it_starts_without_database_and_broker_and_says_so(role: str) -> None:
+    """Alive, not ready, named parts, 503 in time; and gone quickly at SIGTERM."""
+    port = free_port()
+    with serving(INVENTORY_PORT=port, ORDERFLOW_ROLE=role, WEB_WORKERS="2") as process:
+        assert answer(port, "/healthz", process).status_code == 200
+        ready = answer(port, "/readyz", process)
+        assert ready.status_code == 503
+        assert {"/database", "/broker"} <= {e["pointer"] for e in ready.json()["errors"]}
+        malformed = raw(port, b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n")
+        assert b" 400 " in malformed
+        assert b"application/problem+json" in malformed
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        output, _ = process.communicate(timeout=12)
+        assert time.monotonic() - began < 10
+        assert process.returncode == 0
+        assert "Traceback" not in output
+
+
+def raw(port: str, request: bytes) -> bytes:
+    with closing(socket.create_connection(("127.0.0.1", int(port)), timeout=5)) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+@pytest.mark.slow
+def test_a_worker_has_no_port_and_stops_at_sigterm() -> None:
+    """`ORDERFLOW_ROLE=worker` works while its port is somebody else's."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        with serving(INVENTORY_PORT=port, ORDERFLOW_ROLE="worker") as process:
+            assert process.stdout
+            line = process.stdout.readline()
+            while 'starting"' not in line:
+                line = process.stdout.readline()
+            time.sleep(2)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            process.communicate(timeout=12)
+            assert time.monotonic() - began < 10
+            assert process.returncode == 0
+
+
+def test_a_crash_point_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CRASH_AT=point:3` kills at the third time, not before."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    failpoints.arm_crash("commit.after:3")
+    try:
+        for _ in range(2):
+            failpoints.reached("commit.after")
+        assert killed == []
+        failpoints.reached("commit.after")
+        assert killed == [signal.SIGKILL]
+    finally:
+        failpoints.disarm()
