@@ -72,7 +72,7 @@ class Home:
         """Creates the folders. Raises RuntimeProblem where that isn't allowed."""
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for folder in (self.logs, self.run, self.state, self.localstack, self.socket.parent):
+            for folder in (self.logs, self.run, self.state, self.localstack / "tmp", self.socket.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.run / "writable").touch()
         except OSError as error:

@@ -43,6 +43,8 @@ def program(home: Home, plan: Plan) -> Program:
             "ORDERFLOW_STACK_DIGEST": _digest(FOLDER / "stack.yaml"),
             "FILESYSTEM_ROOT": str(home.localstack),
             "HOME": str(home.localstack),
+            # It deletes and makes TMPDIR/localstack at every start, also another system's.
+            "TMPDIR": str(home.localstack / "tmp"),
             "SERVICES": _SERVICES,
             "SQS_ENDPOINT_STRATEGY": "path",
             "LS_LOG": "error",

@@ -40,6 +40,8 @@ class Start:
         self._report = report
         self._probe = ServiceProbe(plan, postgres)
         self._cancelled = threading.Event()
+        self._localstack_started = threading.Event()
+        self._localstack_ready = threading.Event()
 
     def all(self) -> None:
         """Returns when all parts are ready. Raises the first RuntimeProblem, and stops waiting for the others."""
@@ -61,19 +63,27 @@ class Start:
         if not localstack.installed():
             self._report("localstack", "installing", "its own environment, 300 MB, once")
             localstack.install()
-        self._part("localstack", "and deploying the stack")
+        self._report("localstack", "starting", "and deploying the stack")
+        began = time.monotonic()
+        self._supervisor.start("localstack")
+        self._localstack_started.set()
+        self._await("localstack", began)
+        self._localstack_ready.set()
 
     def _postgres_and_services(self) -> None:
-        self._report("postgres", "starting", "")
+        self._report("postgres", "preparing", "")
         self._postgres.prepare()
         self._part("postgres")
         self._postgres.create_databases()
+        self._wait_for(self._localstack_started)  # while it is being installed they could only wait
+        began = time.monotonic()
         for service in SERVICES:
             self._supervisor.start(service)
             self._report(service, "starting", "")
-        began = time.monotonic()
+        self._wait_for(self._localstack_ready)
+        allowed = time.monotonic() - began + READY_SECONDS
         for service in SERVICES:
-            self._await(service, began)
+            self._await(service, began, allowed)
 
     def _part(self, name: str, detail: str = "") -> None:
         self._report(name, "starting", detail)
@@ -81,7 +91,12 @@ class Start:
         self._supervisor.start(name)
         self._await(name, began)
 
-    def _await(self, name: str, began: float) -> None:
+    def _wait_for(self, event: threading.Event) -> None:
+        while not event.wait(_POLL_SECONDS):
+            if self._cancelled.is_set():
+                raise _Cancelled
+
+    def _await(self, name: str, began: float, allowed: float = READY_SECONDS) -> None:
         deaths: set[float] = set()
         while not self._probe.ready(name):
             process = self._supervisor.processes().get(name)
@@ -89,8 +104,8 @@ class Start:
                 deaths.add(process.started)
                 if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
                     raise self._problem(name, "ends as soon as it is started")
-            if time.monotonic() - began > READY_SECONDS:
-                raise self._problem(name, f"isn't ready after {READY_SECONDS:.0f} s")
+            if time.monotonic() - began > allowed:
+                raise self._problem(name, f"isn't ready after {allowed:.0f} s")
             if self._cancelled.wait(_POLL_SECONDS):
                 raise _Cancelled
         self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
