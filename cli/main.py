@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import lifecycle
+from cli import lifecycle, order
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # they hold passwords
 )
 lifecycle.register(app)
+app.add_typer(order.app, name="order")
 
 
 def main() -> None:

@@ -1,0 +1,41 @@
+"""Options that take one of some words, and those that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypedDict
+
+import typer
+
+from orderflow.contracts import EventBus
+from orderflow.routing import TABLE
+
+
+class Choice(TypedDict):
+    """What makes a typer option take only certain words."""
+
+    parser: Callable[[str], str]
+    metavar: str
+
+
+def one_of(*words: str) -> Choice:
+    """For `typer.Option(**one_of(…))`: words known only when the program runs, such as the workflows that are built."""
+
+    def parse(value: str) -> str:
+        found = next((word for word in words if word.lower() == value.lower()), None)
+        if found is None:
+            raise typer.BadParameter(f"{value!r} is not one of: {', '.join(words)}")
+        return found
+
+    return {"parser": parse, "metavar": f"[{'|'.join(words)}]"}
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WorkflowOption = Annotated[
+    str | None,
+    typer.Option("--workflow", "-w", **one_of(*(w.value for w in TABLE)), help="Default: the running system's."),
+]
+BusOption = Annotated[
+    str | None,
+    typer.Option("--bus", "-b", **one_of(*(b.value for b in EventBus)), help="Default: the running system's."),
+]

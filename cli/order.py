@@ -1,0 +1,243 @@
+"""`orderflow order …`: place an order, watch it, compare workflows, look, cancel, retry."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Any, Final
+
+import typer
+
+from cli import client, trace, views, views_compare, views_watch
+from cli.choices import BusOption, JsonFlag, WorkflowOption, one_of
+from cli.client import Api, ApiProblem, Json
+from cli.compare import compare
+from cli.journey import follow, look, place, settle
+from cli.runtime import RuntimeProblem
+
+app = typer.Typer(help="Place orders and look after them.", no_args_is_help=True)
+
+_STATUSES: Final = ("PLACED", "STOCK_RESERVED", "PAID", "CONFIRMED", "CANCELLING", "CANCELLED", "NEEDS_ATTENTION")
+_LAST: Final = "last"
+
+OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id, or `last` for the newest order.")]
+
+
+def basket(
+    lines: list[tuple[str, int]], payment_method: str, postal_code: str, workflow: str | None, bus: str | None
+) -> Json:
+    """The body of `POST /orders`, with an address that is always the same."""
+    body: Json = {
+        "customer_id": "c-42",
+        "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
+        "payment_method": payment_method,
+        "shipping_address": {
+            "name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": postal_code, "country": "DE",
+        },
+    }  # fmt: skip
+    return body | {k: v for k, v in (("workflow", workflow), ("event_bus", bus)) if v}
+
+
+@app.command("place")
+def place_order(
+    sku: Annotated[str | None, typer.Option(help="What to order.  [default: BOOK-1]", show_default=False)] = None,
+    quantity: Annotated[int, typer.Option("--quantity", "-q", min=1, help="How many of --sku.")] = 1,
+    item: Annotated[list[str] | None, typer.Option(metavar="SKU:N", help="A line; may be repeated.")] = None,
+    payment_method: Annotated[
+        str, typer.Option("--payment-method", "-p", help="pm_card_visa, pm_card_declined or pm_card_timeout (slow).")
+    ] = "pm_card_visa",
+    postal_code: Annotated[str, typer.Option(help="00000 can't be delivered to; 99999 has a slow carrier.")] = "10115",
+    customer: Annotated[str, typer.Option(help="The customer's id.")] = "c-42",
+    workflow: WorkflowOption = None,
+    bus: BusOption = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same again places it once.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it move through the services.")] = False,
+    comparing: Annotated[bool, typer.Option("--compare", help="Once per workflow and bus, side by side.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Place an order. Without options: one BOOK-1, paid by a card that works.
+
+    \b
+    orderflow order place --watch                        see every message
+    orderflow order place --sku SOLDOUT-1 --watch        out of stock
+    orderflow order place -p pm_card_declined --watch    the card is declined, the stock goes back
+    orderflow order place --postal-code 00000 --watch    undeliverable: everything is undone
+    orderflow order place --item BOOK-1:2 --item MUG-1:1
+    orderflow order place --compare                      the same order under every workflow
+    """
+    if watch and comparing:
+        raise RuntimeProblem("--watch shows one order, --compare one per workflow.", "Give one of the two.")
+    if comparing and key:
+        raise RuntimeProblem("--compare places several orders; one key can't be for all.", "Leave out --key.")
+    lines = _lines(sku, quantity, item or [])
+    api = client.connect()
+    body = basket(lines, payment_method, postal_code, workflow, bus) | {"customer_id": customer}
+    console = views.console()
+    if comparing:
+        found = compare(api, body, workflow, bus, console if not as_json else None)
+        views.print_json([one.as_dict() for one in found]) if as_json else views_compare.show(console, found)
+        return
+    order = place(api, body, key)
+    if as_json:
+        if watch:
+            for _ in follow(api, order["id"]):
+                pass
+            _print_timeline(api, order["id"])
+        else:
+            views.print_json(order | {"trace_url": api.trace_url(order)})
+        return
+    console.print(views.order_facts(order, api), soft_wrap=True)
+    console.print()
+    if watch:
+        views_watch.watch(console, follow(api, order["id"]))
+    else:
+        console.print("See where it is: [bold]orderflow order timeline last[/]")
+
+
+@app.command("list")
+def list_orders(
+    status: Annotated[str | None, typer.Option(**one_of(*_STATUSES), help="Only those in this status.")] = None,
+    workflow: WorkflowOption = None,
+    customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Go on from where a list ended (its last id).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List orders, newest first.
+
+    \b
+    orderflow order list --status NEEDS_ATTENTION    those that wait for an operator
+    """
+    page = client.connect().get(
+        "order", "/orders", status=status, workflow=workflow, customer_id=customer, limit=limit, cursor=cursor
+    )
+    if as_json:
+        views.print_json(page)
+        return
+    console = views.console()
+    if not page["items"]:
+        console.print("No such orders. Place one: orderflow order place")
+        return
+    console.print(views.orders(page["items"]))
+    if page["next_cursor"]:
+        console.print(f"\n[dim]more: orderflow order list --cursor {page['next_cursor']}[/]", soft_wrap=True)
+
+
+@app.command()
+def show(order_id: OrderId, as_json: JsonFlag = False) -> None:
+    """Show an order, and what each service has done for it."""
+    api = client.connect()
+    order_id = resolve(api, order_id)
+    order = api.get("order", f"/orders/{order_id}")
+    parts = {
+        "stock": _part(api, "inventory", f"/reservations/{order_id}"),
+        "payment": _part(api, "payment", f"/payments/{order_id}"),
+        "shipment": _part(api, "shipping", f"/shipments/{order_id}"),
+    }
+    if as_json:
+        views.print_json(order | parts | {"trace_url": api.trace_url(order)})
+        return
+    more = [("placed", views.ago(order["created_at"]))] + [(name, _said(part)) for name, part in parts.items()]
+    views.console().print(views.order_facts(order, api, more), soft_wrap=True)
+
+
+@app.command()
+def timeline(order_id: OrderId, as_json: JsonFlag = False) -> None:
+    """Show what happened to an order, message by message, and what it waits for."""
+    api = client.connect()
+    order_id = resolve(api, order_id)
+    if as_json:
+        _print_timeline(api, order_id)
+        return
+    console = views.console()
+    console.print(views_watch.picture(look(api, order_id), console.width))
+
+
+@app.command()
+def watch(order_id: OrderId) -> None:
+    """Watch an order move until it is confirmed, cancelled, or needs attention."""
+    api = client.connect()
+    views_watch.watch(views.console(), follow(api, resolve(api, order_id)))
+
+
+@app.command()
+def cancel(
+    order_id: OrderId,
+    reason: Annotated[str, typer.Option(help="Kept with the order.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Cancel an order that isn't confirmed yet: whatever was done is undone."""
+    api = client.connect()
+    order_id = resolve(api, order_id)
+    _print_order(api, api.post("order", f"/orders/{order_id}/cancel", {"reason": reason} if reason else {}), as_json)
+
+
+@app.command()
+def retry(
+    order_id: OrderId,
+    why: Annotated[str, typer.Option(help="Kept in the order's timeline.")],
+    by: Annotated[str | None, typer.Option(help="Who asks.  [default: your user name]", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Go on with an order that NEEDS_ATTENTION (operators).
+
+    \b
+    orderflow order retry last --why "the carrier is back"
+    """
+    api = client.connect()
+    body = {"by": by or getpass.getuser(), "why": why}
+    order_id = resolve(api, order_id)
+    _print_order(api, api.post("order", f"/orders/{order_id}/retry", body, operator=True), as_json)
+
+
+app.command("trace")(trace.show)
+
+
+def resolve(api: Api, order_id: str) -> str:
+    """The id that was meant: itself, or the newest order's for `last`."""
+    if order_id != _LAST:
+        return order_id.strip().lower()
+    newest = api.get("order", "/orders", limit=1)["items"]
+    if not newest:
+        raise RuntimeProblem("There are no orders yet.", "Place one: orderflow order place")
+    return str(newest[0]["id"])
+
+
+def _lines(sku: str | None, quantity: int, items: list[str]) -> list[tuple[str, int]]:
+    lines = [(sku or "BOOK-1", quantity)] if sku or not items else []
+    for text in items:
+        name, _, number = text.rpartition(":")
+        if not name or not number.isascii() or not number.isdigit():
+            raise RuntimeProblem(f"--item {text!r} is not SKU:quantity.", "Write it like --item BOOK-1:2")
+        lines.append((name, int(number)))
+    return lines
+
+
+def _part(api: Api, service: str, path: str) -> Json | None:
+    try:
+        return api.find(service, path)
+    except ApiProblem as problem:
+        return {"state": "unknown", "reason": problem.what.splitlines()[0]}
+
+
+def _said(part: Json | None) -> str:
+    if part is None:
+        return "nothing"
+    more: list[Any] = [part.get("payment_id") or part.get("shipment_id"), part.get("reason")]
+    more.append(f"refunded {views.money(part['refunded'])}" if part.get("refunded") else "")
+    said = ", ".join(str(m) for m in more if m)
+    return f"{part['state']}{f' ({said})' if said else ''}"
+
+
+def _print_order(api: Api, order: Json, as_json: bool) -> None:
+    if as_json:
+        views.print_json(order)
+    else:
+        views.console().print(views.order_facts(order, api), soft_wrap=True)
+
+
+def _print_timeline(api: Api, order_id: str) -> None:
+    journey = settle(api, order_id, seconds=1.0)
+    views.print_json({
+        "order": journey.order, "timeline": api.get("order", f"/orders/{order_id}/timeline"),
+        "milliseconds": journey.took, "messages": journey.messages, "undone": list(journey.undone),
+    })  # fmt: skip

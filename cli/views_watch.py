@@ -1,0 +1,124 @@
+"""An order moving through the services: live while it moves, as a picture of its timeline afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from cli import views
+from cli.client import Json
+from cli.journey import Journey, Moment, lanes_of
+from cli.views_lanes import NOTE, Arrow, Lanes, is_command, legend, style_of
+
+MARGIN: Final = 11
+
+
+def watch(console: Console, journeys: Iterator[Journey]) -> Journey:
+    """Shows each journey in place of the one before it, and leaves the last one on the screen; returns it."""
+    if not console.is_terminal:
+        return _plainly(console, journeys)
+    last: Journey | None = None
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        for last in journeys:
+            live.update(picture(last, console.width, console.height - 8), refresh=True)
+    assert last is not None
+    console.print(picture(last, console.width))
+    return last
+
+
+def picture(journey: Journey, width: int, rows: int | None = None) -> Group:
+    """Lanes with the messages so far (the last `rows` of them), and how it stands."""
+    lanes = Lanes(lanes_of(journey.workflow, journey.moments), width, MARGIN)
+    lines = [row(lanes, moment) for moment in journey.moments]
+    if rows is not None and len(lines) > rows:
+        lines = [Text(f"{'⋮':>{MARGIN - 2}}", "dim"), *lines[len(lines) - rows + 1 :]]
+    return Group(*lanes.head(), *lines, Text(), *standing(journey))
+
+
+def row(lanes: Lanes, moment: Moment) -> Text:
+    """One line of a timeline."""
+    note = moment.note
+    label = moment.type
+    if moment.kind == "note":
+        return lanes.draw(Arrow("", (), "", NOTE, left=_ms(moment.ms), aside="")).append(
+            f"  {moment.service}: {label}{f' ({note})' if note else ''}", NOTE
+        )
+    return lanes.draw(
+        Arrow(
+            moment.service,
+            moment.receivers,
+            label,
+            style_of(label, moment.kind),
+            heavy=is_command(label),
+            left=_ms(moment.ms),
+            aside=note,
+        )
+    )
+
+
+def standing(journey: Journey) -> list[Text]:
+    """How it stands: decided, or what it waits for and how long already."""
+    lines = [Text(f"{name} does not answer: its part of the timeline is missing", NOTE) for name in journey.incomplete]
+    order = journey.order
+    state = Text.assemble(views.status(order["status"]))
+    if journey.done and journey.took is not None:
+        state.append(f" after {views.milliseconds(journey.took)}, {journey.messages} messages", "default")
+    if order.get("reason"):
+        state.append(f": {order['reason']}", "default")
+    if journey.undone:
+        state.append(f"; undone: {', '.join(journey.undone)}", "default")
+    lines.append(state)
+    if not journey.done:
+        lines += [_waiting(wait) for wait in journey.waiting]
+    lines.append(legend())
+    return lines
+
+
+def _waiting(wait: Json) -> Text:
+    now = datetime.now(UTC)
+    text = Text.assemble(("waits for ", "dim"), (wait["service"], "bold"), f" to answer {wait['step']}")
+    text.append(f", {max(0.0, (now - datetime.fromisoformat(wait['since'])).total_seconds()):.1f} s already", "dim")
+    if wait.get("deadline"):
+        left = (datetime.fromisoformat(wait["deadline"]) - now).total_seconds()
+        text.append(f"; given up in {max(0.0, left):.0f} s", "dim")
+    return text
+
+
+def _plainly(console: Console, journeys: Iterator[Journey]) -> Journey:
+    """For files and pipes: every line once, as it comes."""
+    printed: set[tuple[str | None, str, float]] = set()
+    lanes: Lanes | None = None
+    last: Journey | None = None
+    for last in journeys:
+        if lanes is None:
+            lanes = Lanes(lanes_of(last.workflow, last.moments), max(console.width, 100), MARGIN)
+            for line in lanes.head():
+                console.print(line, soft_wrap=True)
+        for moment in last.moments:
+            key = (moment.message_id, moment.type, moment.ms)
+            if key not in printed:
+                printed.add(key)
+                console.print(row(lanes, moment), soft_wrap=True)
+    assert last is not None
+    console.print()
+    for line in standing(last):
+        console.print(line, soft_wrap=True)
+    return last
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f} ms" if value < 99_999.5 else f"{value / 1000:.1f} s"
+
+
+def pace(journeys: Iterator[Journey], seconds: float = 0.0) -> Iterator[Journey]:
+    """Lets each journey stand for a moment, so that a person can see it."""
+    for journey in journeys:
+        yield journey
+        if seconds and not journey.done:
+            time.sleep(seconds)
