@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from orderflow.contracts import (
@@ -32,56 +31,51 @@ class Inventory:
         return reactions.react(message)
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        reserve = {m.order_id: m.message for m in batch if isinstance(m.message, ReserveStock)}
+        reserve = {
+            m.order_id: domain.total((i.sku, i.quantity) for i in m.message.items)
+            for m in batch
+            if isinstance(m.message, ReserveStock)
+        }
         release = [m.order_id for m in batch if isinstance(m.message, ReleaseStock)]
-        outcomes: dict[str, Message] = {}
-        if reserve:
-            outcomes |= _reserve(unit.connection, reserve)
-        if release:
-            outcomes |= _release(unit.connection, release)
-        return [[outcomes[m.order_id]] for m in batch]
+        rows = _change(unit.connection, reserve, release)
+        return [[_answer(rows[m.order_id], released=m.order_id not in reserve)] for m in batch]
 
 
-def _reserve(connection: Connection, asked: dict[str, ReserveStock]) -> dict[str, Message]:
-    needed = {order_id: domain.total((i.sku, i.quantity) for i in command.items) for order_id, command in asked.items()}
-    found = models.find(connection, asked)
-    stock = models.lock_stock(connection, [sku for pieces in needed.values() for sku in pieces])
-    rows = found()
-    fresh = [order_id for order_id in asked if order_id not in rows]
-    if fresh:
-        verdicts, taken = domain.decide([needed[order_id] for order_id in fresh], stock())
-        decided = [
-            Reservation(order_id, "rejected", {}, f"not enough stock of {', '.join(short)}"[:500])
-            if short
-            else Reservation(order_id, "reserved", needed[order_id], "")
-            for order_id, short in zip(fresh, verdicts, strict=True)
-        ]
-        models.take(connection, dict(sorted(taken.items())))
-        models.add(connection, decided)
-        rows |= {r.order_id: r for r in decided}
-    return {order_id: _answer(rows[order_id]) for order_id in asked}
+def _change(connection: Connection, reserve: dict[str, dict[str, int]], release: list[str]) -> dict[str, Reservation]:
+    """The rows of all orders, after new ones have been decided and those to release have become tombstones.
+
+    Batches lock the same way, so that none waits in a ring: all reservations, all stock, each in key order, new rows.
+    """
+    find = models.find(connection, [*reserve, *release])
+    held = [row for order_id in release if (row := find().get(order_id)) and row.state == "reserved"]
+    pieces = [*reserve.values(), *(row.pieces for row in held)]
+    stock = models.lock_stock(connection, [sku for needed in pieces for sku in needed])
+    rows = dict(find())
+    fresh = [order_id for order_id in reserve if order_id not in rows]
+    verdicts, taken = domain.decide([reserve[order_id] for order_id in fresh], stock() if fresh else {})
+    new = [_decided(order_id, reserve[order_id], short) for order_id, short in zip(fresh, verdicts, strict=True)]
+    new += [Reservation(order_id, "released", {}, "") for order_id in release if order_id not in rows]
+    for row in held:
+        for sku, quantity in row.pieces.items():
+            taken[sku] = taken.get(sku, 0) - quantity
+    models.take(connection, dict(sorted(taken.items())))
+    models.release(connection, [order_id for order_id in release if order_id in rows])
+    models.add(connection, new)
+    return rows | {row.order_id: row for row in new}
 
 
-def _answer(row: Reservation) -> Message:
+def _decided(order_id: str, needed: dict[str, int], short: list[str]) -> Reservation:
+    if short:
+        return Reservation(order_id, "rejected", {}, f"not enough stock of {', '.join(short)}"[:500])
+    return Reservation(order_id, "reserved", needed, "")
+
+
+def _answer(row: Reservation, *, released: bool) -> Message:
+    if released:
+        return StockReleased(items=_items(row))
     if row.state == "reserved":
         return StockReserved(items=_items(row))
     return StockRejected(reason=UNDONE if row.state == "released" else row.reason)
-
-
-def _release(connection: Connection, order_ids: list[str]) -> dict[str, Message]:
-    rows = models.find(connection, order_ids)()
-    given_back = Counter[str]()
-    for row in rows.values():
-        if row.state == "reserved":
-            given_back.update(row.pieces)
-    if given_back:
-        models.lock_stock(connection, given_back)()
-        models.take(connection, {sku: -n for sku, n in sorted(given_back.items())})
-    models.release(connection, rows)
-    tombstones = [Reservation(order_id, "released", {}, "") for order_id in order_ids if order_id not in rows]
-    if tombstones:
-        models.add(connection, tombstones)
-    return {order_id: StockReleased(items=_items(rows[order_id]) if order_id in rows else ()) for order_id in order_ids}
 
 
 def _items(row: Reservation) -> tuple[Item, ...]:

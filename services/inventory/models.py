@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 from orderflow.database import Connection, Database
@@ -63,7 +64,7 @@ _ADD: Final = b"""
 INSERT INTO reservations (order_id, state, skus, quantities, reason)
 SELECT o, s, coalesce(string_to_array(nullif(k, ''), ','), '{}'),
     coalesce(string_to_array(nullif(q, ''), ','), '{}')::int[], r
-FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[]) AS decided(o, s, k, q, r)
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[]) AS decided(o, s, k, q, r) ORDER BY o
 """
 _RELEASE: Final = b"""
 UPDATE reservations SET state = 'released', updated_at = now()
@@ -80,9 +81,11 @@ FROM reservations WHERE order_id = %s::uuid
 
 
 def find(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Reservation]]:
-    """Locks the reservations of orders. Sent now, read when called, so that other statements can travel along."""
+    """Locks the reservations of orders. Sent now, read when first called, so that other statements can travel along."""
     rows = connection.execute(_FIND, [list(order_ids)])
-    return lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
+    return cache(
+        lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
+    )
 
 
 def lock_stock(connection: Connection, skus: Iterable[str]) -> Callable[[], dict[str, int]]:
@@ -99,6 +102,8 @@ def take(connection: Connection, pieces: Mapping[str, int]) -> None:
 
 def add(connection: Connection, decided: Sequence[Reservation]) -> None:
     """Stores decisions on new orders. Raises UniqueViolation where another process was first."""
+    if not decided:
+        return
     connection.execute(
         _ADD,
         [
@@ -111,9 +116,10 @@ def add(connection: Connection, decided: Sequence[Reservation]) -> None:
     )
 
 
-def release(connection: Connection, order_ids: Iterable[str]) -> None:
+def release(connection: Connection, order_ids: Sequence[str]) -> None:
     """Turns reservations into tombstones."""
-    connection.execute(_RELEASE, [list(order_ids)])
+    if order_ids:
+        connection.execute(_RELEASE, [list(order_ids)])
 
 
 Stock = tuple[str, int, int]
