@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import structlog
 
-from orderflow import contracts, failpoints
+from orderflow import contracts, failpoints, telemetry
 from orderflow.contracts import Message
 from orderflow.errors import Transient, UnknownOutcome
 from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Taken
@@ -137,7 +137,7 @@ class CallingApplication(ABC):
             for m in batch
         ]
         taken = self.intents.take(unit.connection, asked, self._limits.whole_lease)
-        return [self._call(mine, began) if (mine := taken.get(m.order_id)) else None for m in batch]
+        return [self._call(mine, began, m.step) if (mine := taken.get(m.order_id)) else None for m in batch]
 
     def submit(self, call: Callable[[], Called]) -> Future[Called]:
         """Phase 2. Waits while all of the pool is at work: what waited in a queue would only use up its lease."""
@@ -178,7 +178,7 @@ class CallingApplication(ABC):
             return Transient(f"another process is at the {self.kind} of {row.order_id}")
         return incoming.result.fault or UnknownOutcome(f"the provider gave no answer for {row.order_id}:{self.kind}")
 
-    def _call(self, taken: Taken, began: float) -> Callable[[], Called]:
+    def _call(self, taken: Taken, began: float, step: telemetry.Step | None) -> Callable[[], Called]:
         """The call for an intent taken at `began` (monotonic). It never raises but when the process dies."""
 
         def call() -> Called:
@@ -192,7 +192,8 @@ class CallingApplication(ABC):
                     break  # it would outlast the lease, or the process
                 self._count("attempts")
                 try:
-                    answer = self._attempt(taken, elapsed, first=not attempt)
+                    with telemetry.provider_call(f"void {self.kind}" if taken.undo else self.kind, step, self.service):
+                        answer = self._attempt(taken, elapsed, first=not attempt)
                     break
                 except (Transient, OSError) as error:
                     log.warning(

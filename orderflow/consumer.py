@@ -55,6 +55,7 @@ class Consumer:
         self._in_hand: dict[str, tuple[Delivery, float]] = {}
         self._polls: dict[int, tuple[float, float]] = {}
         self._database_doubtful = False
+        self._broker_away = False
         self.beat = time.monotonic()
 
     def run(self) -> None:
@@ -63,7 +64,9 @@ class Consumer:
             try:
                 self.step(self._long_poll)
             except BrokerUnavailable as error:
-                log.warning("broker away; no messages for now", error=str(error))
+                if not self._broker_away:
+                    log.warning("broker away; no messages until it is back", error=str(error))
+                self._broker_away = True
                 self._stopping.wait(_PAUSE)
             except Exception:
                 # Whatever it is, a consumer that ended would leave its queue to nobody.
@@ -91,6 +94,9 @@ class Consumer:
         drained, _ = self._polls.get(thread, (began - 3600, 0.0))
         self._polls[thread] = (drained, began)
         deliveries = self._queue.receive(BATCH, wait)
+        if self._broker_away:
+            log.info("broker is back")
+            self._broker_away = False
         self._polls[thread] = (drained, 0.0)
         now = time.monotonic()
         with self._lock:
@@ -148,11 +154,16 @@ class Consumer:
             failpoints.reached("delete.after")
             for delivery, verdict in verdicts:
                 if isinstance(verdict, Park):
-                    log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id)
+                    log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
                     self._queue.park(delivery, verdict.reason)
                 elif isinstance(verdict, Later):
                     self._database_doubtful = True
-                    log.info("message waits", reason=verdict.reason, receive_count=delivery.receive_count)
+                    log.info(
+                        "message waits",
+                        reason=verdict.reason,
+                        receive_count=delivery.receive_count,
+                        **_about(delivery),
+                    )
                     self._queue.extend([delivery], _delay(delivery.receive_count))
         except BrokerUnavailable as error:
             # They come again when their visibility runs out, and are known then.
@@ -173,6 +184,13 @@ class Consumer:
                 self._queue.extend(due, self._visibility)
             except BrokerUnavailable as error:
                 log.warning("heartbeat failed", error=str(error), messages=len(due))
+
+
+def _about(delivery: Delivery) -> dict[str, str]:
+    try:
+        return decode(delivery.body).about
+    except Undecodable:
+        return {}
 
 
 def _delay(receive_count: int) -> int:

@@ -49,6 +49,14 @@ class Envelope(BaseModel):
         match = _TYPE.fullmatch(self.type)
         return match[1] if match else self.type
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What a log line says of it: ids and types, nothing of anybody."""
+        found = {"order_id": self.subject, "message_id": self.id, "type": self.name, "workflow": self.workflow.value}
+        if self.traceparent and self.traceparent.count("-") == 3:
+            found["trace_id"] = self.traceparent.split("-")[1]
+        return found
+
     def encode(self) -> str:
         """JSON in ASCII, so that characters and bytes are the same number and every broker takes it."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":"))

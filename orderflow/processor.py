@@ -176,7 +176,6 @@ class Processor:
 
     def _failed(self, incoming: Incoming, error: Exception) -> Verdict:
         envelope = incoming.envelope
-        known = {"order_id": envelope.subject, "message_id": envelope.id, "type": envelope.type}
         if isinstance(error, Rejected):
             return Park(str(error))
         if isinstance(error, Transient):
@@ -187,7 +186,7 @@ class Processor:
             return Later(str(away))
         if incoming.step:
             incoming.step.failed(error)
-        log.error("handler failed", service=self._app.service, times=times, exc_info=error, **known)
+        log.error("handler failed", service=self._app.service, times=times, exc_info=error, **envelope.about)
         if times >= self._parked_at:
             return Park(f"handler failed {times} times; last: {error!r}")
         return Later(repr(error))

@@ -140,12 +140,7 @@ class Publisher:
 
     def _failed(self, entry: Entry, failure: SendFailure) -> None:
         envelope = entry.parcel.envelope
-        known = {
-            "order_id": envelope.subject,
-            "message_id": envelope.id,
-            "type": envelope.type,
-            "reason": failure.reason,
-        }
+        known = {**envelope.about, "reason": failure.reason}
         if not failure.final:
             log.warning("message not taken; it is sent again when its lease runs out", **known)
             return

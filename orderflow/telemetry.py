@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from orderflow import measures
 from orderflow.envelope import Envelope
 from orderflow.measures import count_unheard, unheard
 from orderflow.routing import Channel
+from orderflow.steps import Step, mark_failed
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from orderflow.outbox import Entry
     from orderflow.settings import Settings
 
-__all__ = ["count_unheard", "new_trace", "start", "stop", "trace_id", "unheard"]
+__all__ = ["Step", "count_unheard", "new_trace", "start", "stop", "trace_id", "unheard"]
 
 _FLAGS: Final = {flag: TraceFlags(flag) for flag in (0, 1)}
 _SYSTEMS: Final = {"sns": "aws.sns", "eventbridge": "aws.eventbridge"}
@@ -108,47 +109,6 @@ def parent(traceparent: str | None) -> otel_context.Context:
     found = _span_context(traceparent)
     empty = otel_context.Context()
     return trace.set_span_in_context(NonRecordingSpan(found), empty) if found else empty
-
-
-class Step:
-    """The handling of one message, from its receipt to its verdict. `traceparent` goes into what it causes."""
-
-    __slots__ = ("_began", "_name", "_span", "traceparent")
-
-    def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
-        self._name = name
-        self._span = span
-        self._began = time.monotonic()
-        self.traceparent = traceparent
-
-    @property
-    def span(self) -> Span | None:
-        """Its span, if it is recorded."""
-        return self._span
-
-    def outcome(self, names: str) -> None:
-        """The messages it caused. A refusal is an outcome like another: no error."""
-        if self._span:
-            self._span.set_attribute("orderflow.outcome", names)
-
-    def failed(self, error: BaseException) -> None:
-        """The handler raised an error. Only its class goes into the span: its text may hold what was handled."""
-        if self._span:
-            self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            self._span.set_attribute("error.type", type(error).__name__)
-
-    def end(self, verdict: Any) -> None:
-        """What becomes of the message: done, later or park."""
-        kind = type(verdict).__name__.lower()
-        measures.handled[self._name, kind] += 1
-        measures.handling.observe(time.monotonic() - self._began)
-        if self._span:
-            if kind != "done":
-                self._span.set_attribute("orderflow.verdict", kind)
-            if kind == "park":
-                self._span.set_status(Status(StatusCode.ERROR, "parked"))
-                self._span.set_attribute("error.type", "parked")
-            self._span.end()
 
 
 def received(count: int, began: int) -> None:
@@ -249,31 +209,28 @@ def transaction(name: str) -> Iterator[None]:
     if _tracer is None or not trace.get_current_span().is_recording():
         yield
         return
-    attributes = {"db.system.name": "postgresql", "db.namespace": name}
-    span = _tracer.start_span(f"db commit {name}", None, SpanKind.CLIENT, attributes)
-    try:
+    with _called(f"db commit {name}", None, {"db.system.name": "postgresql", "db.namespace": name}):
         yield
-    except BaseException as error:
-        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-        span.set_attribute("error.type", type(error).__name__)
-        raise
-    finally:
-        span.end()
 
 
 @contextmanager
-def provider_call(name: str, step: Step | None, provider: str) -> Iterator[None]:
-    """A call of an outside provider, such as `charge`; it is an error when it raises, not when it says no."""
+def provider_call(name: str, step: Step | None, service: str) -> Iterator[None]:
+    """One attempt of `service` to call its provider, such as `charge`. An error when it raises, not when it says no."""
     if _tracer is None or step is None or step.span is None:
         yield
         return
-    attributes = {"peer.service": provider}
-    span = _tracer.start_span(name, trace.set_span_in_context(step.span), SpanKind.CLIENT, attributes)
+    with _called(name, trace.set_span_in_context(step.span), {"peer.service": f"{service} provider"}):
+        yield
+
+
+@contextmanager
+def _called(name: str, context: otel_context.Context | None, attributes: dict[str, str]) -> Iterator[None]:
+    assert _tracer is not None
+    span = _tracer.start_span(name, context, SpanKind.CLIENT, attributes)
     try:
         yield
     except BaseException as error:
-        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-        span.set_attribute("error.type", type(error).__name__)
+        mark_failed(span, error)
         raise
     finally:
         span.end()

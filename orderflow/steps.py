@@ -1,0 +1,56 @@
+"""The handling of one message, from its receipt to its verdict: a span, and what is counted of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from opentelemetry.trace import Span, Status, StatusCode
+
+from orderflow import measures
+
+
+class Step:
+    """The handling of one message, from its receipt to its verdict. `traceparent` goes into what it causes."""
+
+    __slots__ = ("_began", "_name", "_span", "traceparent")
+
+    def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
+        self._name = name
+        self._span = span
+        self._began = time.monotonic()
+        self.traceparent = traceparent
+
+    @property
+    def span(self) -> Span | None:
+        """Its span, if it is recorded."""
+        return self._span
+
+    def outcome(self, names: str) -> None:
+        """The messages it caused. A refusal is an outcome like another: no error."""
+        if self._span:
+            self._span.set_attribute("orderflow.outcome", names)
+
+    def failed(self, error: BaseException) -> None:
+        """The handler raised an error."""
+        if self._span:
+            mark_failed(self._span, error)
+
+    def end(self, verdict: Any) -> None:
+        """What becomes of the message: done, later or park."""
+        kind = type(verdict).__name__.lower()
+        measures.handled[self._name, kind] += 1
+        measures.handling.observe(time.monotonic() - self._began)
+        if self._span:
+            if kind != "done":
+                self._span.set_attribute("orderflow.verdict", kind)
+            if kind == "park":
+                self._span.set_status(Status(StatusCode.ERROR, "parked"))
+                self._span.set_attribute("error.type", "parked")
+            self._span.end()
+
+
+def mark_failed(span: Span, error: BaseException) -> None:
+    """Puts an error on a span: by its class, for its text may quote what was handled."""
+    span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+    span.set_attribute("error.type", type(error).__name__)
