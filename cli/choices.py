@@ -12,13 +12,14 @@ from orderflow.routing import TABLE
 
 
 class Choice(TypedDict):
-    """What makes a typer option take only certain words."""
+    """What makes a typer option take only certain words, and say so."""
 
     parser: Callable[[str], str]
     metavar: str
+    help: str
 
 
-def one_of(*words: str) -> Choice:
+def one_of(*words: str, metavar: str, text: str = "") -> Choice:
     """For `typer.Option(**one_of(…))`: words known only when the program runs, such as the workflows that are built."""
 
     def parse(value: str) -> str:
@@ -27,15 +28,16 @@ def one_of(*words: str) -> Choice:
             raise typer.BadParameter(f"{value!r} is not one of: {', '.join(words)}")
         return found
 
-    return {"parser": parse, "metavar": f"[{'|'.join(words)}]"}
+    return {"parser": parse, "metavar": metavar, "help": f"{', '.join(words)}. {text}".strip()}
 
 
+OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id, or `last` for the newest order.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WorkflowOption = Annotated[
     str | None,
-    typer.Option("--workflow", "-w", **one_of(*(w.value for w in TABLE)), help="Default: the running system's."),
+    typer.Option("--workflow", "-w", **one_of(*(w.value for w in TABLE), metavar="WORKFLOW")),
 ]
 BusOption = Annotated[
     str | None,
-    typer.Option("--bus", "-b", **one_of(*(b.value for b in EventBus)), help="Default: the running system's."),
+    typer.Option("--bus", "-b", **one_of(*(b.value for b in EventBus), metavar="BUS")),
 ]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from cli.client import TERMINAL, Api, ApiProblem, Json
+from cli.runtime import RuntimeProblem
 from orderflow.contracts import MESSAGES, Workflow
 from orderflow.routing import TABLE, Channel, Route
 from orderflow.saga import STEPS
 
 UNDONE: Final = {step.undone.__name__: step.name for step in STEPS}
 _ENDS: Final = ("OrderConfirmed", "OrderCancelled")
+_LAST: Final = "last"
 _PATIENCE: Final = 10.0
 """Seconds that following an order goes on while the order service doesn't answer."""
 
@@ -73,6 +76,20 @@ class Journey:
     def took(self) -> float | None:
         """Milliseconds from acceptance to the arbiter's decision; None while there is none."""
         return next((m.ms for m in self.moments if m.service == "order" and m.type in _ENDS), None)
+
+
+def resolve(api: Api, order_id: str) -> str:
+    """The id that was meant: itself, or the newest order's for `last`."""
+    if order_id != _LAST:
+        try:
+            return str(uuid.UUID(order_id))
+        except ValueError:
+            way_out = "orderflow order list shows them; `last` is the newest."
+            raise RuntimeProblem(f"{order_id!r} is not an order's id.", way_out) from None
+    newest = api.get("order", "/orders", limit=1)["items"]
+    if not newest:
+        raise RuntimeProblem("There are no orders yet.", "Place one: orderflow order place")
+    return str(newest[0]["id"])
 
 
 def place(api: Api, body: Json, key: str | None = None) -> Json:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from cli import lifecycle_view as view
+from cli import order_logs
 from cli.foreground import stay
 from cli.runtime import Runtime, RuntimeProblem, runtime
 
@@ -76,12 +77,26 @@ def logs(
     parts: Annotated[list[str] | None, typer.Argument(help="order, payment, localstack, …; all by default")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is written.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 20,
+    order: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only this order's lines, of all services in time order.")
+    ] = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Show the last lines that the parts have written."""
+    """Show the last lines that the parts have written; with --order, what they wrote about one order.
+
+    \b
+    orderflow logs payment --follow
+    orderflow logs --order last
+    """
+    if as_json and order is None:
+        raise RuntimeProblem("--json goes with --order.", "What the services log is JSON already: orderflow logs order")
     system = runtime()
     known = [part.name for part in system.status()]
     if unknown := sorted(set(parts or ()) - set(known)):
         raise RuntimeProblem(f"There is no part {', '.join(unknown)}.", f"Choose from: {', '.join(known)}")
+    if order is not None:
+        order_logs.print_all(console, system, parts or known, order, on=follow, as_json=as_json)
+        return
     for name in parts or known:
         for line in system.logs(name).splitlines()[-lines:] if lines else ():
             view.log_line(console, name, line)

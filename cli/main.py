@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import lifecycle, order
+from cli import demo, lifecycle, order, saga
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # they hold passwords
 )
 lifecycle.register(app)
+app.command()(demo.demo)
 app.add_typer(order.app, name="order")
+app.add_typer(saga.app, name="saga")
 
 
 def main() -> None:

@@ -8,45 +8,28 @@ from typing import Annotated, Any, Final
 import typer
 
 from cli import client, trace, views, views_compare, views_watch
-from cli.choices import BusOption, JsonFlag, WorkflowOption, one_of
+from cli.baskets import CUSTOMER, basket
+from cli.choices import BusOption, JsonFlag, OrderId, WorkflowOption, one_of
 from cli.client import Api, ApiProblem, Json
 from cli.compare import compare
-from cli.journey import follow, look, place, settle
+from cli.journey import follow, look, place, resolve, settle
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(help="Place orders and look after them.", no_args_is_help=True)
 
 _STATUSES: Final = ("PLACED", "STOCK_RESERVED", "PAID", "CONFIRMED", "CANCELLING", "CANCELLED", "NEEDS_ATTENTION")
-_LAST: Final = "last"
-
-OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id, or `last` for the newest order.")]
-
-
-def basket(
-    lines: list[tuple[str, int]], payment_method: str, postal_code: str, workflow: str | None, bus: str | None
-) -> Json:
-    """The body of `POST /orders`, with an address that is always the same."""
-    body: Json = {
-        "customer_id": "c-42",
-        "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
-        "payment_method": payment_method,
-        "shipping_address": {
-            "name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": postal_code, "country": "DE",
-        },
-    }  # fmt: skip
-    return body | {k: v for k, v in (("workflow", workflow), ("event_bus", bus)) if v}
 
 
 @app.command("place")
 def place_order(
-    sku: Annotated[str | None, typer.Option(help="What to order.  [default: BOOK-1]", show_default=False)] = None,
+    sku: Annotated[str | None, typer.Option(help="What to order.", show_default="BOOK-1")] = None,
     quantity: Annotated[int, typer.Option("--quantity", "-q", min=1, help="How many of --sku.")] = 1,
     item: Annotated[list[str] | None, typer.Option(metavar="SKU:N", help="A line; may be repeated.")] = None,
     payment_method: Annotated[
         str, typer.Option("--payment-method", "-p", help="pm_card_visa, pm_card_declined or pm_card_timeout (slow).")
     ] = "pm_card_visa",
     postal_code: Annotated[str, typer.Option(help="00000 can't be delivered to; 99999 has a slow carrier.")] = "10115",
-    customer: Annotated[str, typer.Option(help="The customer's id.")] = "c-42",
+    customer: Annotated[str, typer.Option(help="The customer's id.")] = CUSTOMER,
     workflow: WorkflowOption = None,
     bus: BusOption = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same again places it once.")] = None,
@@ -57,12 +40,12 @@ def place_order(
     """Place an order. Without options: one BOOK-1, paid by a card that works.
 
     \b
-    orderflow order place --watch                        see every message
-    orderflow order place --sku SOLDOUT-1 --watch        out of stock
-    orderflow order place -p pm_card_declined --watch    the card is declined, the stock goes back
-    orderflow order place --postal-code 00000 --watch    undeliverable: everything is undone
+    orderflow order place --watch                       see every message
+    orderflow order place --watch --sku SOLDOUT-1       out of stock
+    orderflow order place --watch -p pm_card_declined   declined: stock goes back
+    orderflow order place --watch --postal-code 00000   undeliverable: all undone
     orderflow order place --item BOOK-1:2 --item MUG-1:1
-    orderflow order place --compare                      the same order under every workflow
+    orderflow order place --compare                     under every workflow
     """
     if watch and comparing:
         raise RuntimeProblem("--watch shows one order, --compare one per workflow.", "Give one of the two.")
@@ -70,7 +53,7 @@ def place_order(
         raise RuntimeProblem("--compare places several orders; one key can't be for all.", "Leave out --key.")
     lines = _lines(sku, quantity, item or [])
     api = client.connect()
-    body = basket(lines, payment_method, postal_code, workflow, bus) | {"customer_id": customer}
+    body = basket(lines, payment_method, postal_code, workflow, bus, customer)
     console = views.console()
     if comparing:
         found = compare(api, body, workflow, bus, console if not as_json else None)
@@ -95,7 +78,7 @@ def place_order(
 
 @app.command("list")
 def list_orders(
-    status: Annotated[str | None, typer.Option(**one_of(*_STATUSES), help="Only those in this status.")] = None,
+    status: Annotated[str | None, typer.Option(**one_of(*_STATUSES, metavar="STATUS"))] = None,
     workflow: WorkflowOption = None,
     customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
@@ -175,7 +158,7 @@ def cancel(
 def retry(
     order_id: OrderId,
     why: Annotated[str, typer.Option(help="Kept in the order's timeline.")],
-    by: Annotated[str | None, typer.Option(help="Who asks.  [default: your user name]", show_default=False)] = None,
+    by: Annotated[str | None, typer.Option(help="Who asks.", show_default="your user name")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Go on with an order that NEEDS_ATTENTION (operators).
@@ -190,16 +173,6 @@ def retry(
 
 
 app.command("trace")(trace.show)
-
-
-def resolve(api: Api, order_id: str) -> str:
-    """The id that was meant: itself, or the newest order's for `last`."""
-    if order_id != _LAST:
-        return order_id.strip().lower()
-    newest = api.get("order", "/orders", limit=1)["items"]
-    if not newest:
-        raise RuntimeProblem("There are no orders yet.", "Place one: orderflow order place")
-    return str(newest[0]["id"])
 
 
 def _lines(sku: str | None, quantity: int, items: list[str]) -> list[tuple[str, int]]:

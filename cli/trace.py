@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.console import Console, Group
 from rich.text import Text
 
 from cli import client, views
+from cli.choices import JsonFlag, OrderId
 from cli.client import Api, Json
-from cli.journey import Journey, look
+from cli.journey import Journey, look, resolve
 
 _EXPORT_SECONDS: Final = 8.0
 """Spans leave a process in batches, every 5 s by OpenTelemetry's default: a young order's trace is still coming in."""
@@ -50,12 +50,10 @@ class Bar:
 
 
 def show(
-    order_id: Annotated[str, typer.Argument(metavar="ID", help="The order's id, or `last` for the newest order.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    order_id: OrderId,
+    as_json: JsonFlag = False,
 ) -> None:
     """Draw an order's trace: every span in every service, from Jaeger. Without Jaeger, its timeline."""
-    from cli.order import resolve  # it imports this module for its command
-
     api = client.connect()
     journey = look(api, resolve(api, order_id))
     found = fetch(api, journey) if journey.order.get("trace_id") else None

@@ -15,7 +15,7 @@ from cli.compare import Compared
 from cli.journey import Moment
 from cli.views_lanes import is_command, legend, style_of
 
-_NARROWEST: Final = 27
+_NARROWEST: Final = 22
 _LABELS: Final = 17
 
 
@@ -28,7 +28,8 @@ def show(console: Console, compared: Sequence[Compared]) -> None:
     rows = -(-len(compared) // fit)
     size = -(-len(compared) // rows)
     for start in range(0, len(compared), size):
-        console.print(table(compared[start : start + size]))
+        console.print(table(compared[start : start + size], min(34, (console.width - _LABELS) // size - 2)))
+        console.print()
     console.print(legend())
     console.print(
         "[dim]ms: since the step before. One order each: times vary from run to run, `make bench` measures them.\n"
@@ -36,12 +37,12 @@ def show(console: Console, compared: Sequence[Compared]) -> None:
     )
 
 
-def table(compared: Sequence[Compared]) -> Table:
-    """The columns of some workflows."""
+def table(compared: Sequence[Compared], width: int) -> Table:
+    """The columns of some workflows, each of `width` characters."""
     found = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", show_edge=False, pad_edge=False)
-    found.add_column("", style="dim", no_wrap=True)
+    found.add_column("", style="dim", no_wrap=True, width=_LABELS - 2)
     for one in compared:
-        found.add_column(one.title, overflow="fold", ratio=1)
+        found.add_column(one.title, overflow="fold", width=width)
     found.add_row("who decides", *(Text(one.decider, "bold") for one in compared))
     found.add_section()
     names = dict.fromkeys(name for one in compared for name in one.segments)
@@ -70,8 +71,9 @@ def _cell(one: Compared, name: str) -> Text:
     text = Text()
     for moment in segment.moments:
         text.append_text(_line(moment)).append("\n")
-    text.append(f"+{views.milliseconds(segment.ms)}" if segment.ms else "accepted", "dim")
-    return text
+    if segment is next(iter(one.segments.values())):
+        return text.append("accepted", "dim")
+    return text.append(f"+{views.milliseconds(segment.ms)}" if segment.ms else "in the same transaction", "dim")
 
 
 def _line(moment: Moment) -> Text:

@@ -75,14 +75,15 @@ def standing(journey: Journey) -> list[Text]:
         state.append(f"; undone: {', '.join(journey.undone)}", "default")
     lines.append(state)
     if not journey.done:
-        lines += [_waiting(wait) for wait in journey.waiting]
+        lines += [waiting(wait) for wait in journey.waiting]
     lines.append(legend())
     return lines
 
 
-def _waiting(wait: Json) -> Text:
+def waiting(wait: Json, indent: int = 0) -> Text:
+    """What an order waits for, since when, and until when."""
     now = datetime.now(UTC)
-    text = Text.assemble(("waits for ", "dim"), (wait["service"], "bold"), f" to answer {wait['step']}")
+    text = Text.assemble((" " * indent + "waits for ", "dim"), (wait["service"], "bold"), f" to answer {wait['step']}")
     text.append(f", {max(0.0, (now - datetime.fromisoformat(wait['since'])).total_seconds()):.1f} s already", "dim")
     if wait.get("deadline"):
         left = (datetime.fromisoformat(wait["deadline"]) - now).total_seconds()
