@@ -163,15 +163,18 @@ def test_reserving_and_releasing_at_once_conserves_stock(shop: Shop) -> None:
 
 
 def test_batches_that_take_and_give_back_lock_in_one_order(shop: Shop) -> None:
-    """16 threads on the same stock, each batch with orders to reserve and others to release: no deadlock."""
+    """16 threads on the same stock, each batch with orders to reserve and others to release, which are asked for twice:
+    no deadlock."""
     held = [clock.new_id() for _ in range(400)]
     for start in range(0, len(held), 10):
         shop.handle(*(ask(reserve(BOOK_1=1, MUG_1=1), o) for o in held[start : start + 10]))
-    asked = [ask(ReleaseStock(), o) for o in held]
+    asked = [ask(ReleaseStock(), o) for o in held * 2]
     asked += [ask(reserve(RARE_1=1, MUG_1=1, BOOK_1=1), clock.new_id()) for _ in held]
     random.shuffle(asked)
     with ThreadPoolExecutor(THREADS) as pool:
-        verdicts = [v for part in pool.map(lambda b: shop.handle(*b), [asked[i::80] for i in range(80)]) for v in part]
+        verdicts = [
+            v for part in pool.map(lambda b: shop.handle(*b), [asked[i::120] for i in range(120)]) for v in part
+        ]
     assert [v for v in verdicts if not isinstance(v, Done)] == []
     assert shop.stock("RARE-1") == (0, 100)
     assert shop.stock("BOOK-1") == shop.stock("MUG-1") == (99_900, 100)
