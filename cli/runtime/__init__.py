@@ -1,6 +1,6 @@
 """How a system is run on this machine: one set of verbs, whatever is behind them.
 
-`runtime()` gives the one that `ORDERFLOW_RUNTIME` names. `embedded` needs no Docker.
+`runtime()` gives the one that `ORDERFLOW_RUNTIME` names; where it names none, containers if a Docker Engine answers.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from cli.runtime import docker
+from cli.runtime.attached import AttachedRuntime
+from cli.runtime.containers import ContainerRuntime
 from cli.runtime.embedded import EmbeddedRuntime
 from cli.runtime.parts import Part
 from cli.runtime.plan import Plan, user_settings
 from cli.runtime.problems import RuntimeProblem
 
-__all__ = ["EmbeddedRuntime", "Part", "Plan", "Runtime", "RuntimeProblem", "runtime"]
+__all__ = [
+    "AttachedRuntime", "ContainerRuntime", "EmbeddedRuntime", "Part", "Plan", "Runtime", "RuntimeProblem", "runtime",
+]  # fmt: skip
 
 
 class Runtime(Protocol):
@@ -49,7 +54,16 @@ class Runtime(Protocol):
 def runtime() -> Runtime:
     """The runtime that the environment and `.env` ask for."""
     settings = user_settings()
-    kind = settings.get("ORDERFLOW_RUNTIME", "embedded")
+    home = settings.get("ORDERFLOW_HOME") or None
+    kind = settings.get("ORDERFLOW_RUNTIME") or ""
+    embedded = EmbeddedRuntime(home, settings)
+    if not kind:
+        # A system that is up stays where it is, even if a Docker Engine has been started since.
+        kind = "embedded" if embedded.running or docker.engine() is None else "containers"
     if kind == "embedded":
-        return EmbeddedRuntime(settings.get("ORDERFLOW_HOME"), settings)
-    raise RuntimeProblem(f"ORDERFLOW_RUNTIME={kind!r} is unknown.", "Choose one of: embedded")
+        return embedded
+    if kind == "containers":
+        return ContainerRuntime(home, settings)
+    if kind == "attached":
+        return AttachedRuntime(settings)
+    raise RuntimeProblem(f"ORDERFLOW_RUNTIME={kind!r} is unknown.", "Choose one of: embedded, containers")
