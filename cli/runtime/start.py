@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Final
 
@@ -19,8 +19,9 @@ from orderflow.routing import SERVICES
 
 Report = Callable[[str, str, str], None]
 
-READY_SECONDS: Final = 60.0
-"""For one part, from its start. LocalStack needs 3 s, and 10 on its first run, when Python compiles it."""
+READY_SECONDS: Final = 120.0
+"""For one part, from its start. LocalStack needs 3 s, 10 on its first run, when Python compiles it, and took 52 s on
+two cores with a load of 11."""
 _DEATHS_TOLERATED: Final = 2
 _POLL_SECONDS: Final = 0.1
 
@@ -42,6 +43,8 @@ class Start:
         self._cancelled = threading.Event()
         self._localstack_started = threading.Event()
         self._localstack_ready = threading.Event()
+        self._deaths: dict[str, set[float]] = {}
+        """When a part that then ended had been started, by part."""
 
     def all(self) -> None:
         """Returns when all parts are ready. Raises the first RuntimeProblem, and stops waiting for the others."""
@@ -80,7 +83,7 @@ class Start:
         for service in SERVICES:
             self._supervisor.start(service)
             self._report(service, "starting", "")
-        self._wait_for(self._localstack_ready)
+        self._wait_for(self._localstack_ready, SERVICES)
         allowed = time.monotonic() - began + READY_SECONDS
         for service in SERVICES:
             self._await(service, began, allowed)
@@ -91,24 +94,30 @@ class Start:
         self._supervisor.start(name)
         self._await(name, began)
 
-    def _wait_for(self, event: threading.Event) -> None:
+    def _wait_for(self, event: threading.Event, watched: Iterable[str] = ()) -> None:
         while not event.wait(_POLL_SECONDS):
+            for name in watched:
+                self._check_alive(name)
             if self._cancelled.is_set():
                 raise _Cancelled
 
     def _await(self, name: str, began: float, allowed: float = READY_SECONDS) -> None:
-        deaths: set[float] = set()
         while not self._probe.ready(name):
-            process = self._supervisor.processes().get(name)
-            if process is not None and process.state in ("BACKOFF", "EXITED", "FATAL"):
-                deaths.add(process.started)
-                if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
-                    raise self._problem(name, "ends as soon as it is started")
+            self._check_alive(name)
             if time.monotonic() - began > allowed:
                 raise self._problem(name, f"isn't ready after {allowed:.0f} s")
             if self._cancelled.wait(_POLL_SECONDS):
                 raise _Cancelled
         self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
+
+    def _check_alive(self, name: str) -> None:
+        process = self._supervisor.processes().get(name)
+        if process is None or process.state not in ("BACKOFF", "EXITED", "FATAL"):
+            return
+        deaths = self._deaths.setdefault(name, set())
+        deaths.add(process.started)
+        if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
+            raise self._problem(name, "ends as soon as it is started")
 
     def _problem(self, name: str, what: str) -> RuntimeProblem:
         log = self._home.log(name)
