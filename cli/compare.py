@@ -11,7 +11,7 @@ from cli import views
 from cli.client import Api, Json
 from cli.journey import Journey, Moment, follow, place, settle
 from orderflow.contracts import OrderPaid, OrderPlaced, Workflow
-from orderflow.routing import TABLE, Channel
+from orderflow.routing import COORDINATOR, TABLE, Channel
 from orderflow.saga import STEPS
 
 _STEP_OF: Final = {
@@ -86,13 +86,11 @@ class Compared:
 
 def decider(workflow: Workflow) -> str:
     """Who decides an order's next step, read off the routing table."""
-    table = TABLE[workflow]
-    first = table[OrderPlaced]
-    if first.channel is Channel.START:
+    if COORDINATOR[workflow] == "order":
+        return "each service"
+    if TABLE[workflow][OrderPlaced].channel is Channel.START:
         return "the state machine"
-    if first.listeners != ("orchestrator",):
-        return "each service itself"
-    return "orchestrator, then each service itself" if OrderPaid in table else "the orchestrator"
+    return "the orchestrator, then each service" if OrderPaid in TABLE[workflow] else "the orchestrator"
 
 
 def compare(

@@ -12,7 +12,7 @@ from typing import Final
 from cli.client import TERMINAL, Api, ApiProblem, Json
 from cli.runtime import RuntimeProblem
 from orderflow.contracts import MESSAGES, Workflow
-from orderflow.routing import TABLE, Channel, Route
+from orderflow.routing import COORDINATOR, TABLE, Route
 from orderflow.saga import STEPS
 
 UNDONE: Final = {step.undone.__name__: step.name for step in STEPS}
@@ -170,20 +170,15 @@ def route_of(workflow: Workflow, name: str) -> Route | None:
 
 
 def receivers(workflow: Workflow, name: str) -> tuple[str, ...]:
-    """The services that a message goes to; the state machine for what starts it or answers it."""
+    """Those that a message goes to."""
     route = route_of(workflow, name)
-    if route is None:
-        return ()
-    return ("state machine",) if route.channel in (Channel.START, Channel.TOKEN) else route.listeners
+    return route.listeners if route else ()
 
 
 def lanes_of(workflow: Workflow, moments: Sequence[Moment] = ()) -> tuple[str, ...]:
-    """The services that take part in a workflow, in the order they are drawn."""
-    routes = TABLE[workflow].values()
-    machine = any(route.channel in (Channel.START, Channel.TOKEN) for route in routes)
-    named = {name for route in routes for name in route.listeners} | {m.service for m in moments}
-    ranked = ("order", *(["state machine"] if machine else []), "orchestrator", *(step.service for step in STEPS))
-    return tuple(name for name in ranked if name in named or name in ("order", "state machine"))
+    """Those who take part in a workflow, in the order they are drawn."""
+    ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS), *(m.service for m in moments))
+    return tuple(dict.fromkeys(ranked))
 
 
 def _time(text: str) -> datetime:

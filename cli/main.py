@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import demo, lifecycle, order, saga
+from cli import demo, lifecycle, order, saga, workflow
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ lifecycle.register(app)
 app.command()(demo.demo)
 app.add_typer(order.app, name="order")
 app.add_typer(saga.app, name="saga")
+app.add_typer(workflow.app, name="workflow")
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ _UNDOS: Final = {step.undo.__name__ for step in STEPS} | {"CancelOrder"}
 _UNDONES: Final = {step.undone.__name__ for step in STEPS} | {"OrderCancelled", "OrderCancellationRequested"}
 _COMMANDS: Final = {step.command.__name__ for step in STEPS} | _UNDOS | {"ConfirmOrder"}
 
+_HEADS: Final = {(True, False): "▶", (False, False): "◀", (True, True): "▷", (False, True): "◁"}
+
 LEGEND: Final = (("━▶ command", COMMAND), ("╌▶ event", EVENT), ("refusal", REFUSAL), ("undo", UNDO))
 
 
@@ -63,6 +65,8 @@ class Arrow:
     label: str
     style: str
     heavy: bool = False
+    noted: tuple[str, ...] = ()
+    """Those of the receivers that do nothing then; their arrowheads are hollow."""
     left: str = ""
     aside: str = ""
 
@@ -97,6 +101,7 @@ class Lanes:
         if arrow.sender not in self._at:
             return self._row({}, arrow.left, f"{arrow.sender}: {arrow.label}", arrow.style)
         start = self._at[arrow.sender]
+        hollow = {self._at[name] for name in arrow.noted if name in self._at}
         ends = [self._at[name] for name in arrow.receivers if name in self._at and name != arrow.sender]
         if not ends:
             return self._alone(arrow, start)
@@ -109,7 +114,7 @@ class Lanes:
         for x in ends:
             right = x > start
             cells[x] = ("│", "dim")
-            cells[x - 1 if right else x + 1] = ("▶" if right else "◀", arrow.style)
+            cells[x - 1 if right else x + 1] = (_HEADS[right, x in hollow], arrow.style)
         cells[start] = ("●", arrow.style)
         # The label goes onto the longest piece of line on one side; beside the arrow where it doesn't fit.
         spans = [(start + 1, high - 1)] if high > start else []
