@@ -1,4 +1,4 @@
-"""The oracle of FAULTS.md: reads every service's database and the providers' own ledger, and tells what does not add up."""
+"""The oracle of FAULTS.md: reads every service's database and the providers' ledger, and tells what doesn't add up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The whole system in one process and one thread: five services on the memory bus, real databases, real code.
 
-Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time `pass`. So every interleaving can
-be played, and a crash is an exception at a failpoint followed by `restart`.
+Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time pass. So every interleaving
+can be played, and a crash is an exception at a failpoint followed by `restart`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pydantic import SecretStr
 from orchestrator import main as orchestrator
 from orderflow.bus.memory import MemoryBroker
 from orderflow.calls import CallingApplication
+from orderflow.contracts import Workflow
 from orderflow.errors import Transient
+from orderflow.routing import COORDINATOR
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.inventory import main as inventory
@@ -35,6 +37,9 @@ BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "shipping": shipping.build,
     "orchestrator": orchestrator.build,
 }
+
+IN_MEMORY: Final = [workflow for workflow in Workflow if COORDINATOR.get(workflow) in BUILD]
+"""The workflows whose coordinator is one of our own processes; a state machine needs a real Step Functions."""
 
 
 class Crash(BaseException):
@@ -135,11 +140,11 @@ class World:
         for _ in range(rounds):
             for name in self.services:
                 self.publish(name)
-            if not sum(self.deliver(name) for name in self.services):
-                if not any(s.publisher._waiting for s in self.services.values()):
-                    for service in self.services.values():
-                        service.outbox.flush()
-                    return
+            moved = sum(self.deliver(name) for name in self.services)
+            if not moved and not any(s.publisher._waiting for s in self.services.values()):
+                for service in self.services.values():
+                    service.outbox.flush()
+                return
         raise AssertionError("the system does not come to rest")
 
     def relay(self) -> None:
@@ -155,7 +160,8 @@ class World:
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
             self.execute(
                 name,
-                f"UPDATE {table} SET next_at = now() - interval '1 s', progress_at = progress_at - make_interval(secs => %s)",
+                f"UPDATE {table} SET next_at = now() - interval '1 s',"
+                " progress_at = progress_at - make_interval(secs => %s)",
                 [seconds],
             )
             self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.engine import State, decide, message_for
 from orderflow import contracts as c
 from orderflow.contracts import Workflow
 from orderflow.saga import DEADLINE
-from orchestrator.engine import State, decide, message_for
 from tests.support.world import request
 
 FORWARD = ("StockReserved", "PaymentCharged", "ShipmentScheduled")
@@ -61,6 +61,7 @@ def test_commands_carry_only_what_their_service_needs() -> None:
         payment_method="pm_card_visa",
         address=c.Address(**asked.shipping_address.model_dump()),
     )
-    sent = {m: message_for(m, snapshot, (), "").model_dump_json() for m in (c.ReserveStock, c.ChargePayment, c.ScheduleShipment)}
+    commands = (c.ReserveStock, c.ChargePayment, c.ScheduleShipment)
+    sent = {m: message_for(m, snapshot, (), "").model_dump_json() for m in commands}
     assert "pm_card" not in sent[c.ReserveStock] + sent[c.ScheduleShipment]
     assert "Berlin" not in sent[c.ReserveStock] + sent[c.ChargePayment]

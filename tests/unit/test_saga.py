@@ -75,7 +75,8 @@ def test_each_step_has_one_driver() -> None:
     """Nobody gets a step's command from a coordinator and by its own reaction as well."""
     for workflow in TABLE:
         commands = {m for m, cell in TABLE[workflow].items() if cell.channel is Channel.QUEUE}
-        heard = {name for service in ("inventory", "payment", "shipping") for name in heard_by(service).get(workflow, ())}
+        workers = ("inventory", "payment", "shipping")
+        heard = {name for service in workers for name in heard_by(service).get(workflow, ())}
         if STOCK.command in commands:
             assert "OrderPlaced" not in heard
         if PAYMENT.command in commands:
