@@ -32,14 +32,31 @@ if TYPE_CHECKING:
     from orderflow.outbox import Entry
     from orderflow.settings import Settings
 
-__all__ = ["Step", "count_unheard", "new_trace", "start", "stop", "trace_id", "unheard"]
+__all__ = [
+    "Step",
+    "count_unheard",
+    "end_steps",
+    "new_trace",
+    "parent",
+    "provider_call",
+    "published",
+    "received",
+    "start",
+    "steps",
+    "stop",
+    "trace_id",
+    "tracer",
+    "transaction",
+    "unheard",
+    "use",
+    "within",
+]
 
 _FLAGS: Final = {flag: TraceFlags(flag) for flag in (0, 1)}
 _SYSTEMS: Final = {"sns": "aws.sns", "eventbridge": "aws.eventbridge"}
 
 _provider: TracerProvider | None = None
 _tracer: trace.Tracer | None = None
-_service = "orderflow"
 _stack = "orderflow"
 _local = threading.local()
 
@@ -48,17 +65,17 @@ def start(service: str, settings: Settings) -> None:
     """Makes this process's tracer, if there is somewhere to send spans. Call it after the fork: a fork would lose its
     thread. Everything else about it is set by OpenTelemetry's own variables."""
     if not settings.traces_wanted:
-        use(service, None, stack=settings.orderflow_stack)
+        use(None, stack=settings.orderflow_stack)
         return
     from orderflow.tracing import make_provider
 
-    use(service, make_provider(service, settings), stack=settings.orderflow_stack)
+    use(make_provider(service, settings), stack=settings.orderflow_stack)
 
 
-def use(service: str, provider: TracerProvider | None, *, stack: str = "orderflow") -> None:
+def use(provider: TracerProvider | None, *, stack: str = "orderflow") -> None:
     """Traces with `provider`; None: not at all."""
-    global _provider, _tracer, _service, _stack
-    _provider, _service, _stack = provider, service, stack
+    global _provider, _tracer, _stack
+    _provider, _stack = provider, stack
     _tracer = provider.get_tracer("orderflow") if provider else None
 
 

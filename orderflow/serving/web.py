@@ -41,6 +41,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.running.stop_receiving()
         super().handle_exit(sig, frame)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        stopping = not enabled and not self.alive
+        for listener in self.sockets if stopping else ():
+            # What has connected already is still served; left in the backlog, it would be cut off.
+            before = -1
+            while before < self.nr_conns:
+                before = self.nr_conns
+                self.accept(listener)
+        super().set_accept_enabled(enabled)
+        for listener in self.sockets if stopping else ():
+            # Refused at once, a caller goes elsewhere or tries again.
+            listener.close()
+
 
 class QuietLogger(Logger):  # type: ignore[misc]
     """Leaves gunicorn's records to the root logger; nothing is logged for each request."""

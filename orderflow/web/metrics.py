@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -52,12 +53,18 @@ def blueprint(service: Service) -> Blueprint:
 class _Collected(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._started = time.time()
 
     def describe(self) -> Iterator[Metric]:
         # Without this the registry would collect once, just to learn the names.
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
+        started = GaugeMetricFamily(
+            "orderflow_process_start_time_seconds", "Of the process that answers", labels=["pid"]
+        )
+        started.add_metric([str(os.getpid())], self._started)
+        yield started
         yield from self._outbox()
         yield from self._consumer()
         yield _counter("http_requests", "Answers", ("method", "route", "status"), requests)

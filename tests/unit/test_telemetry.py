@@ -126,9 +126,9 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     found = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(found))
-    telemetry.use("inventory", provider, stack="orderflow")
+    telemetry.use(provider, stack="orderflow")
     yield found
-    telemetry.use("orderflow", None)
+    telemetry.use(None)
     provider.shutdown()
 
 
@@ -251,7 +251,7 @@ def test_an_unsampled_trace_stays_unsampled(exporter: InMemorySpanExporter) -> N
 
 def test_without_a_tracer_contexts_still_travel() -> None:
     """No spans; the trace id goes on from message to message."""
-    telemetry.use("inventory", None)
+    telemetry.use(None)
     world = World()
     world.deliver(ORDERS[0])
     sent = [Envelope.model_validate_json(d.body) for d in world.broker.queue("order").waiting]
@@ -260,7 +260,7 @@ def test_without_a_tracer_contexts_still_travel() -> None:
 
 def test_a_new_trace_is_a_valid_traceparent() -> None:
     """Also without a tracer: `POST /orders` always has a trace id to give. It claims no sampling that nobody does."""
-    telemetry.use("order", None)
+    telemetry.use(None)
     first, second = telemetry.new_trace(), telemetry.new_trace()
     assert first != second
     version, trace_id, span_id, flags = first.split("-")
@@ -306,7 +306,7 @@ def test_a_receiver_of_spans_that_is_away_costs_nothing_but_the_spans() -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     exporter = OTLPSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=2)
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=256, max_export_batch_size=64))
-    telemetry.use("inventory", provider)
+    telemetry.use(provider)
     try:
         began = time.monotonic()
         for _ in range(50):
@@ -316,7 +316,7 @@ def test_a_receiver_of_spans_that_is_away_costs_nothing_but_the_spans() -> None:
         began = time.monotonic()
         telemetry.stop()
         assert time.monotonic() - began < 2.5
-        telemetry.use("orderflow", None)
+        telemetry.use(None)
 
 
 def test_a_request_is_a_span_by_its_route(exporter: InMemorySpanExporter) -> None:
