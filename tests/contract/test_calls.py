@@ -1,75 +1,28 @@
-"""The three-phase provider call, the same for payment and shipping: states, fences, twins, crashes, key life."""
+"""The three-phase provider call, the same for payment and shipping: states, unknown outcomes, the keys' life."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from orderflow import clock, failpoints
-from orderflow.errors import UnknownOutcome
-from orderflow.processor import Done, Later, Park
-from tests.support.steps import LIMITS, PAYMENT, SHIPPING, Gate, Process, World, ask, in_background, names
-
-AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
-"""Where a process can die in the first and the last phase."""
-
-
-class Crash(BaseException):
-    """The death of a process, for a test within one."""
-
-
-@pytest.fixture(scope="module", params=[PAYMENT, SHIPPING], ids=lambda kind: kind.service)
-def world(request: pytest.FixtureRequest, new_database: Callable[[str | None], str]) -> Iterator[World]:
-    found = World(request.param, new_database(request.param.service), new_database(None))
-    yield found
-    found.close()
-
-
-@pytest.fixture(autouse=True)
-def _processes_end(world: World) -> Iterator[None]:
-    yield
-    world.stop_processes()
-
-
-@pytest.fixture
-def process(world: World) -> Process:
-    return world.process()
-
-
-@pytest.fixture
-def order_id() -> str:
-    return clock.new_id()
-
-
-def kinds_of(verdicts: list[object]) -> list[type]:
-    return [type(v) for v in verdicts]
-
-
-def bring_to(state: str, world: World, order_id: str) -> None:
-    """Puts an order's row into a state, as a process that did that would have left it."""
-    helper = world.process()
-    kind = world.kind
-    if state in ("done", "undone", "undoing"):
-        assert kinds_of(helper.handle(ask(kind.good, order_id))) == [Done]
-    if state == "undone":
-        assert kinds_of(helper.handle(ask(kind.undo, order_id))) == [Done]
-    if state == "refused":
-        assert kinds_of(helper.handle(ask(kind.bad, order_id))) == [Done]
-    if state in ("intended", "undoing"):
-        failpoints.arm("intent.after", crash)
-        with pytest.raises(Crash):
-            helper.handle(ask(kind.good if state == "intended" else kind.undo, order_id))
-        failpoints.disarm()
-    assert world.row(order_id)[0] == state
-    world.sql("DELETE FROM outbox WHERE order_id = %s", order_id)
-
-
-def crash() -> None:
-    raise Crash
+from orderflow import clock
+from orderflow.processor import Done, Later
+from tests.support.steps import (
+    LIMITS,
+    PAYMENT,
+    Gate,
+    Process,
+    World,
+    ask,
+    bring_to,
+    fail,
+    in_background,
+    kinds_of,
+    names,
+)
 
 
 class TestDo:
@@ -167,65 +120,6 @@ class TestUndo:
         assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
 
 
-def fail() -> None:
-    raise UnknownOutcome("for the test")
-
-
-class TestFence:
-    @pytest.mark.parametrize("moment", ["before", "after"])
-    def test_an_undo_overtakes_a_call_in_flight(self, world: World, order_id: str, moment: str) -> None:
-        """The call's answer no longer counts: it is refused as undone, and the ledger is even; whether the call reached
-        the provider before the undo or after it."""
-        slow, fast = world.process(), world.process()
-        gate = Gate()
-        getattr(slow.hooks, moment)["do"] = gate.pass_through
-        call = in_background(lambda: slow.handle(ask(world.kind.good, order_id)))
-        gate.wait()
-        assert kinds_of(fast.handle(ask(world.kind.undo, order_id))) == [Done]
-        assert world.row(order_id) == ("undone", 2)
-        gate.open()
-        assert kinds_of(call.result(10)) == [Done]
-        assert names(world.outcomes(order_id)) == [world.kind.undone, world.kind.refusal + ":undone"]
-        reached = moment == "after"
-        assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if reached else [])
-        assert world.row(order_id) == ("undone", 2)
-
-    def test_the_call_answers_while_the_undo_is_in_flight(self, world: World, order_id: str) -> None:
-        """The fence has been raised already: the late success is not recorded."""
-        slow, fast = world.process(), world.process()
-        call_gate, undo_gate = Gate(), Gate()
-        slow.hooks.after["do"] = call_gate.pass_through
-        fast.hooks.before["void"] = undo_gate.pass_through
-        call = in_background(lambda: slow.handle(ask(world.kind.good, order_id)))
-        call_gate.wait()
-        undo = in_background(lambda: fast.handle(ask(world.kind.undo, order_id)))
-        undo_gate.wait()
-        call_gate.open()
-        assert kinds_of(call.result(10)) == [Done]
-        assert world.row(order_id) == ("undoing", 2)
-        undo_gate.open()
-        assert kinds_of(undo.result(10)) == [Done]
-        assert names(world.outcomes(order_id)) == [world.kind.refusal + ":undone", world.kind.undone]
-        assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
-
-    def test_a_process_that_slept_through_its_lease_changes_nothing(self, world: World, order_id: str) -> None:
-        """Its twin took the same message over and answered; the sleeper's answer is neither recorded nor sent."""
-        sleeper, twin = world.process(), world.process()
-        gate = Gate()
-        sleeper.hooks.after["do"] = gate.pass_through
-        message = ask(world.kind.good, order_id)
-        call = in_background(lambda: sleeper.handle(message))
-        gate.wait()
-        assert kinds_of(twin.handle(message)) == [Later]
-        world.expire_lease(order_id)
-        assert kinds_of(twin.handle(message)) == [Done]
-        gate.open()
-        assert kinds_of(call.result(10)) == [Later]
-        assert kinds_of(sleeper.handle(message)) == [Done]
-        assert names(world.outcomes(order_id)) == [world.kind.success]
-        assert world.entries(order_id) == [world.kind.does]
-
-
 class TestUnknownOutcome:
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_it_stays_an_intent_and_is_asked_again(
@@ -276,44 +170,6 @@ class TestUnknownOutcome:
         assert process.hooks.calls == {}
 
 
-class TestCrash:
-    @pytest.mark.parametrize("point", [*AROUND, "call.before", "call.after"])
-    def test_a_command_survives_a_crash(self, world: World, order_id: str, point: str) -> None:
-        """Wherever the process died: the message comes again, and there is one call's effect and one outcome."""
-        message = ask(world.kind.good, order_id)
-        self.die_at(point, world, message)
-        assert kinds_of(world.process().handle(message)) == [Done]
-        assert names(world.outcomes(order_id)) == [world.kind.success]
-        assert world.entries(order_id) == [world.kind.does]
-
-    @pytest.mark.parametrize("point", [*AROUND, "undo.before", "undo.after"])
-    @pytest.mark.parametrize("state", ["absent", "done"])
-    def test_an_undo_survives_a_crash(self, world: World, order_id: str, point: str, state: str) -> None:
-        """Likewise; given back once."""
-        if state == "done":
-            bring_to("done", world, order_id)
-        message = ask(world.kind.undo, order_id)
-        self.die_at(point, world, message)
-        assert kinds_of(world.process().handle(message)) == [Done]
-        assert names(world.outcomes(order_id)) == [world.kind.undone]
-        assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if state == "done" else [])
-
-    def die_at(self, spec: str, world: World, message: object) -> None:
-        point, _, nth = spec.partition(":")
-        left = [int(nth or 1)]
-
-        def die() -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-
-        failpoints.arm(point, die)
-        with pytest.raises(Crash):
-            world.process().handle(message)
-        failpoints.disarm()
-        world.expire_lease(message.subject)
-
-
 class TestKeyLife:
     def test_an_old_intent_without_effect_is_refused_and_barred(
         self, world: World, process: Process, order_id: str
@@ -348,62 +204,3 @@ class TestKeyLife:
         assert process.hooks.calls == {"do": 1, "lookup": 1}
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
-
-
-class TestBatch:
-    def test_do_and_undo_mix(self, world: World, process: Process) -> None:
-        """Every message of a batch gets its own outcome; what comes second for an order sees what came first."""
-        kind = world.kind
-        new, refused, absent, done, twice = (clock.new_id() for _ in range(5))
-        bring_to("done", world, done)
-        verdicts = process.handle(
-            ask(kind.good, new), ask(kind.undo, absent), ask(kind.bad, refused),
-            ask(kind.good, twice), ask(kind.undo, done), ask(kind.undo, twice),
-        )  # fmt: skip
-        assert kinds_of(verdicts) == [Done] * 6
-        assert names(world.outcomes(new)) == [kind.success]
-        assert names(world.outcomes(refused)) == [kind.refusal]
-        assert names(world.outcomes(absent)) == names(world.outcomes(done)) == [kind.undone]
-        assert names(world.outcomes(twice)) == [kind.success, kind.undone]
-        assert world.entries(twice) == world.entries(done) == [kind.does, kind.undoes]
-
-    def test_the_slow_one_holds_nobody_up(self, world: World, order_id: str) -> None:
-        """The others are recorded; its verdict comes when its answer does."""
-        pool = ThreadPoolExecutor(4)
-        process = world.process(executor=pool)
-        gate = Gate()
-        first = iter([gate.pass_through])
-        process.hooks.before["do"] = lambda: next(first, lambda: None)()
-        slow, quick = clock.new_id(), clock.new_id()
-        verdict, other = process.processor.process([ask(world.kind.good, slow), ask(world.kind.undo, quick)])
-        assert isinstance(other, Done)
-        assert (names(world.outcomes(slow)), names(world.outcomes(quick))) == ([], [world.kind.undone])
-        gate.open()
-        assert isinstance(verdict.result(10), Done)
-        assert names(world.outcomes(slow)) == [world.kind.success]
-        pool.shutdown()
-
-    def test_a_bug_in_a_client_is_counted_against_its_message_only(self, world: World, process: Process) -> None:
-        """The fifth failure parks it; the others of its batch have their outcome."""
-        bad, good = clock.new_id(), clock.new_id()
-        original = process.provider.void
-        process.provider.void = lambda key, order_id: 1 / 0 if order_id == bad else original(key, order_id)
-        message = ask(world.kind.undo, bad)
-        verdicts = process.handle(message, ask(world.kind.undo, good))
-        assert kinds_of(verdicts) == [Later, Done]
-        assert names(world.outcomes(good)) == [world.kind.undone]
-        assert [kinds_of(process.handle(message)) for _ in range(4)] == [[Later]] * 3 + [[Park]]
-
-    def test_the_pool_is_bounded(self, world: World) -> None:
-        """With all places taken, the next call waits for one: it would only use up its lease in a queue."""
-        pool = ThreadPoolExecutor(1)
-        process = world.process(replace(LIMITS, concurrency=1), executor=pool)
-        gate = Gate()
-        process.hooks.before["do"] = gate.pass_through
-        first = process.processor.process([ask(world.kind.good, clock.new_id())])[0]
-        second = in_background(lambda: process.application.submit(lambda: "ran"))
-        assert not second.done()
-        gate.open()
-        assert isinstance(first.result(10), Done)
-        assert second.result(10).result(10) == "ran"
-        pool.shutdown()

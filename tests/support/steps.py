@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+import pytest
 
-from orderflow import clock, inbox
+from orderflow import clock, failpoints, inbox
 from orderflow.calls import CallingApplication, Limits
 from orderflow.contracts import (
     Address,
@@ -28,8 +29,9 @@ from orderflow.contracts import (
 )
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose, decode
+from orderflow.errors import UnknownOutcome
 from orderflow.outbox import Outbox
-from orderflow.processor import Processor, Verdict
+from orderflow.processor import Done, Processor, Verdict
 from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
 from services.payment.provider import TRADE as PAYMENTS
@@ -134,11 +136,10 @@ class Kind:
     undone: str
 
 
-def _address(postal_code: str) -> Address:
-    return Address(name="Ada", line1="1 Main St", city="Berlin", postal_code=postal_code, country="DE")
+def _parcel(postal_code: str) -> ScheduleShipment:
+    address = Address(name="Ada", line1="1 Main St", city="Berlin", postal_code=postal_code, country="DE")
+    return ScheduleShipment(items=(Item(sku="BOOK-1", quantity=2),), address=address)
 
-
-_ITEMS = (Item(sku="BOOK-1", quantity=2),)
 
 PAYMENT = Kind(
     "payment", "payments", "charge", "refund", Payment,
@@ -150,9 +151,7 @@ PAYMENT = Kind(
 SHIPPING = Kind(
     "shipping", "shipments", "shipment", "cancellation", Shipping,
     lambda *args, **kwargs: _hooked(SimulatedCarrier)(SHIPMENTS, *args, **kwargs),
-    ScheduleShipment(items=_ITEMS, address=_address("10115")),
-    ScheduleShipment(items=_ITEMS, address=_address("00000")),
-    CancelShipment(), "ShipmentScheduled", "ShipmentRejected", "ShipmentCancelled",
+    _parcel("10115"), _parcel("00000"), CancelShipment(), "ShipmentScheduled", "ShipmentRejected", "ShipmentCancelled",
 )  # fmt: skip
 
 
@@ -183,6 +182,7 @@ class World:
         return row
 
     def expire_lease(self, order_id: str) -> None:
+        """As if the process that took the intent had been silent for long."""
         self.sql(f"UPDATE {self.kind.table} SET lease_until = now() - interval '1 s' WHERE order_id = %s", order_id)
 
     def age(self, order_id: str, seconds: float) -> None:
@@ -263,3 +263,41 @@ def in_background(job: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+class Crash(BaseException):
+    """The death of a process, for a test within one."""
+
+
+def crash() -> None:
+    """For a failpoint: the process dies there."""
+    raise Crash
+
+
+def fail() -> None:
+    """For a hook: the provider gives no answer."""
+    raise UnknownOutcome("for the test")
+
+
+def kinds_of(verdicts: Sequence[Verdict]) -> list[type]:
+    """Their classes."""
+    return [type(v) for v in verdicts]
+
+
+def bring_to(state: str, world: World, order_id: str) -> None:
+    """Puts an order's row into a state, as a process that did that would have left it."""
+    helper = world.process()
+    kind = world.kind
+    if state in ("done", "undone", "undoing"):
+        assert kinds_of(helper.handle(ask(kind.good, order_id))) == [Done]
+    if state == "undone":
+        assert kinds_of(helper.handle(ask(kind.undo, order_id))) == [Done]
+    if state == "refused":
+        assert kinds_of(helper.handle(ask(kind.bad, order_id))) == [Done]
+    if state in ("intended", "undoing"):
+        failpoints.arm("intent.after", crash)
+        with pytest.raises(Crash):
+            helper.handle(ask(kind.good if state == "intended" else kind.undo, order_id))
+        failpoints.disarm()
+    assert world.row(order_id)[0] == state
+    world.sql("DELETE FROM outbox WHERE order_id = %s", order_id)
