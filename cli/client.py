@@ -31,7 +31,8 @@ class ApiProblem(RuntimeProblem):
 class Api:
     """Calls the services. Every method raises ApiProblem.
 
-    `addresses`: service → base URL. `running` tells whether there is a system at all, for the right advice.
+    `addresses`: service → base URL. `jaeger`: where its API answers; `jaeger_pages`: where people reach its pages, if
+    that is elsewhere. `running` tells whether there is a system at all, for the right advice.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Api:
         api_key: str = "",
         operator_key: str = "",
         jaeger: str | None = None,
+        jaeger_pages: str | None = None,
         running: Callable[[], bool] = lambda: True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.addresses = dict(addresses)
         self.jaeger = jaeger
+        self._pages = jaeger_pages or jaeger
         self._customer = api_key or operator_key
         self._operator = operator_key or api_key
         self._running = running
@@ -91,9 +94,9 @@ class Api:
 
     def trace_url(self, order: Json) -> str | None:
         """The page of an order's trace; None where there is no Jaeger or no trace."""
-        if not self.jaeger or not order.get("trace_id"):
+        if not self._pages or not order.get("trace_id"):
             return None
-        return f"{self.jaeger}/trace/{order['trace_id']}"
+        return f"{self._pages}/trace/{order['trace_id']}"
 
     def _ask(self, method: str, service: str, path: str, operator: bool, **more: Any) -> httpx.Response:
         url = self.addresses[service] + path
@@ -125,22 +128,27 @@ def connect() -> Api:
     """
     system, settings = runtime(), user_settings()
     plan = system.running_plan()
+    pages = (settings.get("JAEGER_URL") or "").rstrip("/") or None
     return Api(
         {name: (settings.get(f"{name.upper()}_URL") or plan.url(name)).rstrip("/") for name in SERVICES},
         api_key=_first(settings.get("ORDERFLOW_API_KEYS")),
         operator_key=_first(settings.get("ORDERFLOW_OPERATOR_KEYS")),
-        jaeger=_jaeger(settings.get("JAEGER_URL") or plan.url("jaeger")),
+        jaeger=_jaeger(plan.url("jaeger"), pages),
+        jaeger_pages=pages,
         running=lambda: system.running,
     )
 
 
-def _jaeger(url: str) -> str | None:
-    """Jaeger's address, if it answers there."""
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/api/services", timeout=1.0, trust_env=False)
-    except httpx.HTTPError:
-        return None
-    return url.rstrip("/") if answer.status_code == 200 else None
+def _jaeger(*addresses: str | None) -> str | None:
+    """The first of these at which Jaeger's API answers."""
+    for address in filter(None, addresses):
+        try:
+            answer = httpx.get(f"{address.rstrip('/')}/api/services", timeout=1.0, trust_env=False)
+        except httpx.HTTPError:
+            continue
+        if answer.status_code == 200:
+            return address.rstrip("/")
+    return None
 
 
 def _first(keys: str | None) -> str:

@@ -1,0 +1,94 @@
+"""The command line against services that only a test knows: answers by path, over httpx's mock transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli import client
+from cli.main import app
+from orderflow.routing import SERVICES
+
+ORDER_ID: Final = "01a20c9c-842a-7161-bc3c-4230b7469cf6"
+OTHER_ID: Final = "01a20c9c-842a-7161-bc3c-000000000000"
+ORDER: Final[Mapping[str, Any]] = {
+    "id": ORDER_ID, "status": "CANCELLED", "workflow": "choreography", "event_bus": "sns",
+    "total": {"amount": 3998, "currency": "EUR"}, "trace_id": "a" * 32, "created_at": "2026-01-01T10:00:00.000Z",
+    "updated_at": "2026-01-01T10:00:00.200Z", "reason": "undeliverable address", "customer_id": "c-42",
+}  # fmt: skip
+
+
+def entry(ms: int, service: str, name: str, kind: str = "event", note: str = "", number: int | None = None) -> Any:
+    """One entry of a timeline; its message id follows from its place in time unless `number` says otherwise."""
+    return {
+        "at": f"2026-01-01T10:00:{ms // 1000:02}.{ms % 1000:03}Z", "service": service, "kind": kind, "type": name,
+        "message_id": f"m-{ms if number is None else number}-{name}", "causation_id": None, "note": note,
+    }  # fmt: skip
+
+
+TIMELINE: Final[Mapping[str, Any]] = {
+    "entries": [
+        entry(0, "order", "OrderPlaced"),
+        entry(40, "inventory", "StockReserved"),
+        entry(70, "payment", "PaymentCharged"),
+        entry(100, "shipping", "ShipmentRejected", note="undeliverable address"),
+        entry(120, "payment", "PaymentRefunded"),
+        entry(140, "inventory", "StockReleased"),
+        entry(140, "order", "OrderCancelled"),
+    ],
+    "waiting_for": None,
+    "incomplete": [],
+}
+"""An undeliverable order under choreography."""
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def answer(routes: Mapping[str, Any]) -> Handler:
+    """Answers `METHOD service/path`, such as `GET order/orders`, by JSON (a dict) or by a response; 404 otherwise."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        found = routes.get(f"{request.method} {request.url.host}{request.url.path}")
+        if found is None:
+            return problem(404, "Not Found", f"there is no {request.url.path}")
+        if callable(found):
+            found = found(request)
+        return found if isinstance(found, httpx.Response) else httpx.Response(200, json=found)
+
+    return handle
+
+
+def problem(status: int, title: str, detail: str = "", *fields: tuple[str, str]) -> httpx.Response:
+    """A problem+json answer."""
+    content: dict[str, Any] = {"title": title, "detail": detail, "status": status}
+    content["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in fields]
+    return httpx.Response(status, content=json.dumps(content), headers={"Content-Type": "application/problem+json"})
+
+
+def api(handler: Handler, **more: Any) -> client.Api:
+    """The services as `http://order`, `http://inventory`, …"""
+    return client.Api({name: f"http://{name}" for name in SERVICES}, transport=httpx.MockTransport(handler), **more)
+
+
+class Terminal:
+    """Runs commands of `orderflow` against made-up services."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.requests: list[httpx.Request] = []
+
+    def run(self, *arguments: str, routes: Mapping[str, Any] | None = None, jaeger: str | None = None) -> Result:
+        """The result of one command. What the services were asked is kept in `requests`."""
+        handler = answer(routes or {})
+
+        def remember(request: httpx.Request) -> httpx.Response:
+            self.requests.append(request)
+            return handler(request)
+
+        self._monkeypatch.setattr(client, "connect", lambda: api(remember, jaeger=jaeger))
+        return CliRunner().invoke(app, arguments, env={"COLUMNS": "140"})
