@@ -15,6 +15,7 @@ from cli import client, views
 from cli.choices import JsonFlag, OrderId
 from cli.client import Api, Json
 from cli.journey import Journey, look, resolve
+from cli.views_lanes import REFUSALS
 
 _EXPORT_SECONDS: Final = 8.0
 """Spans leave a process in batches, every 5 s by OpenTelemetry's default: a young order's trace is still coming in."""
@@ -110,14 +111,14 @@ def tree(trace: Json) -> list[Bar]:
 def from_timeline(journey: Journey) -> list[Bar]:
     """What the timeline knows: each message from when it was noted until the next one."""
     moments = journey.moments
-    ends = [m.ms for m in moments[1:]] + [moments[-1].ms if moments else 0.0]
+    ends = [m.ms for m in (*moments[1:], *moments[-1:])]
     return [
         Bar(
             m.service,
             m.type,
             m.ms,
             max(0.0, end - m.ms),
-            m.note if "Rejected" in m.type or "Declined" in m.type else "",
+            m.note if m.type in REFUSALS else "",
         )
         for m, end in zip(moments, ends, strict=True)
     ]
