@@ -32,7 +32,7 @@ class SagaSweeper:
         self._outbox = outbox
         self._settings = settings
 
-    def sweep(self, drained_ago: float) -> None:
+    def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
             sagas = store.due(unit.connection, drained_ago, _LIMIT)
             log: list[LogEntry] = []
@@ -47,6 +47,7 @@ class SagaSweeper:
                     )
             store.save(unit.connection, sagas)
             store.write_log(unit.connection, log)
+        return len(sagas) == _LIMIT
 
     def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
         settings = self._settings

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 _TICK: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
+_SWEEPS: Final = 20
+"""Batches of due orders at a tick; after an outage many are due at once."""
 _BEAT_LATE: Final = 20.0
 """Seconds beyond the long poll after which a consumer that has not been heard of counts as stuck."""
 
@@ -30,8 +32,9 @@ _BEAT_LATE: Final = 20.0
 class Sweeper(Protocol):
     """Owner of deadlines: sends again what got no answer, and undoes what is too late."""
 
-    def sweep(self, drained_ago: float) -> None:
-        """Looks after what is due. `drained_ago`: seconds since the own queue was last seen empty."""
+    def sweep(self, drained_ago: float) -> bool:
+        """Looks after what is due; returns whether there may be more. `drained_ago`: seconds since the own queue was
+        last seen empty."""
 
 
 class Service:
@@ -49,6 +52,7 @@ class Service:
         sweeper: Sweeper | None = None,
         prune: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        consumer_threads: int = 1,
     ) -> None:
         self.settings = settings
         self.name = application.service
@@ -74,6 +78,7 @@ class Service:
         self.sweeper = sweeper
         self._prune = prune
         self._close = close
+        self._consumer_threads = consumer_threads
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._works = settings.orderflow_role is not Role.WEB
@@ -86,7 +91,8 @@ class Service:
             ("maintenance", self._maintain),
         ]
         if self._works:
-            jobs += [(f"consumer-{i}", self.consumer.run) for i in range(self.settings.consumer_threads)]
+            threads = self.settings.consumer_threads or self._consumer_threads
+            jobs += [(f"consumer-{i}", self.consumer.run) for i in range(threads)]
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
         for thread in self._threads:
             thread.start()
@@ -140,8 +146,11 @@ class Service:
 
     def sweep(self) -> None:
         """Looks after the deadlines that this service owns."""
-        if self.sweeper:
-            self.sweeper.sweep(self.consumer.drained_ago())
+        drained_ago = self.consumer.drained_ago()
+        if self.sweeper and drained_ago != float("inf"):
+            rounds = 0
+            while self.sweeper.sweep(drained_ago) and (rounds := rounds + 1) < _SWEEPS:
+                pass
 
     def prune(self) -> None:
         """Forgets what is older than the retention settings say."""

@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     # Processes.
     web_workers: Annotated[int, Field(ge=1, le=64)] = 1
     web_threads: Annotated[int, Field(ge=1, le=256)] = 8
-    consumer_threads: Annotated[int, Field(ge=1, le=32)] = 1
+    consumer_threads: Annotated[int, Field(ge=1, le=32)] | None = None
+    """Default: two in order, which hears of every step, and one elsewhere. More receive less at once and cost calls."""
     database_pool: Annotated[int, Field(ge=1, le=100)] = 10
     long_poll: Annotated[int, Field(ge=0, le=20)] = 20
     visibility: Annotated[int, Field(ge=2, le=43200)] = 30

@@ -123,7 +123,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
             note = f"{asked.by}: {asked.why}"
             message_id = None
             if not coordinator.is_ours(order):
-                order.next_in = settings.resend_after[0]
+                order.next_in, order.answered = settings.resend_after[0], False
                 envelope = compose(
                     OrderRetryRequested(by=asked.by, why=asked.why),
                     source="order",

@@ -1,4 +1,5 @@
 """The order service as owner: in choreography it watches the whole order; elsewhere only that its coordinator answers.
+A state machine answers nothing but its steps: for it the orchestrator does, whose guardian looks after executions.
 
 What got no answer is sent again 10, 20 and 40 s after the last progress and undone at 60 s (settings); an undo every
 10 s, and after 20 of them the order needs an operator. All by the database's clock.
@@ -19,7 +20,7 @@ from orderflow.contracts import (
 )
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
-from orderflow.routing import COORDINATOR
+from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
 from orderflow.settings import Settings
 from services.order import models
@@ -45,10 +46,22 @@ def is_ours(order: Order) -> bool:
     return COORDINATOR[order.workflow] == "order"
 
 
+def runs_by_machine(order: Order) -> bool:
+    """Whether a state machine coordinates the order: it sends again by itself, and can only be lost as a whole."""
+    return COORDINATOR[order.workflow] == MACHINE
+
+
+def first_look(order: Order, settings: Settings) -> float:
+    """Seconds from now until its owner looks after the order."""
+    if runs_by_machine(order):
+        return settings.resend_after[-1]
+    return settings.undo_resend_every if order.cancelling else settings.resend_after[0]
+
+
 def progressed(order: Order, settings: Settings) -> None:
     """The order came forward: its times start anew."""
     order.progressed, order.sends = True, 0
-    order.next_in = settings.undo_resend_every if order.cancelling else settings.resend_after[0]
+    order.next_in = first_look(order, settings)
 
 
 def conclude(order: Order) -> list[Message]:
@@ -78,12 +91,12 @@ class OrderSweeper:
         self._outbox = outbox
         self._settings = settings
 
-    def sweep(self, drained_ago: float) -> None:
+    def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
             orders = models.due(unit.connection, drained_ago, _LIMIT)
             if not orders:
-                return
-            placed = [o.id for o in orders if not o.cancelling]
+                return False
+            placed = [o.id for o in orders if runs_by_machine(o) or not o.cancelling]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
             log: list[LogEntry] = []
             for order in orders:
@@ -95,10 +108,14 @@ class OrderSweeper:
                     log.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
             models.save(unit.connection, orders)
             models.write_log(unit.connection, log)
+        return len(orders) == _LIMIT
 
     def _look_after(self, order: Order, snapshots: dict[str, OrderSnapshot]) -> tuple[Envelope | None, str]:
         settings = self._settings
-        if order.cancelling and (is_ours(order) or not order.answered):
+        if order.attention:
+            order.next_in = FAR  # an operator must look first
+            return None, ""
+        if order.cancelling and not runs_by_machine(order) and (is_ours(order) or not order.answered):
             return self._undo_again(order)
         if not is_ours(order) and order.answered:
             order.next_in = FAR  # the coordinator has it, and watches
@@ -114,7 +131,7 @@ class OrderSweeper:
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
-        if order.sends < len(times):
+        if order.sends < len(times) and not runs_by_machine(order):
             return max(0.0, times[order.sends] * random.uniform(0.9, 1.0) - order.waited)
         if is_ours(order):
             return max(0.0, self._settings.undo_after - order.waited)

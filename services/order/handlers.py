@@ -82,7 +82,10 @@ class Orders:
 
     def _apply(self, order: Order, incoming: Incoming) -> list[Message]:
         message = incoming.message
-        order.answered |= not coordinator.is_ours(order)
+        # What a state machine sends does not say that anybody watches it; only OrderAccepted does.
+        order.answered |= isinstance(message, OrderAccepted) or not (
+            coordinator.is_ours(order) or coordinator.runs_by_machine(order)
+        )
         match message:
             case ConfirmOrder():
                 return [confirm(order)]

@@ -28,6 +28,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         outbox,
         broker,
         sweeper=OrderSweeper(outbox, settings),
+        consumer_threads=2,
         prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
     )
 

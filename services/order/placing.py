@@ -17,7 +17,7 @@ from orderflow.errors import FieldError, Problem
 from orderflow.outbox import Outbox
 from orderflow.routing import TABLE
 from orderflow.settings import Settings
-from services.order import domain, models
+from services.order import coordinator, domain, models
 from services.order.domain import Product
 from services.order.models import LogEntry, Order
 from services.order.schemas import OrderRequest
@@ -79,7 +79,8 @@ class Placing:
         with self._outbox.transaction() as unit:
             if key is not None and not self._claim(unit.connection, key, asked, order.id):
                 return self._earlier(unit.connection, key, asked)
-            created = models.insert(unit.connection, order, asked.customer_id, snapshot, self._settings.resend_after[0])
+            first_look = coordinator.first_look(order, self._settings)
+            created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.write_log(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
             return Placed(order.id, created(), workflow, event_bus, snapshot.total, traceparent)

@@ -177,7 +177,7 @@ def test_the_largest_order_goes_through(world: World, workflow: Workflow) -> Non
 
 def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 16: where limits of fields would not keep it under the cap, POST does."""
-    monkeypatch.setattr("services.order.placing.MAX_BYTES", 4096 + 700)
+    monkeypatch.setattr("services.order.placing.MAX_BYTES", 4096 + 300)
     with pytest.raises(Problem, match="413"):
         world.place(workflow=Workflow.CHOREOGRAPHY)
 
