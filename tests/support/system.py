@@ -1,0 +1,282 @@
+"""A real system for tests: the embedded runtime on ports and in a home of its own, and what tests ask and tell it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import httpx
+import psycopg
+from botocore.config import Config
+
+from cli.runtime import EmbeddedRuntime
+from cli.runtime.plan import PORTS
+from cli.runtime.postgres import Postgres
+from orderflow.contracts import EventBus, Workflow
+from orderflow.routing import SERVICES, TABLE
+from services.inventory.models import START
+from tests.support.oracle import RESTING, complaints
+
+KINDS: Final = tuple((workflow, bus) for workflow in TABLE for bus in EventBus)
+"""Every built workflow over every bus."""
+
+PATIENCE: Final = 120.0
+"""Seconds that tests wait for what should take one or two, on a machine that others use too."""
+
+_LOOK_EVERY: Final = 0.1
+_DATA: Final[Mapping[str, tuple[str, ...]]] = {
+    "order": ("orders", "order_log", "idempotency_keys", "inbox", "outbox", "failures"),
+    "inventory": ("reservations", "inbox", "outbox", "failures"),
+    "payment": ("payments", "inbox", "outbox", "failures"),
+    "shipping": ("shipments", "inbox", "outbox", "failures"),
+    "orchestrator": ("sagas", "saga_log", "inbox", "outbox", "failures"),
+    "providers": ("ledger", "idempotency_keys"),
+}
+
+
+def kind_id(kind: tuple[Workflow, EventBus]) -> str:
+    """`hybrid-sns`, for a test's name."""
+    return f"{kind[0].value}-{kind[1].value}"
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE, what: Callable[[], Any] = lambda: "") -> Any:
+    """Polls until `condition()` is true and returns what it gave; fails after `seconds`, saying `what()`."""
+    ends = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < ends, f"not so after {seconds:.0f} s: {what()}"
+        time.sleep(_LOOK_EVERY)
+    return value
+
+
+def free_ports() -> dict[str, str]:
+    """A free port for every variable, below those that the kernel gives to clients: nobody takes them meanwhile."""
+    found: dict[str, str] = {}
+    with ExitStack() as stack:
+        chosen = random.Random(os.urandom(8))
+        while len(found) < len(PORTS):
+            port = chosen.randrange(15000, 32000)
+            try:
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            found[list(PORTS)[len(found)]] = str(port)
+    return found
+
+
+def order_body(**changes: Any) -> dict[str, Any]:
+    """A valid request for an order, with changes: `sku`, `quantity`, `postal_code`, or any field of the request."""
+    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "country": "DE"}
+    address["postal_code"] = changes.pop("postal_code", "10115")
+    line = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
+    body = {"customer_id": "c-1", "items": [line], "payment_method": "pm_card_visa", "shipping_address": address}
+    return body | changes
+
+
+class System:
+    """A running system, over its HTTP APIs, its databases and its broker."""
+
+    def __init__(self, runtime: EmbeddedRuntime) -> None:
+        self.runtime = runtime
+        self.http = httpx.Client(timeout=30, trust_env=False)
+        self.ports = runtime.plan.ports
+        databases = Postgres(runtime.home, runtime.plan.port("postgres")).urls()
+        self.databases = {name.removeprefix("orderflow_"): url for name, url in databases.items()}
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30)
+        self._aws = {
+            name: boto3.client(
+                name, endpoint_url=self.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
+                aws_secret_access_key="test", config=config,
+            )
+            for name in ("sqs", "sns", "events")
+        }  # fmt: skip
+
+    def url(self, part: str, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.ports[f'{part.upper()}_PORT']}{path}"
+
+    def aws(self, service: str) -> Any:
+        """A client of the broker: sqs, sns or events."""
+        return self._aws[service]
+
+    # Orders
+
+    def post(self, body: Any, **headers: str) -> httpx.Response:
+        """POST /orders with `body` as JSON."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.post(self.url("order", "/orders"), json=body, headers=names)
+
+    def place(self, kind: tuple[Workflow, EventBus] | None = None, **changes: Any) -> str:
+        """Places an order, of this workflow and bus or of the system's; its id."""
+        if kind:
+            changes |= {"workflow": kind[0].value, "event_bus": kind[1].value}
+        answer = self.post(order_body(**changes))
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def get(self, service: str, path: str) -> Any:
+        """The JSON of a GET that must succeed."""
+        answer = self.http.get(self.url(service, path))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def order(self, order_id: str) -> Any:
+        return self.get("order", f"/orders/{order_id}")
+
+    def timeline(self, order_id: str) -> Any:
+        return self.get("order", f"/orders/{order_id}/timeline")
+
+    def cancel(self, order_id: str) -> int:
+        """The status code of a customer's cancellation."""
+        return self.http.post(self.url("order", f"/orders/{order_id}/cancel")).status_code
+
+    def ledger(self, order_id: str) -> list[str]:
+        """What the providers did for an order, oldest first."""
+        kinds = self.sql("providers", "SELECT kind FROM ledger WHERE order_id = %s ORDER BY at", order_id)
+        return [kind for (kind,) in kinds]
+
+    def until_terminal(self, *order_ids: str, seconds: float = PATIENCE) -> list[str]:
+        """The statuses of orders, once all are CONFIRMED, CANCELLED or NEEDS_ATTENTION."""
+
+        def statuses() -> dict[str, str]:
+            found = self.sql("order", "SELECT id::text, status FROM orders WHERE id = ANY(%s::uuid[])", list(order_ids))
+            return dict(found)
+
+        def all_rest() -> bool:
+            found = statuses()
+            return all(found.get(i) in RESTING | {"NEEDS_ATTENTION"} for i in order_ids)
+
+        until(all_rest, seconds, lambda: {i: self.story(i) for i, s in statuses().items() if s not in RESTING})
+        return [statuses()[i] for i in order_ids]
+
+    def story(self, order_id: str) -> list[str]:
+        """What the databases know of an order, for a failure's message."""
+        lines = self.sql(
+            "order", "SELECT service, type, note FROM order_log WHERE order_id = %s ORDER BY seq", order_id
+        )
+        state = self.sql("order", "SELECT status, facts, sends, reason FROM orders WHERE id = %s", order_id)
+        saga = self.sql("orchestrator", "SELECT state, open_type, sends FROM sagas WHERE order_id = %s", order_id)
+        return [f"{s}:{t}{' ' + n if n else ''}" for s, t, n in lines] + [f"order {state}", f"saga {saga}"]
+
+    # State
+
+    def sql(self, database: str, statement: str, *parameters: Any) -> list[Any]:
+        """A statement on a service's database, or that of the `providers`, from outside."""
+        with psycopg.connect(self.databases[database], autocommit=True, connect_timeout=5) as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def open_orders(self) -> int:
+        return int(self.sql("order", "SELECT count(*) FROM orders WHERE open")[0][0])
+
+    def check(self, seconds: float = PATIENCE, **expected: Any) -> None:
+        """The oracle: waits until the system is quiet and adds up; fails with what does not.
+
+        What must never happen (a second charge, say) does not go away by waiting; what is still under way does.
+        """
+        until(lambda: not (complaints(self.databases, **expected) or self.waiting()), seconds, lambda: "\n".join(
+            [*complaints(self.databases, **expected)[:20], f"queues: {self.waiting()}"]
+        ))  # fmt: skip
+
+    def clean(self) -> None:
+        """Deletes what an earlier test left behind, if it left anything that doesn't add up."""
+        if not complaints(self.databases) and not self.waiting() and not any(self.dead_letters().values()):
+            return
+        for service in SERVICES:
+            self.aws("sqs").purge_queue(QueueUrl=self.queue(service))
+        for queue in self.dead_letters():
+            self.aws("sqs").purge_queue(QueueUrl=self.queue(queue))
+        for database, tables in _DATA.items():
+            self.sql(database, f"TRUNCATE {', '.join(tables)}")
+        for sku, pieces in START.items():
+            self.sql("inventory", "UPDATE stock SET available = %s, reserved = 0 WHERE sku = %s", pieces, sku)
+
+    # Broker
+
+    def queue(self, name: str) -> str:
+        """The URL of a queue of the stack."""
+        return self.url("localstack", f"/000000000000/orderflow-{name}")
+
+    def send(self, service: str, *bodies: str) -> None:
+        """Puts bodies into a service's queue, past everything that checks them."""
+        for body in bodies:
+            self.aws("sqs").send_message(QueueUrl=self.queue(service), MessageBody=body)
+
+    def depth(self, name: str) -> int:
+        """Messages of a queue, those in somebody's hand included."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.aws("sqs").get_queue_attributes(QueueUrl=self.queue(name), AttributeNames=names)["Attributes"]
+        return sum(int(found[n]) for n in names)
+
+    def waiting(self) -> dict[str, int]:
+        """Messages by service, where there are any."""
+        return {service: n for service in SERVICES if (n := self.depth(service))}
+
+    def dead_letters(self) -> dict[str, int]:
+        """Messages by dead-letter queue."""
+        urls = self.aws("sqs").list_queues(QueueNamePrefix="orderflow-")["QueueUrls"]
+        names = [url.rpartition("/orderflow-")[2] for url in urls]
+        return {name: self.depth(name) for name in names if name.endswith("dlq")}
+
+    def take_dead_letters(self, service: str, expected: int, seconds: float = PATIENCE) -> list[tuple[str, str]]:
+        """(body, reason) of a service's dead letters, once there are as many as expected; they are removed."""
+        taken: list[tuple[str, str]] = []
+        queue = self.queue(f"{service}-dlq")
+
+        def enough() -> bool:
+            answer = self.aws("sqs").receive_message(
+                QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageAttributeNames=["All"]
+            )
+            for message in answer.get("Messages", ()):
+                reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "")
+                taken.append((message["Body"], reason))
+                self.aws("sqs").delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            return len(taken) >= expected
+
+        until(enough, seconds, lambda: f"{len(taken)} of {expected} dead letters: {[r for _, r in taken]}")
+        return taken
+
+    # Parts
+
+    def all_ready(self) -> bool:
+        return {part.state for part in self.runtime.status()} == {"ready"}
+
+    def until_ready(self, seconds: float = PATIENCE) -> None:
+        until(self.all_ready, seconds, lambda: {part.name: part.state for part in self.runtime.status()})
+
+    def logged(self, service: str, text: str) -> list[dict[str, Any]]:
+        """The lines of a service's log that hold `text`."""
+        found = (line for line in self.runtime.logs(service).splitlines() if text in line)
+        return [json.loads(line) for line in found if line.startswith("{")]
+
+    def close(self) -> None:
+        self.http.close()
+
+
+@contextmanager
+def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
+    """A system that has been started for the caller; nothing is left of it."""
+    runtime = EmbeddedRuntime(folder / "home", {**free_ports(), **settings})
+    try:
+        runtime.up()
+        system = System(runtime)
+        for provider in ("payment", "shipping"):
+            system.get(provider, "/simulator/ledger")  # makes its tables, which the oracle reads
+        yield system
+        system.close()
+    finally:
+        runtime.reset()
+
+
+def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
+    """How many orders have which status."""
+    found = system.sql(
+        "order", "SELECT status, count(*) FROM orders WHERE id = ANY(%s::uuid[]) GROUP BY 1", list(order_ids)
+    )
+    return {status: int(n) for status, n in found}
