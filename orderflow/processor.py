@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import psycopg
 import structlog
 
-from orderflow import inbox, telemetry
+from orderflow import inbox, measures, telemetry
 from orderflow.contracts import Message, OrderSnapshot
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Rejected, Transient
@@ -140,7 +140,7 @@ class Processor:
                 verdicts[i] = Later(str(error))
             else:
                 if asked is None:
-                    telemetry.count_unheard(self._app.service, envelope.name)
+                    measures.count_unheard(self._app.service, envelope.name)
                     verdicts[i] = Done()
                 else:
                     todo.append((i, Incoming(envelope, asked, getattr(message, "order", None), step=steps[i])))

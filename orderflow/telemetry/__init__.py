@@ -1,0 +1,30 @@
+"""One connected trace an order, over every hop, by OpenTelemetry's messaging conventions.
+
+The context of the span that causes a message travels in its envelope (`traceparent`): the process span of the message
+is that span's child, and linked to the receive span of the batch it came in. Without a tracer (no OTLP endpoint, or
+OTEL_SDK_DISABLED) contexts still travel, and nothing else is done.
+https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+"""
+
+from orderflow.telemetry.calls import provider_call, transaction
+from orderflow.telemetry.messages import end_steps, published, received, steps, within
+from orderflow.telemetry.step import Step
+from orderflow.telemetry.tracer import about_order, new_trace, provider, start, stop, trace_id, use
+
+__all__ = [
+    "Step",
+    "about_order",
+    "end_steps",
+    "new_trace",
+    "provider",
+    "provider_call",
+    "published",
+    "received",
+    "start",
+    "steps",
+    "stop",
+    "trace_id",
+    "transaction",
+    "use",
+    "within",
+]

@@ -1,0 +1,49 @@
+"""Spans of what a step waits for: the database, and the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from orderflow.telemetry import tracer as _tracer
+from orderflow.telemetry.step import Step, mark_failed
+
+
+@contextmanager
+def transaction(name: str) -> Iterator[None]:
+    """A database transaction: one span, where another one is current."""
+    tracer = _tracer.tracer()
+    if tracer is None or not trace.get_current_span().is_recording():
+        yield
+        return
+    with _called(tracer, f"db commit {name}", None, {"db.system.name": "postgresql", "db.namespace": name}):
+        yield
+
+
+@contextmanager
+def provider_call(name: str, step: Step | None, service: str) -> Iterator[None]:
+    """One attempt of `service` to call its provider, such as `charge`. An error when it raises, not when it says no."""
+    tracer = _tracer.tracer()
+    if tracer is None or step is None or step.span is None:
+        yield
+        return
+    with _called(tracer, name, trace.set_span_in_context(step.span), {"peer.service": f"{service} provider"}):
+        yield
+
+
+@contextmanager
+def _called(
+    tracer: trace.Tracer, name: str, context: otel_context.Context | None, attributes: dict[str, str]
+) -> Iterator[None]:
+    span = tracer.start_span(name, context, SpanKind.CLIENT, attributes)
+    try:
+        yield
+    except BaseException as error:
+        mark_failed(span, error)
+        raise
+    finally:
+        span.end()

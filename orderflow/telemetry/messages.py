@@ -1,0 +1,162 @@
+"""Spans of messages: a receive span a batch, a process span a message that came, a publish span a message that went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from orderflow import measures
+from orderflow.envelope import Envelope
+from orderflow.routing import Channel
+from orderflow.telemetry import tracer as _tracer
+from orderflow.telemetry.step import Step
+
+if TYPE_CHECKING:
+    from orderflow.outbox import Entry
+
+_BUSES: Final = {"sns": ("aws.sns", "events"), "eventbridge": ("aws.eventbridge", "")}
+_MACHINE: Final = ("aws.step_functions", "orders")
+
+_local = threading.local()
+
+
+def received(count: int, began: int) -> None:
+    """A receive call, begun at a time in ns, gave `count` messages. This thread's next batch of steps links to it."""
+    measures.batch_sizes.observe(count)
+    if _tracer.tracer():
+        _local.received = count, began, time.time_ns()
+
+
+def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
+    """The steps of a batch, begun now."""
+    tracer = _tracer.tracer()
+    if not tracer:
+        return [Step(e.name, None, e.traceparent) for e in envelopes]
+    links = _receive_links(tracer, service)
+    destination = _tracer.destination(service)
+    found = []
+    for envelope in envelopes:
+        span = tracer.start_span(
+            f"process {envelope.name}",
+            _tracer.parent(envelope.traceparent),
+            SpanKind.CONSUMER,
+            {
+                "messaging.system": "aws_sqs",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": destination,
+                **_about(envelope),
+            },
+            links,
+        )
+        recorded = span if span.is_recording() else None
+        found.append(Step(envelope.name, recorded, _tracer.traceparent_of(span.get_span_context())))
+    return found
+
+
+def _about(envelope: Envelope) -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "messaging.message.id": envelope.id,
+        "orderflow.order_id": envelope.subject,
+        "orderflow.workflow": envelope.workflow.value,
+    }
+    if envelope.resend:
+        found["orderflow.resend"] = envelope.resend
+    return found
+
+
+def _receive_links(tracer: trace.Tracer, service: str) -> list[Link]:
+    facts = getattr(_local, "received", None)
+    if facts is None:
+        return []
+    count, began, ended = facts
+    _local.received = None
+    # A root of its own: the messages of one batch belong to many traces.
+    span = tracer.start_span(
+        f"receive {service}",
+        otel_context.Context(),
+        SpanKind.CLIENT,
+        {
+            "messaging.system": "aws_sqs",
+            "messaging.operation.name": "receive",
+            "messaging.operation.type": "receive",
+            "messaging.destination.name": _tracer.destination(service),
+            "messaging.batch.message_count": count,
+        },
+        start_time=began,
+    )
+    span.end(ended)
+    return [Link(span.get_span_context())]
+
+
+def end_steps(batch: Sequence[Step], verdicts: Mapping[int, Any]) -> None:
+    """Ends the steps of a batch by their verdicts; those that still wait for one (a Future) end when they have it."""
+    for i, step in enumerate(batch):
+        verdict = verdicts[i]
+        if isinstance(verdict, Future):
+            verdict.add_done_callback(lambda done, step=step: step.end(done.result()))  # type: ignore[misc]
+        else:
+            step.end(verdict)
+
+
+@contextmanager
+def within(batch: Sequence[Step | None]) -> Iterator[None]:
+    """Makes a batch's first step the current span, as the parent of its transaction's."""
+    span = batch[0].span if batch and batch[0] else None
+    if span is None:
+        yield
+        return
+    token = otel_context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def published(batch: Sequence[Entry], refused: set[int], began: int) -> None:
+    """A batch has been sent; the call `began` at a time in ns. `refused`: the entries that the broker didn't take."""
+    tracer = _tracer.tracer()
+    if not tracer or not batch:
+        return
+    ended = time.time_ns()
+    system, destination = _way(batch[0].channel, batch[0].target)
+    for i, entry in enumerate(batch):
+        envelope = entry.parcel.envelope
+        span = tracer.start_span(
+            f"publish {envelope.name}",
+            _tracer.parent(envelope.traceparent),
+            SpanKind.PRODUCER,
+            {
+                "messaging.system": system,
+                "messaging.operation.name": "publish",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": destination,
+                "messaging.batch.message_count": len(batch),
+                **_about(envelope),
+            },
+            start_time=began,
+        )
+        if i in refused:
+            span.set_status(Status(StatusCode.ERROR, "refused by the broker"))
+            span.set_attribute("error.type", "refused")
+        span.end(ended)
+
+
+def _way(channel: Channel, target: str) -> tuple[str, str]:
+    """messaging.system and messaging.destination.name of what a batch was sent over; all of it goes one way."""
+    match channel:
+        case Channel.BUS:
+            system, name = _BUSES[target]
+        case Channel.START | Channel.TOKEN:
+            system, name = _MACHINE
+        case _:
+            system, name = "aws_sqs", target
+    return system, _tracer.destination(name)
