@@ -38,7 +38,9 @@ DONE = {"StockReserved", "PaymentCharged", "ShipmentScheduled"}
 OUTCOMES = {
     "success": Outcome({}, "CONFIRMED", None, ["charge", "shipment"], "reserved", DONE),
     "several lines": Outcome(
-        {"items": [{"sku": "BOOK-1", "quantity": 1}, {"sku": "MUG-1", "quantity": 3}, {"sku": "BOOK-1", "quantity": 2}]},
+        {"items": [
+            {"sku": "BOOK-1", "quantity": 1}, {"sku": "MUG-1", "quantity": 3}, {"sku": "BOOK-1", "quantity": 2},
+        ]},
         "CONFIRMED", None, ["charge", "shipment"], "reserved", DONE,
     ),
     "sold out": Outcome({"sku": "SOLDOUT-1"}, "CANCELLED", "SOLDOUT-1", [], "rejected", {"StockRejected"}),
@@ -200,7 +202,7 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
 
 
 def test_one_key_a_hundred_times_at_once_is_one_order(system: System) -> None:
-    """All get the same 202; all but one are marked as replays. Another body under that key is refused (FAULTS row 17)."""
+    """All get the same 202; all but one are marked as replays. Another body under it is refused (FAULTS row 17)."""
     key = clock.new_id()
     before = system.sql("order", "SELECT count(*) FROM orders")[0][0]
 
