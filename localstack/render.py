@@ -1,7 +1,8 @@
-"""Writes `stack.yaml` from the routing table: `python -m localstack.render`, and `--check` to compare only.
+"""Writes `stack.yaml` from the routing table and the saga: `python -m localstack.render`; `--check` compares only.
 
 The template is kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
-is. Filters and patterns in it are never edited by hand: `orderflow/routing.py` is their source.
+is. Filters, patterns and the state machine in it are never edited by hand: `orderflow/routing.py` and `saga.py` are
+their source.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from localstack import state_machine
 from orderflow.routing import SERVICES, event_pattern, filter_policy
 
 STACK: Final = Path(__file__).with_name("stack.yaml")
@@ -21,9 +23,13 @@ MAX_RECEIVES: Final = 50
 VISIBILITY_SECONDS: Final = 30
 LONG_POLL_SECONDS: Final = 20
 DLQ_RETENTION_SECONDS: Final = 14 * 24 * 3600
+_LOG_DELIVERY: Final = (
+    "CreateLogDelivery", "GetLogDelivery", "UpdateLogDelivery", "DeleteLogDelivery", "ListLogDeliveries",
+    "PutResourcePolicy", "DescribeResourcePolicies", "DescribeLogGroups",
+)  # fmt: skip
 
 _HEADER: Final = """\
-# Written by `python -m localstack.render` from orderflow/routing.py: change that, not this file.
+# Written by `python -m localstack.render` from orderflow/routing.py and saga.py: change those, not this file.
 # Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
 """
 
@@ -38,6 +44,18 @@ class _GetAtt(str):
 
 class _Sub(str):
     """`!Sub` with ${…} placeholders."""
+
+
+class _If(list):  # type: ignore[type-arg]
+    """`!If` of a condition's name, what holds, and what else."""
+
+
+class _Equals(list):  # type: ignore[type-arg]
+    """`!Equals` of two values."""
+
+
+class _Block(str):
+    """Text of several lines, kept as it is."""
 
 
 def _arn(resource: str) -> _GetAtt:
@@ -124,6 +142,66 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
+def _machine() -> dict[str, Any]:
+    """The state machine, and its role: it may send to the queues of this stack, and write its own log."""
+    queues = [_arn(f"{service.capitalize()}Queue") for service in state_machine.RECEIVERS]
+    may_send = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": queues}
+    # What a log's delivery takes; these actions know no resources.
+    # https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
+    may_log = {
+        "Effect": "Allow",
+        "Action": [f"logs:{action}" for action in _LOG_DELIVERY],
+        "Resource": "*",
+    }
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"Service": "states.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"aws:SourceAccount": _Ref("AWS::AccountId")}},
+    }
+    log = {
+        "Level": "ERROR",
+        "IncludeExecutionData": False,  # it holds addresses
+        "Destinations": [{"CloudWatchLogsLogGroup": {"LogGroupArn": _arn("OrdersLog")}}],
+    }
+    return {
+        "OrdersLog": {
+            "Type": "AWS::Logs::LogGroup",
+            "Condition": "Logged",
+            "Properties": {"LogGroupName": _Sub("/aws/vendedlogs/states/${Name}-orders"), "RetentionInDays": 30},
+        },
+        "OrdersRole": {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+                "Policies": [
+                    {
+                        "PolicyName": "send",
+                        "PolicyDocument": {
+                            "Version": "2012-10-17",
+                            "Statement": [may_send, _If(["Logged", may_log, _Ref("AWS::NoValue")])],
+                        },
+                    }
+                ],
+            },
+        },
+        "Orders": {
+            "Type": "AWS::StepFunctions::StateMachine",
+            "Properties": {
+                "StateMachineName": _Sub("${Name}-orders"),
+                "StateMachineType": "STANDARD",
+                "RoleArn": _arn("OrdersRole"),
+                "LoggingConfiguration": _If(["Logged", log, _Ref("AWS::NoValue")]),
+                "DefinitionString": _Block(state_machine.text()),
+                "DefinitionSubstitutions": {
+                    f"{service.capitalize()}Queue": _Ref(f"{service.capitalize()}Queue")
+                    for service in state_machine.RECEIVERS
+                },
+            },
+        },
+    }
+
+
 def template() -> dict[str, Any]:
     """The stack as data; short-form intrinsics are `str` subclasses."""
     resources: dict[str, Any] = {
@@ -132,24 +210,36 @@ def template() -> dict[str, Any]:
     }
     for service in SERVICES:
         resources |= _service(service)
+    machine = _machine()
     # Publishers hold back until they see it: SNS and EventBridge accept and drop what has no way yet.
-    resources["Ready"] = {"Type": "AWS::SQS::Queue", "DependsOn": list(resources)} | {
+    whole = [*resources, *(name for name, resource in machine.items() if "Condition" not in resource)]
+    resources |= machine
+    resources["Ready"] = {"Type": "AWS::SQS::Queue", "DependsOn": whole} | {
         "Properties": {"QueueName": _Sub("${Name}-ready")}
     }
     outputs = {f"{s.capitalize()}QueueUrl": {"Value": _Ref(f"{s.capitalize()}Queue")} for s in SERVICES}
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": "orderflow's messaging: a topic, a bus, a queue a service, their dead letters, the marker.",
+        "Description": "orderflow's messaging: topic, bus, a queue a service, dead letters, state machine.",
         "Parameters": {
             "Name": {
                 "Type": "String",
                 "Default": "orderflow",
                 "AllowedPattern": "[a-z][a-z0-9-]{0,39}",
                 "Description": "Prefix of every name; ORDERFLOW_STACK in the services.",
-            }
+            },
+            "Logging": {
+                "Type": "String",
+                "Default": "on",
+                "AllowedValues": ["on", "off"],
+                "Description": "Whether the state machine logs its errors to CloudWatch Logs; off in LocalStack.",
+            },
         },
+        "Conditions": {"Logged": _Equals([_Ref("Logging"), "on"])},
         "Resources": resources,
-        "Outputs": outputs | {"TopicArn": {"Value": _Ref("Events")}, "BusName": {"Value": _Ref("Bus")}},
+        "Outputs": outputs
+        | {"TopicArn": {"Value": _Ref("Events")}, "BusName": {"Value": _Ref("Bus")}}
+        | {"StateMachineArn": {"Value": _Ref("Orders")}},
     }
 
 
@@ -163,6 +253,11 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _kind in (("!Ref", _Ref), ("!GetAtt", _GetAtt), ("!Sub", _Sub)):
     _Dumper.add_representer(_kind, lambda dumper, value, tag=_tag: dumper.represent_scalar(tag, str(value)))
+for _tag, _list in (("!If", _If), ("!Equals", _Equals)):
+    _Dumper.add_representer(_list, lambda dumper, value, tag=_tag: dumper.represent_sequence(tag, list(value)))
+_Dumper.add_representer(
+    _Block, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style="|")
+)
 
 
 def render() -> str:

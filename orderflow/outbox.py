@@ -19,7 +19,7 @@ from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
-from orderflow.routing import Channel, route
+from orderflow.routing import Channel, route_of
 
 TABLE: Final = """
 CREATE TABLE outbox (
@@ -146,7 +146,8 @@ class Outbox:
 
 
 def _address(envelope: Envelope, lease_ends: float) -> Entry | None:
-    cell = route(envelope.workflow, MESSAGES[envelope.name])
+    model, asked = MESSAGES[envelope.name], envelope.tasktoken is not None
+    cell = route_of(envelope.workflow, model, resend=envelope.resend, token=asked)
     if cell.channel is Channel.NONE:
         return None
     target = envelope.eventbus.value if cell.channel is Channel.BUS else cell.listeners[0]

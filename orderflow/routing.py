@@ -19,6 +19,10 @@ SERVICES: Final = ("order", "inventory", "payment", "shipping", "orchestrator")
 """Everything that has a queue of its own."""
 
 
+MACHINE: Final = "step-functions"
+"""Who coordinates where a state machine does: it has no queue, it is started, and it is answered."""
+
+
 class Channel(StrEnum):
     """How a message leaves its process."""
 
@@ -29,7 +33,7 @@ class Channel(StrEnum):
     START = "start-execution"
     """Starts the order's Step Functions execution."""
     TOKEN = "task-token"  # noqa: S105 - the name of a channel
-    """Answers the task that asked (SendTaskSuccess)."""
+    """Answers the task that asked (SendTaskSuccess), if one did."""
     NONE = "none"
     """Stays inside the service that made it."""
 
@@ -40,7 +44,7 @@ class Route:
 
     channel: Channel
     listeners: tuple[str, ...] = ()
-    """The services that receive it: those that listen on the bus, or the one whose queue it is."""
+    """Who receives it: the services that listen on the bus, the one whose queue it is, or the state machine."""
 
 
 def _bus(*listeners: str) -> Route:
@@ -98,9 +102,29 @@ _HYBRID: Final[_Table] = {
     c.ConfirmationRejected: _bus("orchestrator"),
 }
 
+_ANSWER: Final = Route(Channel.TOKEN, (MACHINE,))
+
+_STEP_FUNCTIONS: Final[_Table] = {
+    **{step.command: _to(step.service) for step in STEPS},
+    **{step.undo: _to(step.service) for step in STEPS},
+    **{outcome: _ANSWER for step in STEPS for outcome in (step.success, step.refusal, step.undone)},
+    c.OrderPlaced: Route(Channel.START, (MACHINE,)),
+    # As the arbiter's answer. As an event it goes nowhere: the machine sees it when it asks to confirm.
+    c.OrderCancellationRequested: _ANSWER,
+    c.OrderRetryRequested: _to("orchestrator"),
+    c.ConfirmOrder: _to("order"),
+    c.CancelOrder: _to("order"),
+    c.OrderConfirmed: _ANSWER,
+    c.OrderCancelled: _ANSWER,
+    c.ConfirmationRejected: _ANSWER,
+    c.OrderAccepted: _to("order"),
+    c.OrderNeedsAttention: _to("order"),
+}
+
 TABLE: Final[Mapping[Workflow, _Table]] = {
     Workflow.CHOREOGRAPHY: _CHOREOGRAPHY,
     Workflow.ORCHESTRATION: _ORCHESTRATION,
+    Workflow.STEP_FUNCTIONS: _STEP_FUNCTIONS,
     Workflow.HYBRID: _HYBRID,
 }
 """(workflow, type) → route, for the workflows that are built."""
@@ -108,6 +132,7 @@ TABLE: Final[Mapping[Workflow, _Table]] = {
 COORDINATOR: Final[Mapping[Workflow, str]] = {
     Workflow.CHOREOGRAPHY: "order",
     Workflow.ORCHESTRATION: "orchestrator",
+    Workflow.STEP_FUNCTIONS: MACHINE,
     Workflow.HYBRID: "orchestrator",
 }
 """Who watches an order: sends again what got lost, and undoes it at its deadline."""
@@ -119,6 +144,17 @@ def route(workflow: Workflow, message: type[Message]) -> Route:
         return TABLE[workflow][message]
     except KeyError:
         raise LookupError(f"{name_of(message)} has no route under {workflow.value}") from None
+
+
+def route_of(workflow: Workflow, message: type[Message], *, resend: int, token: bool) -> Route:
+    """Where one message goes: by the table, except that an answer that no task asked for goes nowhere, and an order
+    whose execution may be lost is the orchestrator's business. Raises LookupError as `route` does."""
+    cell = route(workflow, message)
+    if cell.channel is Channel.TOKEN and not token:
+        return _LOCAL
+    if cell.channel is Channel.START and resend:
+        return _to("orchestrator")
+    return cell
 
 
 def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:

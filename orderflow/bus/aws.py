@@ -48,6 +48,7 @@ class Clients:
         self._endpoint = settings.aws_endpoint_url if settings.orderflow_env == "local" else None
         self._verified_at: float | None = None
         self._urls: dict[str, str] = {}
+        self._stepfunctions: Any = None
         self._lock = threading.Lock()
         quick = Config(
             connect_timeout=2,
@@ -60,11 +61,20 @@ class Clients:
         self.sns = self._client("sns", quick)
         self.events = self._client("events", quick)
         self.polling_sqs = self._client("sqs", quick.merge(Config(read_timeout=settings.long_poll + 10)))
+        self._quick = quick
 
     def _client(self, service: str, config: Config) -> Any:
         client = self._session.client(service, endpoint_url=self._endpoint, config=config)
         client.meta.events.register("before-send", _count)
         return client
+
+    @property
+    def stepfunctions(self) -> Any:
+        """Made when it is first needed: only one of the workflows does, and it takes a while."""
+        with self._lock:
+            if self._stepfunctions is None:
+                self._stepfunctions = self._client("stepfunctions", self._quick)
+            return self._stepfunctions
 
     @contextmanager
     def guard(self, service: str) -> Iterator[None]:
@@ -117,8 +127,9 @@ class Clients:
 
     def close(self) -> None:
         """Closes the connections of all clients."""
-        for client in (self.sqs, self.sns, self.events, self.polling_sqs):
-            client.close()
+        for client in (self.sqs, self.sns, self.events, self._stepfunctions, self.polling_sqs):
+            if client is not None:
+                client.close()
 
     def _marker_url(self) -> str:
         name: str = f"{self.stack}-ready"

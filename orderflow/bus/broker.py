@@ -9,6 +9,7 @@ from orderflow.bus.aws import Clients
 from orderflow.bus.eventbridge import EventBridgeBus
 from orderflow.bus.sns import SnsTopic
 from orderflow.bus.sqs import SqsQueue
+from orderflow.bus.step_functions import StepFunctions
 from orderflow.contracts import EventBus
 from orderflow.routing import SERVICES, Channel
 from orderflow.settings import Settings
@@ -24,12 +25,17 @@ class AwsBroker(Broker):
             EventBus.SNS: SnsTopic(self._clients),
             EventBus.EVENTBRIDGE: EventBridgeBus(self._clients),
         }
+        self._step_functions = StepFunctions(self._clients, settings)
 
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         if channel is Channel.BUS:
             return self._buses[EventBus(target)].send(batch)
         if channel is Channel.QUEUE:
             return self._queues[target].send(batch)
+        if channel is Channel.START:
+            return self._step_functions.start(batch)
+        if channel is Channel.TOKEN:
+            return self._step_functions.answer(batch)
         raise LookupError(f"no way to send over {channel.value}")
 
     def queue(self, service: str) -> SqsQueue:
@@ -39,4 +45,5 @@ class AwsBroker(Broker):
         return self._clients.ready()
 
     def close(self) -> None:
+        self._step_functions.close()
         self._clients.close()

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from flask import Blueprint, request
 
+from orderflow import telemetry
 from orderflow.contracts import OrderRetryRequested, name_of
 from orderflow.envelope import compose
 from orderflow.errors import FieldError, Problem
@@ -96,6 +97,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
         reason = body(CancelRequest, optional=True).reason or "cancelled by the customer"
         with outbox.transaction() as unit:
             order = _locked(models.lock(unit.connection, [order_id])(), order_id)
+            telemetry.about_order(order.id, order.workflow.value, order.traceparent)
             if order.confirmed:
                 raise Problem(409, "Order is confirmed", "a confirmed order can't be cancelled")
             if order.open and (envelope := coordinator.request_cancellation(order, reason, settings)):
@@ -117,6 +119,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
         asked = body(RetryRequest)
         with outbox.transaction() as unit:
             order = _locked(models.lock(unit.connection, [order_id])(), order_id)
+            telemetry.about_order(order.id, order.workflow.value, order.traceparent)
             if not order.attention:
                 raise Problem(409, "Nothing to retry", f"the order is {order.status.value}, not NEEDS_ATTENTION")
             order.attention, order.sends, order.next_in = False, 0, 0.0

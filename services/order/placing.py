@@ -78,7 +78,10 @@ class Placing:
         placed = _order_placed(order, snapshot)
         with self._outbox.transaction() as unit:
             if key is not None and not self._claim(unit.connection, key, asked, order.id):
-                return self._earlier(unit.connection, key, asked)
+                placed_before = self._earlier(unit.connection, key, asked)
+                telemetry.about_order(placed_before.order_id, placed_before.workflow.value, placed_before.traceparent)
+                return placed_before
+            telemetry.about_order(order.id, workflow.value)
             first_look = coordinator.first_look(order, self._settings)
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.write_log(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])

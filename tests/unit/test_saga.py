@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orderflow import contracts as c
 from orderflow.contracts import Workflow, name_of
-from orderflow.routing import SERVICES, TABLE, Channel, heard_by, route
+from orderflow.routing import MACHINE, SERVICES, TABLE, Channel, heard_by, route
 from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, fact_of, owed, still_owed
 
 ALL_FACTS = sorted(
@@ -66,7 +66,8 @@ def test_every_outcome_finds_a_coordinator(workflow: Workflow, step: object) -> 
 @pytest.mark.parametrize("workflow", list(TABLE))
 def test_routes_name_known_services(workflow: Workflow) -> None:
     for cell in TABLE[workflow].values():
-        assert set(cell.listeners) <= set(SERVICES)
+        assert set(cell.listeners) <= {*SERVICES, MACHINE}
+        assert (MACHINE in cell.listeners) == (cell.channel in (Channel.START, Channel.TOKEN))
         if cell.channel is Channel.QUEUE:
             assert len(cell.listeners) == 1
 

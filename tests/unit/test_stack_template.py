@@ -18,6 +18,9 @@ class _Loader(yaml.SafeLoader):
 for _tag, _long in (("!Ref", "Ref"), ("!GetAtt", "Fn::GetAtt"), ("!Sub", "Fn::Sub")):
     _Loader.add_constructor(_tag, lambda loader, node, long=_long: {long: loader.construct_scalar(node)})
 
+for _tag, _long in (("!If", "Fn::If"), ("!Equals", "Fn::Equals")):
+    _Loader.add_constructor(_tag, lambda loader, node, long=_long: {long: loader.construct_sequence(node, deep=True)})
+
 TEMPLATE: dict[str, Any] = yaml.load(render.STACK.read_text(encoding="utf-8"), Loader=_Loader)
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
 LISTENERS = [service for service in SERVICES if filter_policy(service)]
@@ -94,12 +97,13 @@ def test_a_dlq_takes_from_its_own_queue_only() -> None:
 
 def test_the_marker_comes_last() -> None:
     """A publisher that sees the marker can rely on every subscription, rule and policy."""
-    assert set(RESOURCES["Ready"]["DependsOn"]) == RESOURCES.keys() - {"Ready"}
+    conditional = {name for name, resource in RESOURCES.items() if "Condition" in resource}
+    assert set(RESOURCES["Ready"]["DependsOn"]) == RESOURCES.keys() - {"Ready"} - conditional
 
 
 def test_every_reference_is_to_something_in_the_template() -> None:
     """No dangling Ref or GetAtt."""
-    known = RESOURCES.keys() | TEMPLATE["Parameters"].keys()
+    known = RESOURCES.keys() | TEMPLATE["Parameters"].keys() | {"AWS::AccountId", "AWS::NoValue"}
 
     def references(value: Any) -> list[str]:
         if isinstance(value, dict):
@@ -109,6 +113,22 @@ def test_every_reference_is_to_something_in_the_template() -> None:
         return [r for inner in value for r in references(inner)] if isinstance(value, list) else []
 
     assert set(references(TEMPLATE)) <= known
+
+
+def test_the_state_machine_may_send_to_its_queues_only() -> None:
+    """Its role allows one action on the queues that it names, besides its own log."""
+    (role,) = of_type("AWS::IAM::Role").values()
+    sends, logs = role["Policies"][0]["PolicyDocument"]["Statement"]
+    (machine,) = of_type("AWS::StepFunctions::StateMachine").values()
+    queues = [reference["Ref"] for reference in machine["DefinitionSubstitutions"].values()]
+    assert sends == {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": [arn(queue) for queue in queues]}
+    assert logs["Fn::If"][0] == "Logged"
+    assert all(action.startswith("logs:") for action in logs["Fn::If"][1]["Action"])
+
+
+def test_cloudformation_takes_the_file_as_it_is() -> None:
+    """51,200 bytes is the most that goes without a bucket."""
+    assert len(render.STACK.read_bytes()) <= 51_200
 
 
 def test_sns_limits_are_kept() -> None:

@@ -81,7 +81,11 @@ def deploy(endpoint, name):
     parts = {
         "StackName": name,
         "TemplateBody": body,
-        "Parameters": [{"ParameterKey": "Name", "ParameterValue": name}],
+        "Parameters": [
+            {"ParameterKey": "Name", "ParameterValue": name},
+            {"ParameterKey": "Logging", "ParameterValue": "off"},  # LocalStack would only load another service for it
+        ],
+        "Capabilities": ["CAPABILITY_IAM"],
     }
     status = settle(cfn, name)
     if status is not None and status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):

@@ -1,0 +1,184 @@
+"""Step Functions: starts an order's execution, and answers the task that asked.
+
+There is no batch API, so each message is a call of its own; a few go at once. An order's execution has the order's id
+as its name: starting it twice is once. A token that is late, repeated or forged is no failure: whatever it was for has
+been answered, timed out, or never was.
+https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
+https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+from botocore.exceptions import ClientError
+
+from orderflow.bus import Parcel, SendFailure
+from orderflow.bus.aws import Clients
+from orderflow.contracts import OrderPlaced
+from orderflow.envelope import Envelope
+from orderflow.errors import BrokerUnavailable
+from orderflow.saga import fact_of
+from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE: Final = 4
+"""Calls under way at the same time."""
+
+_SPENT: Final = frozenset({"InvalidToken", "TaskTimedOut", "TaskDoesNotExist", "ValidationException"})
+"""What a late, repeated or forged token gives; the last one for what can't be a token at all."""
+
+_REFUSED: Final = frozenset({"InvalidExecutionInput", "InvalidName", "InvalidOutput", "ValidationException"})
+"""What no second try can help."""
+
+spent_tokens: Counter[str] = Counter()
+"""Answers that no task waited for, by the error's code, in this process."""
+
+
+class StepFunctions:
+    """The stack's state machine as a destination."""
+
+    def __init__(self, clients: Clients, settings: Settings) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        """Starts an execution for each OrderPlaced; one that is there already counts as started."""
+        return self._each(batch, lambda parcel: self.start_one(parcel.envelope, parcel.envelope.subject))
+
+    def answer(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        """Gives each outcome to the task that waits for it."""
+        return self._each(batch, self._answer_one)
+
+    def start_one(self, envelope: Envelope, name: str) -> None:
+        """Starts an execution by `name` for the order that `envelope` placed."""
+        try:
+            self._clients.stepfunctions.start_execution(
+                stateMachineArn=self._clients.arn("states", f"stateMachine:{self._clients.stack}-orders"),
+                name=name,
+                input=json.dumps(execution_input(envelope, self._settings), separators=(",", ":")),
+            )
+        except ClientError as error:
+            if _code(error) != "ExecutionAlreadyExists":
+                raise
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool:
+            self._pool.shutdown(wait=False)
+
+    def _answer_one(self, parcel: Parcel) -> None:
+        envelope = parcel.envelope
+        if envelope.tasktoken is None:
+            # Asked by no task: a command that somebody else put into the queue. Nobody waits for the answer.
+            self._spent("NoToken", envelope)
+            return
+        output = json.dumps(task_output(envelope), separators=(",", ":"))
+        try:
+            self._clients.stepfunctions.send_task_success(taskToken=envelope.tasktoken, output=output)
+        except ClientError as error:
+            if _code(error) not in _SPENT:
+                raise
+            self._spent(_code(error), envelope)
+
+    def _spent(self, code: str, envelope: Envelope) -> None:
+        with self._lock:
+            spent_tokens[code] += 1
+        log.info("no task waits for this answer", code=code, order_id=envelope.subject, type=envelope.type)
+
+    def _each(self, batch: Sequence[Parcel], call: Callable[[Parcel], None]) -> Sequence[SendFailure]:
+        """One call a message. Raises BrokerUnavailable if none got through; else a failure is its message's own."""
+
+        def attempt(parcel: Parcel) -> SendFailure | BrokerUnavailable | None:
+            try:
+                with self._clients.guard("stepfunctions"):
+                    try:
+                        call(parcel)
+                    except ClientError as error:
+                        if _code(error) not in _REFUSED:
+                            raise
+                        return SendFailure(0, str(error), final=True)
+            except BrokerUnavailable as error:
+                return error
+            return None
+
+        results = [attempt(batch[0])] if len(batch) == 1 else list(self._threads().map(attempt, batch))
+        away = [result for result in results if isinstance(result, BrokerUnavailable)]
+        if len(away) == len(batch):
+            raise away[0]
+        return [
+            SendFailure(i, str(result), final=False)
+            if isinstance(result, BrokerUnavailable)
+            else SendFailure(i, result.reason, result.final)
+            for i, result in enumerate(results)
+            if result is not None
+        ]
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:  # most processes never answer a task
+            self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="step-functions")
+        return self._pool
+
+
+def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
+    """What the state machine is given of an order (see localstack/state_machine.py), and the owners' times."""
+    message = envelope.message()
+    if not isinstance(message, OrderPlaced):
+        raise TypeError(f"{envelope.type} starts no execution")
+    forward = forward_timeouts(settings)
+    order = message.order.model_dump(mode="json")
+    return {
+        "now": {
+            "id": envelope.id,
+            "fact": envelope.name,
+            "reason": "",
+            "traceparent": envelope.traceparent,
+            "resend": 0,
+            "left": len(forward) - 1,
+            "wait": forward[0],
+        },
+        "order": {"id": envelope.subject, "event_bus": envelope.eventbus.value, **order},
+        "times": {
+            "forward": forward,
+            "resends": len(forward) - 1,
+            "undo": _whole(settings.undo_resend_every),
+            "undo_attempts": settings.undo_attempts,
+        },
+    }
+
+
+def task_output(envelope: Envelope) -> dict[str, Any]:
+    """What the state machine learns from an outcome: what it establishes, not what is in it."""
+    message = envelope.message()
+    return {
+        "type": envelope.type,
+        "id": envelope.id,
+        "source": envelope.source,
+        "fact": fact_of(message),
+        "reason": str(getattr(message, "reason", "")),
+        "traceparent": envelope.traceparent,
+    }
+
+
+def forward_timeouts(settings: Settings) -> list[int]:
+    """The timeouts of a step's attempts, in whole seconds: sent again at these times, undone at the last."""
+    ends = [*settings.resend_after, settings.undo_after]
+    return [_whole(end - begin) for begin, end in zip([0.0, *ends], ends, strict=False)]
+
+
+def _whole(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
