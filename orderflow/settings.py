@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     otel_exporter_otlp_traces_endpoint: str | None = None
     otel_exporter_otlp_timeout: Seconds | None = None
     otel_exporter_otlp_traces_timeout: Seconds | None = None
+    otel_bsp_schedule_delay: Annotated[float, Field(gt=0)] = 2000
+    """Milliseconds between two exports; OpenTelemetry's own default, 5 s, is long for who looks at one order."""
 
     # For the fault tests.
     crash_at: str = ""

@@ -66,7 +66,8 @@ class Plan:
         """Every setting as it may be shown and kept: secrets as a digest."""
         shown = {name: str(port) for name, port in self.ports.items()}
         for name, value in self.settings.items():
-            shown[name] = f"(secret {hash_of(value)})" if name in _SECRET else value
+            secret = name in _SECRET or name.endswith("_HEADERS")
+            shown[name] = f"(secret {hash_of(value)})" if secret else value
         return shown
 
 
@@ -86,7 +87,8 @@ def make_plan(values: Mapping[str, str], overrides: Mapping[str, Mapping[str, st
     """Checks the settings in `values` (others are ignored). Raises RuntimeProblem that names setting and choices."""
     ports = {name: _port(name, values.get(name) or str(default)) for name, default in PORTS.items()}
     _distinct(ports)
-    settings = _DEFAULTS | {name: values[name] for name in sorted(_PASSED_ON & values.keys()) if values[name] != ""}
+    passed_on = [name for name in sorted(values) if name in _PASSED_ON or name.startswith("OTEL_")]
+    settings = _DEFAULTS | {name: values[name] for name in passed_on if values[name] != ""}
     try:
         load(
             **{n.lower(): v for n, v in settings.items() if n.lower() in Settings.model_fields},

@@ -60,5 +60,6 @@ def make_provider(service: str, settings: Settings) -> TracerProvider:
         }
     )
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT)))
+    exporter = OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=settings.otel_bsp_schedule_delay))
     return provider
