@@ -27,7 +27,8 @@ _NOT_FOR_AN_ORDER: Final = frozenset({"ReceiveMessage", "GetQueueUrl"})
 
 NOTE: Final = (
     "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
-    "long polls that come back empty and the look for the stack's marker after a pause are left out."
+    "long polls that come back empty and the look for the stack's marker after a pause are left out. What a state "
+    "machine does by itself (transitions, sends) is billed as such, and no call of a service."
 )
 
 

@@ -30,6 +30,8 @@ class Scenario:
     name: str
     what: str
     expected: str
+    owed: tuple[str, ...] = ()
+    """The steps that must be undone."""
     sku: str = "BOOK-1"
     quantity: int = 2
     payment_method: str = "pm_card_visa"
@@ -39,8 +41,8 @@ class Scenario:
 SCENARIOS: Final = (
     Scenario("success", "two books, a good card", "CONFIRMED"),
     Scenario("out of stock", "SOLDOUT-1", "CANCELLED", sku="SOLDOUT-1"),
-    Scenario("card declined", "pm_card_declined", "CANCELLED", payment_method="pm_card_declined"),
-    Scenario("undeliverable", "postal code 00000", "CANCELLED", postal_code="00000"),
+    Scenario("card declined", "pm_card_declined", "CANCELLED", ("stock",), payment_method="pm_card_declined"),
+    Scenario("undeliverable", "postal code 00000", "CANCELLED", ("stock", "payment"), postal_code="00000"),
     Scenario("slow card", "pm_card_timeout: times out twice", "CONFIRMED", payment_method="pm_card_timeout"),
 )
 
@@ -54,6 +56,7 @@ class Run:
     scenario: Scenario
     journey: Journey
     cost: Cost
+    undone: tuple[str, ...]
     broken: tuple[str, ...]
     disturbed: bool
 
@@ -63,7 +66,7 @@ class Run:
         return {
             "workflow": self.workflow, "event_bus": self.event_bus, "scenario": self.scenario.name,
             "order_id": journey.id, "status": journey.order["status"], "reason": journey.order.get("reason"),
-            "undone": list(journey.undone), "messages": journey.messages, "deliveries": self.cost.deliveries,
+            "undone": list(self.undone), "messages": journey.messages, "deliveries": self.cost.deliveries,
             "aws_calls": self.cost.total, "aws_calls_by_operation": dict(self.cost.calls),
             "milliseconds": journey.took, "promises_hold": not self.broken, "broken": list(self.broken),
             "disturbed": self.disturbed,
@@ -145,7 +148,9 @@ def _run(
     newest = api.get("order", "/orders", limit=1)["items"]
     disturbed = not newest or newest[0]["id"] != order_id
     left = promises.stock(api)
-    broken = promises.broken(api, journey, items, scenario.expected, None if disturbed else (stocked, left))
-    run = Run(workflow, bus, scenario, journey, after.since(before), tuple(broken), disturbed)
+    stocks = None if disturbed else (stocked, left)
+    broken = promises.broken(api, journey, items, scenario.expected, scenario.owed, stocks)
+    undone = promises.undone(api, order_id)
+    run = Run(workflow, bus, scenario, journey, after.since(before), undone, tuple(broken), disturbed)
     stage.result(run)
     return run, after, left

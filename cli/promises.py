@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from cli.client import Api, ApiProblem, Json
 from cli.journey import Journey
-from orderflow.saga import owed
+
+_TAKEN_BACK: Final = ("released", "undone")
+_PAGES: Final = {
+    "stock": ("inventory", "reservations"), "payment": ("payment", "payments"), "shipment": ("shipping", "shipments"),
+}  # fmt: skip
 
 Stock = Mapping[str, tuple[int, int]]
 """SKU → (available, reserved)."""
@@ -23,10 +28,11 @@ def broken(
     journey: Journey,
     items: Mapping[str, int],
     expected: str,
+    owed: Collection[str],
     stocks: tuple[Stock, Stock] | None,
 ) -> list[str]:
-    """What doesn't hold, in words; empty where every promise does. `items`: SKU → pieces ordered; `stocks`: before and
-    after, None where other orders were under way. Raises ApiProblem."""
+    """What doesn't hold, in words; empty where every promise does. `items`: SKU → pieces ordered; `owed`: the
+    steps to be undone; `stocks`: before and after, None where other orders were under way. Raises ApiProblem."""
     order = journey.order
     status = str(order["status"])
     found = [] if status == expected else [f"the order is {status}, not {expected}"]
@@ -44,7 +50,16 @@ def broken(
     found += _reserved(api.find("inventory", f"/reservations/{journey.id}"), items, confirmed)
     if stocks is not None:
         found += _moved(*stocks, items if confirmed else {})
-    return found + _undone(journey, confirmed)
+    back = undone(api, journey.id)
+    if set(back) != set(owed):
+        found.append(f"undone: {', '.join(back) or 'nothing'}; owed: {', '.join(owed) or 'nothing'}")
+    return found
+
+
+def undone(api: Api, order_id: str) -> tuple[str, ...]:
+    """The steps that were taken back, as their services have it, in the order they are done. Raises ApiProblem."""
+    found = {step: api.find(service, f"/{page}/{order_id}") for step, (service, page) in _PAGES.items()}
+    return tuple(step for step, row in found.items() if row and row["state"] in _TAKEN_BACK)
 
 
 def _ledger(api: Api, service: str, order_id: str) -> list[Json] | None:
@@ -84,14 +99,3 @@ def _moved(before: Stock, after: Stock, items: Mapping[str, int]) -> list[str]:
         for sku, right in expected.items()
         if after.get(sku) != right
     ]
-
-
-def _undone(journey: Journey, confirmed: bool) -> list[str]:
-    """A cancelled order has undone everything that it owed; a confirmed one nothing."""
-    facts: Collection[str] = {m.type for m in journey.moments}
-    debts = set() if confirmed else {step.name for step in owed(facts) or ()}
-    missing = debts - set(journey.undone)
-    more = set(journey.undone) if confirmed else set()
-    return [f"not undone: {', '.join(sorted(missing))}"] * bool(missing) + (
-        [f"undone although confirmed: {', '.join(sorted(more))}"] if more else []
-    )

@@ -66,8 +66,8 @@ class Stage:
         text.append(f" after {views.milliseconds(journey.took)}")
         if journey.order.get("reason"):
             text.append(f": {journey.order['reason']}")
-        if journey.undone:
-            text.append(f"; undone: {', '.join(journey.undone)}")
+        if run.undone:
+            text.append(f"; undone: {', '.join(run.undone)}")
         text.append(f"; {journey.messages} messages, {run.cost.total} AWS calls", "dim")
         self._console.print(text)
         for what in run.broken:
@@ -111,7 +111,7 @@ def summary(console: Console, runs: Sequence[Run], seconds: float) -> None:
         table.add_row(
             f"  {run.scenario.name}",
             views.status(run.journey.order["status"]),
-            ", ".join(run.journey.undone) or Text("nothing", "dim"),
+            ", ".join(run.undone) or Text("nothing", "dim"),
             str(run.journey.messages),
             f"{about}{run.cost.deliveries}",
             f"{about}{run.cost.total}",

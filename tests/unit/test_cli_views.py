@@ -152,8 +152,10 @@ def test_cost_counts_receives_that_brought_something() -> None:
 # Promises
 
 
-def broken(routes: dict[str, Any], moved: Any = MOVED, expected: str = "CANCELLED", stocks: Any = None) -> list[str]:
-    return promises.broken(api(answer(routes)), moved, {"BOOK-1": 2}, expected, stocks)
+def broken(
+    routes: dict[str, Any], moved: Any = MOVED, expected: str = "CANCELLED", stocks: Any = None, owed: Any = ()
+) -> list[str]:
+    return promises.broken(api(answer(routes)), moved, {"BOOK-1": 2}, expected, owed, stocks)
 
 
 def ledger(*kinds: str, amount: int = 3998) -> Any:
@@ -202,8 +204,10 @@ def test_stock_moves_by_what_was_confirmed_only() -> None:
 
 def test_an_unexpected_end_and_a_missing_undo_are_told() -> None:
     assert broken(GOOD, CONFIRMED, "CANCELLED") == ["the order is CONFIRMED, not CANCELLED"]
-    short = journey(dict(ORDER), {"entries": TIMELINE["entries"][:4], "waiting_for": None})
-    assert broken(books(ledger(), ledger()), short) == ["not undone: payment, stock"]
+    routes = books(ledger(), ledger(), {"state": "released", "items": []})
+    assert broken(routes, owed=["stock"]) == []
+    assert broken(routes, owed=["stock", "payment"]) == ["undone: stock; owed: stock, payment"]
+    assert broken(routes) == ["undone: stock; owed: nothing"]
 
 
 def test_a_real_provider_has_no_ledger_to_look_into() -> None:
