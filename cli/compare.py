@@ -7,12 +7,15 @@ from typing import Final
 
 from rich.console import Console
 
-from cli import views
+from cli import promises, views
 from cli.client import Api, Json
 from cli.journey import Journey, Moment, follow, place, settle
 from orderflow.contracts import OrderPaid, OrderPlaced, Workflow
 from orderflow.routing import COORDINATOR, TABLE, Channel
 from orderflow.saga import STEPS
+
+PLACED: Final = "order: placed"
+"""The first step of every order."""
 
 _STEP_OF: Final = {
     **{step.success.__name__: f"{step.name}: done" for step in STEPS},
@@ -20,7 +23,7 @@ _STEP_OF: Final = {
     **{step.undone.__name__: f"{step.name}: undone" for step in STEPS},
     "OrderConfirmed": "order: decided",
     "OrderCancelled": "order: decided",
-    "OrderPlaced": "order: placed",
+    "OrderPlaced": PLACED,
 }
 """A message that ends a step → that step's name."""
 
@@ -41,6 +44,8 @@ class Compared:
     workflow: str
     event_bus: str
     journey: Journey
+    undone: tuple[str, ...] = ()
+    """The steps that were taken back, as their services have it."""
 
     @property
     def title(self) -> str:
@@ -75,7 +80,7 @@ class Compared:
         return {
             "workflow": self.workflow, "event_bus": self.event_bus, "decides": self.decider, "order": journey.order,
             "milliseconds": journey.took, "messages": journey.messages, "commands": self.commands,
-            "undone": list(journey.undone),
+            "undone": list(self.undone),
             "steps": [
                 {"step": s.name, "milliseconds": round(s.ms, 1),
                  "messages": [{"service": m.service, "type": m.type, "kind": m.kind} for m in s.moments]}
@@ -111,4 +116,4 @@ def _one(api: Api, body: Json, workflow: str, event_bus: str) -> Compared:
     order = place(api, body | {"workflow": workflow, "event_bus": event_bus})
     for _ in follow(api, order["id"], every=0.03):
         pass
-    return Compared(workflow, event_bus, settle(api, order["id"]))
+    return Compared(workflow, event_bus, settle(api, order["id"]), promises.undone(api, order["id"]))

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import views
-from cli.compare import Compared
+from cli.compare import PLACED, Compared
 from cli.journey import Moment
 from cli.views_lanes import is_command, legend, style_of
 
 _NARROWEST: Final = 22
-_LABELS: Final = 17
+_LABELS: Final = 19
 
 
 def show(console: Console, compared: Sequence[Compared]) -> None:
@@ -52,8 +52,8 @@ def table(compared: Sequence[Compared], width: int) -> Table:
     found.add_row("outcome", *(views.status(one.journey.order["status"]) for one in compared))
     if any(one.journey.order.get("reason") for one in compared):
         found.add_row("reason", *(one.journey.order.get("reason") or "" for one in compared))
-    if any(one.journey.undone for one in compared):
-        found.add_row("undone", *(", ".join(one.journey.undone) or "nothing" for one in compared))
+    if any(one.undone for one in compared):
+        found.add_row("undone", *(", ".join(one.undone) or "nothing" for one in compared))
     found.add_row("messages", *(_messages(one) for one in compared))
     found.add_row("accept → decided", *(views.milliseconds(one.journey.took) for one in compared))
     return found
@@ -71,7 +71,7 @@ def _cell(one: Compared, name: str) -> Text:
     text = Text()
     for moment in segment.moments:
         text.append_text(_line(moment)).append("\n")
-    if segment is next(iter(one.segments.values())):
+    if name == PLACED:
         return text.append("accepted", "dim")
     return text.append(f"+{views.milliseconds(segment.ms)}" if segment.ms else "in the same transaction", "dim")
 
@@ -86,4 +86,6 @@ def _line(moment: Moment) -> Text:
 
 def _messages(one: Compared) -> Text:
     text = Text(str(one.journey.messages), "bold")
-    return text.append(f" ({one.commands} commands)" if one.commands else " (events only)", "dim")
+    return text.append(
+        f" ({one.commands} command{'s' * (one.commands > 1)})" if one.commands else " (events only)", "dim"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -69,6 +68,9 @@ def standing(journey: Journey) -> list[Text]:
     state = Text.assemble(views.status(order["status"]))
     if journey.done and journey.took is not None:
         state.append(f" after {views.milliseconds(journey.took)}, {journey.messages} messages", "default")
+    elif not journey.done:
+        so_far = (datetime.now(UTC) - datetime.fromisoformat(order["created_at"])).total_seconds()
+        state.append(f" after {max(0.0, so_far):.1f} s", "default")
     if order.get("reason"):
         state.append(f": {order['reason']}", "default")
     if journey.undone:
@@ -115,11 +117,3 @@ def _plainly(console: Console, journeys: Iterator[Journey]) -> Journey:
 
 def _ms(value: float) -> str:
     return f"{value:.0f} ms" if value < 99_999.5 else f"{value / 1000:.1f} s"
-
-
-def pace(journeys: Iterator[Journey], seconds: float = 0.0) -> Iterator[Journey]:
-    """Lets each journey stand for a moment, so that a person can see it."""
-    for journey in journeys:
-        yield journey
-        if seconds and not journey.done:
-            time.sleep(seconds)
