@@ -34,6 +34,7 @@ class ContainerStart:
         self._home = home
         self._report = report
         self._told: dict[str, str] = {}
+        self._deaths: dict[str, int] = {}
 
     def build(self) -> None:
         """Builds the services' images; a second where nothing has changed. Raises RuntimeProblem with the log's end."""
@@ -51,6 +52,7 @@ class ContainerStart:
         """Makes and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
         log = self._home.log("compose")
         began = time.monotonic()
+        self._deaths = {c.id: c.restarts for c in docker.containers(self._compose.project)}
         with log.open("w") as file:
             going = self._compose.start(file, "--progress", "plain", "up", "--detach", "--no-build", "--remove-orphans")
             try:
@@ -78,8 +80,11 @@ class ContainerStart:
         """Reports what has changed; whether all parts are ready."""
         containers = docker.containers(self._compose.project)
         for container in containers:
-            if container.restarts > _DEATHS_TOLERATED and container.started > time.time() - READY_SECONDS:
-                self._raise_if_it_keeps_dying(part_name(container), container.health)
+            if container.restarts - self._deaths.get(container.id, 0) > _DEATHS_TOLERATED:
+                name = part_name(container)
+                raise RuntimeProblem(
+                    f"{name} ends as soon as it is started.\n{self._log_of(name)}", f"See: orderflow logs {name}"
+                )
         parts = ContainerParts(self._plan).all(containers)
         for part in parts:
             state = "waiting" if part.state in ("stopped", "starting") and not part.pid else part.state
@@ -87,12 +92,6 @@ class ContainerStart:
                 self._told[part.name] = state
                 self._report(part.name, state, f"{time.monotonic() - began:.1f} s" if state == "ready" else "")
         return all(part.state == "ready" for part in parts)
-
-    def _raise_if_it_keeps_dying(self, name: str, health: str) -> None:
-        if health != "healthy":
-            raise RuntimeProblem(
-                f"{name} ends as soon as it is started.\n{self._log_of(name)}", f"orderflow logs {name}"
-            )
 
     def _failed(self, said: str) -> RuntimeProblem:
         if found := _TAKEN.search(said):

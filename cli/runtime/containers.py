@@ -57,7 +57,7 @@ class ContainerRuntime:
         self._overrides = {name: dict(more) for name, more in (overrides or {}).items()}
         default = "orderflow" if home is None else f"orderflow-{self.home.key}"
         self.project = self._settings.get("COMPOSE_PROJECT_NAME") or default
-        self._logs = ContainerLogs(lambda: self._compose(self.plan_or_default()))
+        self._logs = ContainerLogs(self.compose)
 
     @property
     def plan(self) -> Plan:
@@ -188,7 +188,7 @@ class ContainerRuntime:
         docker.check_engine()
         with self.home.exclusive():
             there = bool(self.containers())
-            done = self._compose(self.plan_or_default()).run(*docker.PROFILES, "down", "--remove-orphans", *more)
+            done = self.compose().run(*docker.PROFILES, "down", "--remove-orphans", *more)
             if done.returncode:
                 raise RuntimeProblem(f"Stopping failed: {done.stderr.strip()[-500:]}", "See: docker compose ps --all")
         return there
@@ -199,6 +199,10 @@ class ContainerRuntime:
             return self.plan
         except RuntimeProblem:
             return make_plan({})
+
+    def compose(self) -> Compose:
+        """`docker compose` for this project, with its settings."""
+        return self._compose(self.plan_or_default())
 
     def _of(self, name: str) -> list[Container]:
         return [c for c in self.containers() if name in (part_name(c), c.service)]

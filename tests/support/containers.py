@@ -1,0 +1,40 @@
+"""A real system in containers, for tests: what they ask and tell it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.runtime import ContainerRuntime
+from cli.runtime.docker import docker
+from tests.support.system import System
+
+
+class ContainerSystem(System):
+    """A system in containers. Databases are looked into from outside, as the containers publish them."""
+
+    runtime: ContainerRuntime  # type: ignore[assignment]
+
+    def __init__(self, runtime: ContainerRuntime) -> None:
+        super().__init__(runtime)  # type: ignore[arg-type]
+        self.databases = runtime.database_urls()
+
+    def stock(self) -> dict[str, tuple[int, int]]:
+        """SKU → (available, reserved), over HTTP."""
+        return {item["sku"]: (item["available"], item["reserved"]) for item in self.get("inventory", "/stock")["items"]}
+
+    def ledger_entries(self, provider: str, order_id: str) -> list[dict[str, Any]]:
+        """What a provider did for an order, by its own ledger, over HTTP; oldest first."""
+        items: list[dict[str, Any]] = self.get(provider, f"/simulator/ledger?order_id={order_id}")["items"]
+        return sorted(items, key=lambda item: str(item["at"]))
+
+    def run_in(self, part: str, *command: str) -> str:
+        """What a command prints in a part's container; it must succeed."""
+        (container,) = [c for c in self.runtime.containers() if c.service == part]
+        done = docker("exec", container.id, *command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def restart(self, part: str) -> None:
+        """Starts a part again, and waits until everything is ready."""
+        self.runtime.start(part)
+        self.until_ready()
