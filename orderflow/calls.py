@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import structlog
 
-from orderflow import contracts, failpoints, telemetry
+from orderflow import contracts, failpoints, measures, telemetry
 from orderflow.contracts import Message
 from orderflow.errors import Transient, UnknownOutcome
 from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Taken
@@ -236,6 +236,7 @@ class CallingApplication(ABC):
     def _count(self, what: str) -> None:
         with self._counting:
             self.counts[what] += 1
+            measures.provider_calls[self.kind, what] += 1
 
 
 def _settled(called: Called) -> Settled:

@@ -140,7 +140,7 @@ class Processor:
                 verdicts[i] = Later(str(error))
             else:
                 if asked is None:
-                    measures.count_unheard(self._app.service, envelope.name)
+                    measures.unheard[self._app.service, envelope.name] += 1
                     verdicts[i] = Done()
                 else:
                     todo.append((i, Incoming(envelope, asked, getattr(message, "order", None), step=steps[i])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -12,8 +12,10 @@ import structlog
 from orderflow import inbox
 from orderflow.bus import Broker
 from orderflow.consumer import Consumer
+from orderflow.counters import Counters
 from orderflow.database import Database
 from orderflow.errors import Transient
+from orderflow.measures import Gauge
 from orderflow.outbox import Outbox
 from orderflow.processor import Application, Processor
 from orderflow.publisher import Publisher
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _TICK: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
+_COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
 """Batches of due orders at a tick; after an outage many are due at once."""
 _BEAT_LATE: Final = 20.0
@@ -52,6 +55,7 @@ class Service:
         sweeper: Sweeper | None = None,
         prune: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        gauges: Callable[[], Sequence[Gauge]] = tuple,
         consumer_threads: int = 1,
     ) -> None:
         self.settings = settings
@@ -76,12 +80,15 @@ class Service:
             heartbeat=settings.heartbeat,
         )
         self.sweeper = sweeper
+        self.counters = Counters(database)
+        self.gauges = gauges
         self._prune = prune
         self._close = close
         self._consumer_threads = consumer_threads
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._works = settings.orderflow_role is not Role.WEB
+        self.works = settings.orderflow_role is not Role.WEB
+        """Whether this process takes messages."""
 
     def start(self) -> None:
         """Starts the threads that the process's role asks for."""
@@ -90,7 +97,7 @@ class Service:
             ("publisher", self.publisher.run),
             ("maintenance", self._maintain),
         ]
-        if self._works:
+        if self.works:
             threads = self.settings.consumer_threads or self._consumer_threads
             jobs += [(f"consumer-{i}", self.consumer.run) for i in range(threads)]
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
@@ -113,6 +120,7 @@ class Service:
             self.outbox.flush()
         except Transient as error:
             log.info("sent messages stay in the outbox and are sent once more", error=str(error))
+        self._try("counters", self.counters.hand_in)
         self._close()
         self.database.close()
         self.broker.close()
@@ -125,12 +133,12 @@ class Service:
         if not self.broker.ready():
             problems["broker"] = "does not answer, or its stack is not whole (yet)"
         silent = time.monotonic() - self.consumer.beat
-        if self._works and silent > self.settings.long_poll + _BEAT_LATE:
+        if self.works and silent > self.settings.long_poll + _BEAT_LATE:
             problems["consumer"] = f"no sign of life for {silent:.0f} s"
         return problems
 
     def _maintain(self) -> None:
-        relayed = pruned = time.monotonic()
+        relayed = pruned = counted = time.monotonic()
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
             self._try("heartbeat", self.consumer.keep_in_hand)
@@ -138,8 +146,11 @@ class Service:
             if now - relayed >= self.settings.lease / 2:
                 relayed = now
                 self._try("relay", self.publisher.relay)
-            if self._works:
+            if self.works:
                 self._try("sweep", self.sweep)
+            if now - counted >= _COUNT_EVERY:
+                counted = now
+                self._try("counters", self.counters.hand_in)
             if now - pruned >= _PRUNE_EVERY:
                 pruned = now
                 self._try("prune", self.prune)

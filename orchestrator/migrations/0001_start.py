@@ -3,12 +3,12 @@
 from alembic import op
 
 from orchestrator import store
-from orderflow import inbox, outbox
+from orderflow import counters, inbox, outbox
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    for statement in (outbox.TABLE, inbox.TABLES, store.TABLES):
+    for statement in (outbox.TABLE, inbox.TABLES, counters.TABLE, store.TABLES):
         op.execute(statement)

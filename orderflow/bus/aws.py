@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
+from orderflow import measures
 from orderflow.bus import BatchRefused, SendFailure
 from orderflow.errors import BrokerUnavailable
 from orderflow.settings import Settings
@@ -34,8 +34,8 @@ _REFUSED: Final = frozenset(
 )
 """Error codes that blame what was sent, not the broker's state."""
 
-calls: Counter[str] = Counter()
-"""Every AWS call of this process, by `service:Operation`: the lab's source for cost."""
+calls: Final = measures.Counts("aws_calls", "AWS calls", "service", "operation")
+"""Every AWS call of this process: the lab's source for cost."""
 
 
 class Clients:
@@ -149,4 +149,4 @@ def failures_by_id(answer: Mapping[str, Any]) -> Sequence[SendFailure]:
 def _count(request: Any, event_name: str = "", **other: Any) -> None:
     # `before-send.sqs.ReceiveMessage`
     _, service, operation = event_name.split(".", 2)
-    calls[f"{service}:{operation}"] += 1
+    calls[service, operation] += 1

@@ -1,12 +1,15 @@
-"""`/metrics`, in the text format of Prometheus. Reads what the parts count anyway; a scrape costs two statements."""
+"""`/metrics`, in the text format of Prometheus. Reads what the parts count anyway; a scrape costs three statements.
+
+Counters and histograms are those of all processes of the service, gauges of the database or of this process.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import psycopg
 from flask import Blueprint, Response
@@ -16,13 +19,11 @@ from prometheus_client.registry import Collector
 from werkzeug.routing import Rule
 
 from orderflow import measures
-from orderflow.bus import aws
 from orderflow.errors import DatabaseUnavailable
 from orderflow.service import Service
 from orderflow.web.operations import Answer, operation
 
-requests: Counter[tuple[str, str, int]] = Counter()
-"""Answers by method, route and status."""
+requests: Final = measures.Counts("http_requests", "Answers", "method", "route", "status")
 
 _OUTBOX: Final = """
 SELECT count(*) FILTER (WHERE parked IS NULL), count(*) FILTER (WHERE parked IS NOT NULL),
@@ -33,7 +34,7 @@ FROM outbox
 
 def count_request(method: str, rule: Rule | None, status: int) -> None:
     """Counts one answer, by its route (never by its path: that would grow without end)."""
-    requests[method if rule else "other", rule.rule if rule else "none", status] += 1
+    requests[method if rule else "other", rule.rule if rule else "none", str(status)] += 1
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -66,28 +67,13 @@ class _Collected(Collector):
         started.add_metric([str(os.getpid())], self._started)
         yield started
         yield from self._outbox()
-        yield from self._consumer()
-        yield _counter("http_requests", "Answers", ("method", "route", "status"), requests)
-        yield _counter(
-            "aws_calls",
-            "AWS calls",
-            ("service", "operation"),
-            {tuple(k.split(":", 1)): n for k, n in aws.calls.items()},
-        )
-        yield _counter("messages_handled", "Messages handled", ("type", "verdict"), measures.handled)
-        yield _counter("messages_unheard", "Known messages without a reaction", ("service", "type"), measures.unheard)
-        yield _histogram("batch_size", "Messages received at once", measures.batch_sizes)
-        yield _histogram("handling_seconds", "Time from receipt to verdict, a message", measures.handling)
-        gauges = getattr(self._service.application, "gauges", None)
-        if gauges is not None:
-            try:
-                for name, value in gauges().items():
-                    yield _gauge(name, "See the service", value)
-            except DatabaseUnavailable:
-                pass  # /readyz says it; the other metrics matter all the more then
-        families = getattr(self._service.application, "metrics", None)
-        if families is not None:
-            yield from families()
+        if self._service.works:
+            yield from self._consumer()
+        with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz says it; the others matter all the more then
+            yield from [_gauge(*gauge) for gauge in self._service.gauges()]
+        counted = measures.by_family(self._service.counters.together())
+        for family in measures.families:
+            yield _family(family, counted.get(family.name, {}))
 
     def _outbox(self) -> Iterator[Metric]:
         try:
@@ -117,14 +103,17 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"orderflow_{name}", text, value=value)
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> Metric:
-    family = CounterMetricFamily(f"orderflow_{name}", text, labels=labels)
-    for key, count in sorted(dict(counts).items()):
-        family.add_metric([str(part) for part in key], count)
-    return family
-
-
-def _histogram(name: str, text: str, histogram: measures.Histogram) -> Metric:
-    family = HistogramMetricFamily(f"orderflow_{name}", text)
-    family.add_metric([], buckets=histogram.cumulated(), sum_value=histogram.total)
-    return family
+def _family(family: measures.Counts | measures.Histogram, counted: Mapping[tuple[str, ...], float]) -> Metric:
+    name = f"orderflow_{family.name}"
+    if isinstance(family, measures.Counts):
+        counter = CounterMetricFamily(name, family.text, labels=family.labels)
+        for labels, count in counted.items():
+            counter.add_metric(labels, count)
+        return counter
+    histogram = HistogramMetricFamily(name, family.text, labels=family.labels)
+    for labels in sorted({key[:-1] for key in counted} or ({()} if not family.labels else set())):
+        *buckets, total = (counted.get((*labels, end), 0.0) for end in family.ends)
+        so_far = 0.0
+        cumulated = [(end, so_far := so_far + count) for end, count in zip(family.ends, buckets, strict=False)]
+        histogram.add_metric(labels, buckets=cumulated, sum_value=total)
+    return histogram

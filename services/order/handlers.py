@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from orderflow.contracts import (
     CancelOrder,
@@ -19,6 +20,7 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.errors import Rejected
+from orderflow.measures import Histogram
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
 from orderflow.saga import STEPS, fact_of, still_owed
@@ -32,6 +34,14 @@ _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)
     OrderAccepted,
     OrderNeedsAttention,
 }
+
+order_seconds: Final = Histogram(
+    "order_seconds",
+    "From its acceptance to its end, an order",
+    (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    "workflow",
+    "status",
+)
 
 
 class Orders:
@@ -48,6 +58,7 @@ class Orders:
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         orders = models.lock(unit.connection, (m.order_id for m in batch))()
+        going_on = [order for order in orders.values() if order.open]
         log: list[LogEntry] = []
         replies: list[Reply] = []
         for incoming in batch:
@@ -78,6 +89,9 @@ class Orders:
             replies.append(caused)
         models.save(unit.connection, list(orders.values()))
         models.write_log(unit.connection, log)
+        for order in going_on:
+            if not order.open:
+                order_seconds.observe(order.age, order.workflow.value, order.status.value)
         return replies
 
     def _apply(self, order: Order, incoming: Incoming) -> list[Message]:

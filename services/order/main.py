@@ -12,7 +12,7 @@ from orderflow.settings import Settings
 from services.order import api
 from services.order.coordinator import OrderSweeper
 from services.order.handlers import Orders
-from services.order.models import prune
+from services.order.models import gauges, prune
 from services.order.placing import Placing
 from services.order.reading import Reading
 
@@ -29,6 +29,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=OrderSweeper(outbox, settings),
         consumer_threads=2,
+        gauges=lambda: gauges(database),
         prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
     )
 

@@ -19,6 +19,7 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.database import Connection, Database
+from orderflow.measures import Gauge
 from orderflow.saga import owed
 from services.order.domain import Product, Progress, Status, status
 
@@ -248,6 +249,20 @@ def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, Ord
     """The orders as they were accepted."""
     rows = connection.execute("SELECT id::text, snapshot FROM orders WHERE id = ANY(%s::uuid[])", [list(order_ids)])
     return {row[0]: OrderSnapshot.model_validate(json.loads(row[1])) for row in rows}
+
+
+def gauges(database: Database) -> Sequence[Gauge]:
+    """How the orders are doing that are not at their end."""
+    [(open_orders, stuck, oldest)] = database.query(
+        """SELECT count(*), count(*) FILTER (WHERE attention),
+                  coalesce(extract(epoch FROM now() - min(progress_at)), 0)::float
+           FROM orders WHERE open"""
+    )
+    return (
+        Gauge("orders_open", "Orders that are neither confirmed nor cancelled", open_orders),
+        Gauge("orders_stuck", "Of these, those that need an operator", stuck),
+        Gauge("orders_waited_seconds", "Since the last progress of the open order that has waited longest", oldest),
+    )
 
 
 def prune(database: Database, keep_log: float, keep_keys: float) -> None:

@@ -13,6 +13,7 @@ from orderflow.bus.memory import MemoryBroker
 from orderflow.contracts import Workflow
 from orderflow.database import Database
 from orderflow.errors import DatabaseUnavailable, Problem
+from orderflow.measures import Gauge
 from orderflow.outbox import Outbox
 from orderflow.service import Service
 from orderflow.settings import Settings
@@ -52,9 +53,6 @@ class Nothing:
 
     def handle(self, unit: Any, batch: Any) -> list[Any]:
         return []
-
-    def gauges(self) -> dict[str, float]:
-        return {"orders_open": 3}
 
 
 def views() -> Blueprint:
@@ -103,7 +101,14 @@ def views() -> Blueprint:
 def client_of(**settings: Any) -> FlaskClient:
     found = Settings(aws_endpoint_url="http://127.0.0.1:1", **settings)
     database = Database("postgresql://nobody@127.0.0.1:1/none")
-    service = Service(found, Nothing(), database, Outbox(database, lease=10), MemoryBroker())
+    service = Service(
+        found,
+        Nothing(),
+        database,
+        Outbox(database, lease=10),
+        MemoryBroker(),
+        gauges=lambda: [Gauge("orders_open", "Open", 3)],
+    )
     return create_app(service, [views()]).test_client()
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from orderflow import inbox, outbox
+from orderflow import counters, inbox, outbox
 from services.inventory import models
 
 revision = "0001"
@@ -11,7 +11,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    for statement in (outbox.TABLE, inbox.TABLES, models.TABLES):
+    for statement in (outbox.TABLE, inbox.TABLES, counters.TABLE, models.TABLES):
         op.execute(statement)
     stock = sa.table("stock", sa.column("sku"), sa.column("available"))
     op.bulk_insert(stock, [{"sku": sku, "available": pieces} for sku, pieces in models.START.items()])

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from orderflow import inbox, outbox
+from orderflow import counters, inbox, outbox
 from services.payment import models
 
 revision = "0001"
@@ -10,5 +10,5 @@ down_revision = None
 
 
 def upgrade() -> None:
-    for statement in (outbox.TABLE, inbox.TABLES, models.TABLES):
+    for statement in (outbox.TABLE, inbox.TABLES, counters.TABLE, models.TABLES):
         op.execute(statement)
