@@ -1,0 +1,78 @@
+"""FAULTS row 6: the broker stops answering, and comes back with everything; or dies, and comes back with nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from orderflow.contracts import EventBus, Workflow
+from tests.support.load import Load, mixes
+from tests.support.system import KINDS, System, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+
+BACK = 120.0
+"""Seconds from the broker's return until every order is terminal."""
+
+Kinds = tuple[tuple[Workflow, EventBus], ...]
+
+
+@pytest.mark.parametrize("kinds", mixes())
+@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.full)])
+def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
+    """Orders are taken all the same, and end right once it answers again."""
+    with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:
+        until(lambda: len(load.acknowledged) >= 16)
+        system.runtime.kill("localstack", signal.SIGSTOP)
+        try:
+            before = len(load.acknowledged)
+            time.sleep(seconds)
+            assert len(load.acknowledged) > before, "orders are taken while it is away"
+        finally:
+            system.runtime.kill("localstack", signal.SIGCONT)
+        back = time.monotonic()
+        taken = load.finish()
+    assert load.answers.keys() == {202}, load.answers
+    system.until_terminal(*taken, seconds=BACK)
+    print(f"terminal {time.monotonic() - back:.0f} s after it was back")
+    system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values()), "an outage is no message's fault"
+    assert any(system.logged(s, "broker away") for s in ("order", "inventory", "payment")), "the fault was felt"
+
+
+@pytest.mark.parametrize("kinds", mixes())
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.full)])
+def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int) -> None:
+    """Killed with all queues, subscriptions, rules and executions, and back empty: the stack is deployed again by
+    itself, nothing is published into the gap, every order ends right, nobody is charged twice."""
+    with Load(system, kinds, rate=8, total=120 * times, seed=seed) as load:
+        for number in range(times):
+            until(lambda number=number: len(load.acknowledged) >= 120 * number + 40)
+            system.aws("sqs").create_queue(QueueName="made-by-hand")
+            lost = system.waiting()
+            killed = system.runtime.kill("localstack")
+            until(lambda killed=killed: system.runtime.pid("localstack") not in (0, killed))
+            system.until_ready()
+            back = time.monotonic()
+            left = system.aws("sqs").list_queues(QueueNamePrefix="made-by-hand")
+            assert "QueueUrls" not in left, "it came back empty"
+            print(f"messages that were lost: {lost}")
+        taken = load.finish()
+    system.until_terminal(*taken, seconds=BACK)
+    print(f"terminal {time.monotonic() - back:.0f} s after it was back; answers {dict(load.answers)}")
+    system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values())
+
+
+def test_everything_is_stopped_and_started_again(system: System, seed: int) -> None:
+    """`down` with orders in every state, then `up`: the broker has forgotten all, and every order goes on."""
+    with Load(system, KINDS, rate=20, total=40, seed=seed) as load:
+        taken = load.finish()
+    in_flight = system.open_orders()
+    system.runtime.down()
+    assert in_flight, "some orders were under way"
+    system.runtime.up()
+    system.until_terminal(*taken, seconds=BACK)
+    system.check(acknowledged=taken)

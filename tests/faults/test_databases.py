@@ -1,0 +1,132 @@
+"""FAULTS row 7: each database is away for a while; connections are cut, also in the middle of a COMMIT."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from orderflow.routing import SERVICES
+from tests.support.load import Load
+from tests.support.system import KINDS, System, order_body, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+
+
+@contextmanager
+def administrator(system: System) -> Iterator[psycopg.Connection[Any]]:
+    password = json.loads((system.runtime.home.state / "passwords.json").read_text())["postgres"]
+    url = f"postgresql://postgres:{password}@127.0.0.1:{system.ports['POSTGRES_PORT']}/postgres"
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
+
+
+@contextmanager
+def away(system: System, database: str) -> Iterator[None]:
+    """One database refuses every connection, and has ended those it had."""
+    name = f"orderflow_{database}"
+    with administrator(system) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        try:
+            connection.execute(CUT, [name])
+            yield
+        finally:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
+def pids(system: System) -> dict[str, int]:
+    return {service: system.runtime.pid(service) for service in SERVICES}
+
+
+@pytest.mark.parametrize("database", [*SERVICES, "providers"])
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.full)])
+def test_a_database_is_away(system: System, seed: int, database: str, seconds: int) -> None:
+    """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""
+    before = pids(system)
+    with Load(system, KINDS, rate=8, total=8 * (seconds + 3), seed=seed) as load:
+        until(lambda: len(load.acknowledged) >= 8)
+        with away(system, database):
+            ends = time.monotonic() + seconds
+            if database != "providers":
+                until(lambda: system.http.get(system.url(database, "/readyz")).status_code == 503, 30)
+            time.sleep(max(0.0, ends - time.monotonic()))
+        back = time.monotonic()
+        if database != "providers":
+            until(lambda: system.http.get(system.url(database, "/readyz")).status_code == 200, 30)
+        print(f"ready {time.monotonic() - back:.1f} s after the database was back")
+        taken = load.finish()
+    system.until_terminal(*taken)
+    system.check(acknowledged=taken)
+    assert pids(system) == before, "without a restart"
+    assert not any(system.dead_letters().values()), "an outage is no message's fault"
+
+
+def test_without_its_database_a_service_refuses_quickly(system: System) -> None:
+    """503 with Retry-After within two seconds, in the middle of three; nothing hangs."""
+    took = []
+    with away(system, "order"):
+        for _ in range(3):
+            began = time.monotonic()
+            answer = system.post(order_body())
+            took.append(time.monotonic() - began)
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"]
+    assert sorted(took)[1] <= 2, took
+    until(lambda: system.post(order_body()).status_code == 202, 30)
+
+
+SLOW_COMMIT = """
+CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON inbox DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION linger()
+"""
+"""Makes a COMMIT last for long enough to be met there."""
+
+AT_COMMIT = """
+SELECT count(*) FROM (
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname LIKE 'orderflow_%' AND state = 'active' AND wait_event = 'PgSleep' AND random() < 0.2
+) AS cut
+"""
+ANYWHERE = """
+SELECT count(*) FROM (
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'orderflow_%' ORDER BY random() LIMIT 1
+) AS cut
+"""
+
+
+@pytest.mark.parametrize("cuts", [20, pytest.param(100, marks=pytest.mark.full)])
+def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
+    """In the middle of COMMITs of every service, and anywhere else: each message has one effect."""
+    at_commit = anywhere = 0
+    for service in SERVICES:
+        system.sql(service, SLOW_COMMIT)
+    try:
+        with (
+            administrator(system) as connection,
+            Load(system, KINDS, rate=8, total=max(120, 3 * cuts), seed=seed) as load,
+        ):
+            until(lambda: load.acknowledged)
+            while at_commit < cuts or anywhere < cuts / 4:
+                at_commit += connection.execute(AT_COMMIT).fetchall()[0][0]
+                if at_commit > 4 * anywhere:
+                    anywhere += connection.execute(ANYWHERE).fetchall()[0][0]
+                time.sleep(0.05)
+                assert not load.done or system.open_orders(), f"only {at_commit} and {anywhere} connections were cut"
+            taken = load.finish()
+    finally:
+        for service in SERVICES:
+            system.sql(service, "DROP TRIGGER linger ON inbox; DROP FUNCTION linger")
+    print(f"cut at COMMIT: {at_commit}, anywhere: {anywhere}; answers {dict(load.answers)}")
+    system.until_terminal(*taken)
+    system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values())

@@ -1,0 +1,172 @@
+"""FAULTS rows 1, 3 and 22: processes that are killed, frozen, and restarted under load. On real processes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from orderflow.contracts import EventBus, Workflow
+from orderflow.routing import SERVICES
+from tests.support.load import Load, mixes
+from tests.support.system import KINDS, System, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+
+PROCESSES = (*SERVICES, "postgres")
+
+DRAINED = 120.0
+"""Seconds from the last fault until every order is terminal."""
+
+
+def kill(system: System, name: str, chance: random.Random) -> bool:
+    """kill -9 of a part: all of it, as a container dies, or only a worker, as the kernel takes one for its memory."""
+    pid = system.runtime.pid(name)
+    if not pid:
+        return False
+    try:
+        workers = psutil.Process(pid).children(recursive=True)
+        if workers and chance.random() < 0.5:
+            chance.choice(workers).kill()
+        else:
+            system.runtime.kill(name)
+    except (psutil.NoSuchProcess, LookupError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("orders", "kills", "each"),
+    [pytest.param(200, 18, 2, id="200"), pytest.param(1000, 100, 5, id="1000", marks=pytest.mark.full)],
+)
+def test_random_processes_are_killed(system: System, seed: int, orders: int, kills: int, each: int) -> None:
+    """Row 1: kill -9 of a random process every 0.5 to 2 s, the database's among them, under a load of every workflow,
+    bus and outcome: nothing that was acknowledged is lost, nothing is done twice."""
+    chance = random.Random(seed)
+    killed: Counter[str] = Counter()
+    deck: list[str] = []
+    with Load(system, KINDS, rate=8, total=orders, seed=seed) as load:
+        while not load.done or sum(killed.values()) < kills or min(killed[p] for p in PROCESSES) < each:
+            time.sleep(chance.uniform(0.5, 2))
+            if not deck:
+                deck = chance.sample(PROCESSES, len(PROCESSES))
+            name = deck.pop()
+            killed[name] += kill(system, name, chance)
+            assert sum(killed.values()) < 10 * kills, f"{killed} {load.answers}"
+        last = time.monotonic()
+        taken = load.finish()
+    print(f"killed: {dict(killed)}; answers: {dict(load.answers)}")
+    system.until_terminal(*taken, seconds=DRAINED)
+    print(f"drained {time.monotonic() - last:.0f} s after the last kill")
+    system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values()), "a kill is no message's fault"
+
+
+@pytest.mark.parametrize("kinds", mixes())
+def test_rolling_restart(system: System, seed: int, kinds: tuple[tuple[Workflow, EventBus], ...]) -> None:
+    """Row 22: SIGTERM to one service after the other under load: each is gone within ten seconds, by itself; no effect
+    is repeated, and no message is lost, parked or left to its lease."""
+    took: dict[str, float] = {}
+    with Load(system, kinds, rate=8, total=150, seed=seed) as load:
+        for service in SERVICES:
+            time.sleep(1)
+            pid = system.runtime.pid(service)
+            main = psutil.Process(pid)
+            began = time.monotonic()
+            main.send_signal(signal.SIGTERM)
+            main.wait(timeout=30)
+            took[service] = time.monotonic() - began
+            until(lambda service=service, pid=pid: system.runtime.pid(service) not in (0, pid))
+            system.until_ready()
+        taken = load.finish()
+    print(f"seconds to exit: {took}; answers: {dict(load.answers)}")
+    assert max(took.values()) <= 10, took
+    system.until_terminal(*taken, seconds=DRAINED)
+    system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values())
+
+
+@contextmanager
+def second(system: System, service: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process of a service: a worker without a port."""
+    environment = system.runtime.env(service) | {"ORDERFLOW_ROLE": "worker"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orderflow.serve", service],
+        env=environment, cwd=system.runtime.home.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+FROZEN = {
+    "payment": ("payments", {"payment_method": "pm_card_timeout"}, ["charge", "refund"]),
+    "shipping": ("shipments", {"postal_code": "99999"}, ["shipment", "cancellation"]),
+}
+
+
+@pytest.mark.parametrize("service", list(FROZEN))
+@pytest.mark.parametrize("workflow", [Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION])
+def test_frozen_within_a_provider_call(system: System, service: str, workflow: Workflow) -> None:
+    """Row 3: a process is stopped (SIGSTOP) inside a provider call for three leases. Another takes its orders over;
+    some are undone meanwhile. Resumed, it changes nothing: no stale write, no charge after the refund."""
+    table, slow, kinds = FROZEN[service]
+    lease = 4 + 8 * 0.2 + 3 * 2 + 1  # see orderflow.calls.Limits.whole_lease
+    kind = (workflow, EventBus.SNS)
+    orders = [system.place(kind, **slow) for _ in range(4)]
+    held = f"SELECT order_id::text FROM {table} WHERE state = 'intended' AND order_id = ANY(%s::uuid[])"
+    until(lambda: len(system.sql(service, held, orders)) == len(orders))
+    system.runtime.kill(service, signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        frozen = [i for (i,) in system.sql(service, held, orders)]
+        assert frozen, "it was stopped before any call had ended"
+        undone = orders[:2]
+        assert [system.cancel(i) for i in undone] == [202, 202]
+        with second(system, service):
+            system.until_terminal(*orders)
+            fences = dict(system.sql(service, f"SELECT order_id::text, fence FROM {table}"))
+            assert all(fences[i] > 1 for i in frozen), "another process took them over"
+            before = {i: (system.order(i)["status"], system.ledger(i)) for i in orders}
+            time.sleep(max(0.0, stopped + 3 * lease - time.monotonic()))
+            system.runtime.kill(service, signal.SIGCONT)
+            system.until_ready()
+            settled = time.monotonic() + 3
+            until(lambda: time.monotonic() > settled)
+            system.check(acknowledged=orders)
+    finally:
+        system.runtime.kill(service, signal.SIGCONT)
+    after = {i: (system.order(i)["status"], system.ledger(i)) for i in orders}
+    assert after == before, "the one that woke up changed something"
+    assert [after[i][0] for i in orders] == ["CANCELLED"] * 2 + ["CONFIRMED"] * 2
+    for order_id in undone:
+        ledger = [kind for kind in after[order_id][1] if kind in kinds]
+        assert ledger in ([], kinds), ledger
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -> None:
+    """Row 3: any service is stopped for three leases of its outbox under load, while another process of it works on."""
+    with second(system, service), Load(system, KINDS, rate=8, total=40, seed=seed) as load:
+        until(lambda: len(load.acknowledged) > 8)
+        [worker] = psutil.Process(system.runtime.pid(service)).children()
+        worker.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        time.sleep(3 * 4)
+        assert worker.status() == psutil.STATUS_STOPPED
+        worker.send_signal(signal.SIGCONT)
+        assert time.monotonic() - stopped >= 12
+        taken = load.finish()
+        system.until_terminal(*taken, seconds=DRAINED)
+        system.check(acknowledged=taken)
+    assert not any(system.dead_letters().values())

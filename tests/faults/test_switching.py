@@ -1,0 +1,59 @@
+"""FAULTS row 21: the mode is switched while orders are under way; each ends in the workflow that it began in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cli.runtime import EmbeddedRuntime
+from orderflow.contracts import EventBus, Workflow
+from tests.support.load import Load
+from tests.support.system import KINDS, System
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+
+
+def switched(system: System, kind: tuple[Workflow, EventBus]) -> EmbeddedRuntime:
+    """The same system with another mode."""
+    settings = system.runtime.plan.settings | {name: str(port) for name, port in system.ports.items()}
+    settings |= {"WORKFLOW_MODE": kind[0].value, "EVENT_BUS": kind[1].value}
+    return EmbeddedRuntime(system.runtime.home.path, settings)
+
+
+@pytest.fixture
+def switching(system: System) -> Iterator[System]:
+    yield system
+    system.runtime.up()
+
+
+@pytest.mark.parametrize("orders", [24, pytest.param(200, marks=pytest.mark.full)])
+def test_the_mode_is_switched_with_orders_in_flight(switching: System, seed: int, orders: int) -> None:
+    """Once through every workflow and bus, by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does."""
+    system = switching
+    kinds: dict[str, tuple[Workflow, EventBus]] = {}
+    round_trip = [*KINDS[1::2], *KINDS[::2]]  # each switch changes the workflow
+    for kind in round_trip:
+        changed = switched(system, kind).up()
+        assert changed, "`up` tells what it changed"
+        # With payment stopped, every order is caught in its middle.
+        system.runtime.stop("payment")
+        with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:
+            taken = load.finish()
+        assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"
+        kinds |= load.kind_of
+        assert system.open_orders() >= orders // 2, "they are in flight at the next switch"
+        assert len(taken) == orders
+    system.runtime.up()
+    system.until_terminal(*kinds)
+    ids = list(kinds)
+    stored = system.sql("order", "SELECT id::text, workflow, event_bus FROM orders WHERE id = ANY(%s::uuid[])", ids)
+    assert {i: (Workflow(w), EventBus(b)) for i, w, b in stored} == kinds, "each ends in its own workflow"
+    directed = {i for (i,) in system.sql("orchestrator", "SELECT order_id::text FROM sagas") if i in kinds}
+    for order_id, (workflow, _) in kinds.items():
+        if workflow is Workflow.CHOREOGRAPHY:
+            assert order_id not in directed
+        elif workflow in (Workflow.ORCHESTRATION, Workflow.HYBRID):
+            assert order_id in directed
+    system.check(acknowledged=list(kinds))
+    assert not any(system.dead_letters().values())

@@ -1,0 +1,141 @@
+"""A bounded load: so many orders at such a rate, over HTTP on loopback, each tried under its key until it is taken."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from orderflow import clock
+from orderflow.contracts import EventBus, Workflow
+from tests.support.system import KINDS, System, kind_id, order_body
+
+MIX: Final[Sequence[Mapping[str, Any]]] = (
+    {}, {}, {}, {},
+    {"items": [{"sku": "MUG-1", "quantity": 1}, {"sku": "BOOK-1", "quantity": 1}]},
+    {"payment_method": "pm_card_declined"},
+    {"postal_code": "00000"},
+    {"sku": "SOLDOUT-1"},
+    {"payment_method": "pm_card_timeout"},
+    {"postal_code": "99999"},
+)  # fmt: skip
+"""What is ordered, in turn: most succeed, each way to fail is there."""
+
+_THREADS: Final = 8
+_PAUSE: Final = 0.2
+
+
+def mixes() -> list[Any]:
+    """Parameters for a fault test. Quick: every workflow and bus in one run. Full: a run for each."""
+    return [
+        pytest.param(KINDS, id="all"),
+        *(pytest.param((kind,), id=kind_id(kind), marks=pytest.mark.full) for kind in KINDS),
+    ]
+
+
+class Load:
+    """Orders of `kinds` in turn, at most `rate` a second, until `total` have been taken or `stop`.
+
+    A request that fails or is answered 5xx is sent again under the same key, as a careful caller does. With
+    `default_kind`, orders name no workflow.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        kinds: Sequence[tuple[Workflow, EventBus]],
+        *,
+        rate: float,
+        total: int,
+        seed: int = 0,
+        mix: Sequence[Mapping[str, Any]] = MIX,
+        default_kind: bool = False,
+    ) -> None:
+        self._system = system
+        self._kinds = kinds
+        self._mix = mix
+        self._default_kind = default_kind
+        self._random = random.Random(seed)
+        self._rate = rate
+        self._total = total
+        self._began = time.monotonic()
+        self._next = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(_THREADS)]
+        self.acknowledged: dict[str, str] = {}
+        """Order id by key."""
+        self.kind_of: dict[str, tuple[Workflow, EventBus]] = {}
+        """Workflow and bus by order id, as the answer said."""
+        self.answers: Counter[int | str] = Counter()
+        """Answers by status, failures by the exception's name."""
+        self.slowest_refusal = 0.0
+        """Seconds until the slowest 503."""
+
+    def __enter__(self) -> Load:
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def finish(self, seconds: float = 300) -> list[str]:
+        """Waits until all orders have been taken; their ids."""
+        ends = time.monotonic() + seconds
+        while len(self.acknowledged) < self._total:
+            assert time.monotonic() < ends, f"{len(self.acknowledged)} of {self._total} taken: {self.answers}"
+            time.sleep(0.1)
+        ids = list(self.acknowledged.values())
+        assert len(set(ids)) == len(ids), "two keys got one order"
+        return ids
+
+    @property
+    def done(self) -> bool:
+        return len(self.acknowledged) >= self._total
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=10, trust_env=False) as http:
+            while not self._stopping.is_set():
+                with self._lock:
+                    number, self._next = self._next, self._next + 1
+                if number >= self._total:
+                    return
+                self._stopping.wait(max(0.0, self._began + number / self._rate - time.monotonic()))
+                self._place(http, number)
+
+    def _place(self, http: httpx.Client, number: int) -> None:
+        workflow, bus = self._kinds[number % len(self._kinds)]
+        body = order_body(**self._mix[(number // len(self._kinds)) % len(self._mix)])
+        if not self._default_kind:
+            body |= {"workflow": workflow.value, "event_bus": bus.value}
+        key = clock.new_id()
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                answer = http.post(self._system.url("order", "/orders"), json=body, headers={"Idempotency-Key": key})
+            except httpx.TransportError as error:
+                outcome: int | str = type(error).__name__
+            else:
+                outcome = answer.status_code
+                if answer.status_code == 503:
+                    self.slowest_refusal = max(self.slowest_refusal, time.monotonic() - began)
+            with self._lock:
+                self.answers[outcome] += 1
+            if outcome == 202:
+                taken = answer.json()
+                with self._lock:
+                    self.kind_of[taken["id"]] = (Workflow(taken["workflow"]), EventBus(taken["event_bus"]))
+                    self.acknowledged[key] = taken["id"]
+                return
+            assert not isinstance(outcome, int) or outcome >= 500, answer.text
+            self._stopping.wait(_PAUSE)
