@@ -10,7 +10,7 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
 from orderflow.processor import Done, Later, Park
-from tests.support.steps import LIMITS, Crash, Gate, Process, World, ask, bring_to, in_background, kinds_of, names
+from tests.support.steps import LIMITS, Crash, Gate, Process, World, ask, bring_to, fail, in_background, kinds_of, names
 
 AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
 """Where a process can die in the first and the last phase."""
@@ -69,6 +69,41 @@ class TestFence:
         assert kinds_of(sleeper.handle(message)) == [Done]
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
+
+    def test_a_stale_unknown_outcome_frees_nothing(self, world: World, order_id: str) -> None:
+        """A sleeper without an answer must not release the lease of the one that took over."""
+        sleeper, twin, third = (world.process() for _ in range(3))
+        asleep, at_work = Gate(), Gate()
+        sleeper.hooks.before["do"] = lambda: (asleep.pass_through(), fail())
+        twin.hooks.before["do"] = at_work.pass_through
+        message = ask(world.kind.good, order_id)
+        sleeping = in_background(lambda: sleeper.handle(message))
+        asleep.wait()
+        world.expire_lease(order_id)
+        working = in_background(lambda: twin.handle(message))
+        at_work.wait()
+        asleep.open()
+        assert kinds_of(sleeping.result(10)) == [Later]
+        assert kinds_of(third.handle(message)) == [Later]
+        assert third.hooks.calls == {}
+        at_work.open()
+        assert kinds_of(working.result(10)) == [Done]
+        assert (world.row(order_id), names(world.outcomes(order_id))) == (("done", 2), [world.kind.success])
+
+    def test_a_twin_spoils_only_its_own_message(self, world: World, order_id: str) -> None:
+        """The others of the batch keep what the provider answered."""
+        sleeper, twin = world.process(), world.process()
+        gate = Gate()
+        first = iter([gate.pass_through])
+        sleeper.hooks.after["do"] = lambda: next(first, lambda: None)()
+        contested, other = ask(world.kind.good, order_id), ask(world.kind.good)
+        call = in_background(lambda: sleeper.handle(contested, other))
+        gate.wait()
+        world.expire_lease(order_id)
+        assert kinds_of(twin.handle(contested)) == [Done]
+        gate.open()
+        assert kinds_of(call.result(10)) == [Later, Done]
+        assert names(world.outcomes(order_id)) == names(world.outcomes(other.subject)) == [world.kind.success]
 
 
 class TestCrash:
