@@ -99,7 +99,10 @@ def envelope(message: type[Message], *, token: bool = True) -> State:
         "causationid.$": "$.now.id",
         "resend.$": "$.now.resend",
     }
-    return body | ({"tasktoken.$": "$$.Task.Token"} if token else {})
+    if token:
+        return body | {"tasktoken.$": "$$.Task.Token"}
+    del body["resend.$"]  # asked once, whatever led to it
+    return body
 
 
 def _task(message: type[Message], service: str, following: str, result: State) -> State:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 from flask import Blueprint
 from pydantic import BaseModel, Field, PlainSerializer
 
+from orchestrator import executions
 from orchestrator.engine import State, decide
+from orchestrator.executions import Histories
 from orderflow.clock import rfc3339
 from orderflow.contracts import MESSAGES, Workflow
 from orderflow.database import Database
@@ -67,8 +70,8 @@ _COLUMNS: Final = """order_id::text, state, attention, workflow, version, facts,
     created_at, updated_at"""
 
 
-def blueprint(settings: Settings, database: Database) -> Blueprint:
-    """The views of the orchestrator."""
+def blueprint(settings: Settings, database: Database, histories: Histories | None = None) -> Blueprint:
+    """The views of the orchestrator. `histories` are those of the state machine's executions."""
     api = Blueprint("sagas", __name__)
 
     @api.get("/sagas")
@@ -94,17 +97,41 @@ def blueprint(settings: Settings, database: Database) -> Blueprint:
     @operation("One saga with its audit trail", answers={200: SagaAnswer}, problems=(404,))
     def show(order_id: str) -> Answer:
         rows = database.query(f"SELECT {_COLUMNS} FROM sagas WHERE order_id = %s", [order_id])  # noqa: S608
+        if not rows and histories and (told := executions.story(database, histories, order_id)):
+            return _of_execution(order_id, told, _log(database, order_id))
         if not rows:
             raise Problem(404, "Unknown saga", f"there is no saga for order {order_id}")
-        log = database.query(
-            """SELECT at, service, kind, type, message_id::text, causation_id::text, note
-               FROM saga_log WHERE order_id = %s ORDER BY seq""",
-            [order_id],
-        )
-        lines = [LogLine(**dict(zip(LogLine.model_fields, line, strict=True))) for line in log]
-        return _answer(settings, rows[0]).model_copy(update={"log": lines})
+        return _answer(settings, rows[0]).model_copy(update={"log": _log(database, order_id)})
 
     return api
+
+
+def _log(database: Database, order_id: str) -> list[LogLine]:
+    log = database.query(
+        """SELECT at, service, kind, type, message_id::text, causation_id::text, note
+           FROM saga_log WHERE order_id = %s ORDER BY seq""",
+        [order_id],
+    )
+    return [LogLine(**dict(zip(LogLine.model_fields, line, strict=True))) for line in log]
+
+
+def _of_execution(order_id: str, told: executions.Story, log: list[LogLine]) -> SagaAnswer:
+    """An order that runs by the state machine, in the same shape."""
+    waiting = told.waiting and [Waiting(**asdict(told.waiting))]
+    lines = [LogLine(**asdict(line)) for line in told.lines] + log
+    return SagaAnswer(
+        order_id=order_id,
+        state=told.state,
+        needs_attention=told.needs_attention,
+        workflow=Workflow.STEP_FUNCTIONS,
+        version=told.version,
+        facts=sorted(told.facts),
+        reason=told.reason or None,
+        waiting_for=waiting,
+        created_at=told.created_at,
+        updated_at=told.updated_at,
+        log=sorted(lines, key=lambda line: line.at),
+    )
 
 
 def _answer(settings: Settings, row: Any) -> SagaAnswer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator import engine, store
+from orchestrator import engine, store, watch
 from orchestrator.store import LogEntry, Saga
 from orderflow import clock
 from orderflow.contracts import (
@@ -23,6 +23,7 @@ from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
+from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
 from orderflow.settings import Settings
 
@@ -48,6 +49,17 @@ class Orchestrator:
         return message if type(message) in _HEARD else None
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+        machines = [m for m in batch if COORDINATOR[m.envelope.workflow] == MACHINE]
+        if not machines:
+            return self._handle_sagas(unit, batch)
+        log: list[LogEntry] = []
+        heard = iter(watch.hear(unit.connection, machines, log))
+        store.write_log(unit.connection, log)
+        others = [m for m in batch if COORDINATOR[m.envelope.workflow] != MACHINE]
+        handled = iter(self._handle_sagas(unit, others))
+        return [next(heard if COORDINATOR[m.envelope.workflow] == MACHINE else handled) for m in batch]
+
+    def _handle_sagas(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         sagas = store.lock(unit.connection, (m.order_id for m in batch))()
         old = set(sagas)
         log: list[LogEntry] = []

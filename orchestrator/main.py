@@ -4,31 +4,54 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from orchestrator import api, store
+from orchestrator import api, store, watch
+from orchestrator.guardian import Guardian
 from orchestrator.handlers import Orchestrator
 from orchestrator.timers import SagaSweeper
 from orderflow.bus import Broker
+from orderflow.bus.broker import AwsBroker
 from orderflow.database import Database
 from orderflow.outbox import Outbox
-from orderflow.service import Service
+from orderflow.service import Service, Sweeper
 from orderflow.settings import Settings
+
+
+class _Owners:
+    """Sweeps for several, one after the other."""
+
+    def __init__(self, *sweepers: Sweeper) -> None:
+        self._sweepers = sweepers
+
+    def sweep(self, drained_ago: float) -> bool:
+        more = [sweeper.sweep(drained_ago) for sweeper in self._sweepers]
+        return any(more)
 
 
 def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
+    owners: list[Sweeper] = [SagaSweeper(outbox, settings)]
+    if isinstance(broker, AwsBroker):  # no other has a state machine
+        owners.append(Guardian(database, outbox, broker.step_functions, settings))
+
+    def prune() -> None:
+        store.prune(database, settings.keep_log)
+        watch.prune(database, settings.keep_log)
+
     return Service(
         settings,
         Orchestrator(settings),
         database,
         outbox,
         broker,
-        sweeper=SagaSweeper(outbox, settings),
-        prune=lambda: store.prune(database, settings.keep_log),
+        sweeper=_Owners(*owners),
+        prune=prune,
     )
 
 
 def blueprint(service: Service) -> Blueprint:
     """Its HTTP views."""
-    return api.blueprint(service.settings, service.database)
+    broker = service.broker
+    histories = broker.step_functions if isinstance(broker, AwsBroker) else None
+    return api.blueprint(service.settings, service.database, histories)

@@ -25,7 +25,7 @@ class AwsBroker(Broker):
             EventBus.SNS: SnsTopic(self._clients),
             EventBus.EVENTBRIDGE: EventBridgeBus(self._clients),
         }
-        self._step_functions = StepFunctions(self._clients, settings)
+        self.step_functions = StepFunctions(self._clients, settings)
 
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         if channel is Channel.BUS:
@@ -33,9 +33,9 @@ class AwsBroker(Broker):
         if channel is Channel.QUEUE:
             return self._queues[target].send(batch)
         if channel is Channel.START:
-            return self._step_functions.start(batch)
+            return self.step_functions.start(batch)
         if channel is Channel.TOKEN:
-            return self._step_functions.answer(batch)
+            return self.step_functions.answer(batch)
         raise LookupError(f"no way to send over {channel.value}")
 
     def queue(self, service: str) -> SqsQueue:
@@ -45,5 +45,5 @@ class AwsBroker(Broker):
         return self._clients.ready()
 
     def close(self) -> None:
-        self._step_functions.close()
+        self.step_functions.close()
         self._clients.close()

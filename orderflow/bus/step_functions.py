@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from botocore.exceptions import ClientError
 
+from orderflow import measures
 from orderflow.bus import Parcel, SendFailure
 from orderflow.bus.aws import Clients
 from orderflow.contracts import OrderPlaced
@@ -39,12 +40,19 @@ _SPENT: Final = frozenset({"InvalidToken", "TaskTimedOut", "TaskDoesNotExist", "
 _REFUSED: Final = frozenset({"InvalidExecutionInput", "InvalidName", "InvalidOutput", "ValidationException"})
 """What no second try can help."""
 
-spent_tokens: Counter[str] = Counter()
-"""Answers that no task waited for, by the error's code, in this process."""
+spent_tokens: Final = measures.Counts("spent_tokens", "Answers that no task waited for", "code")
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How an execution stands: RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED; `error` names why it failed."""
+
+    status: str
+    error: str = ""
 
 
 class StepFunctions:
-    """The stack's state machine as a destination."""
+    """The stack's state machine: as a destination, and (for the guardian) what became of its executions."""
 
     def __init__(self, clients: Clients, settings: Settings) -> None:
         self._clients = clients
@@ -54,14 +62,13 @@ class StepFunctions:
 
     def start(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         """Starts an execution for each OrderPlaced; one that is there already counts as started."""
-        return self._each(batch, lambda parcel: self.start_one(parcel.envelope, parcel.envelope.subject))
+        return self._each(batch, lambda parcel: self._start_one(parcel.envelope, parcel.envelope.subject))
 
     def answer(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         """Gives each outcome to the task that waits for it."""
         return self._each(batch, self._answer_one)
 
-    def start_one(self, envelope: Envelope, name: str) -> None:
-        """Starts an execution by `name` for the order that `envelope` placed."""
+    def _start_one(self, envelope: Envelope, name: str) -> None:
         try:
             self._clients.stepfunctions.start_execution(
                 stateMachineArn=self._clients.arn("states", f"stateMachine:{self._clients.stack}-orders"),
@@ -71,6 +78,44 @@ class StepFunctions:
         except ClientError as error:
             if _code(error) != "ExecutionAlreadyExists":
                 raise
+
+    def restart(self, envelope: Envelope, name: str) -> None:
+        """Starts an execution by another name. Raises BrokerUnavailable."""
+        with self._clients.guard("stepfunctions"):
+            self._start_one(envelope, name)
+
+    def describe(self, name: str) -> Execution | None:
+        """An execution's state; None if there is none of that name. Raises BrokerUnavailable."""
+        with self._clients.guard("stepfunctions"):
+            try:
+                answer = self._clients.stepfunctions.describe_execution(executionArn=self._execution(name))
+            except ClientError as error:
+                if _code(error) != "ExecutionDoesNotExist":
+                    raise
+                return None
+        return Execution(str(answer["status"]), str(answer.get("error", "")))
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """An execution's events, oldest first; none if there is none of that name. Raises BrokerUnavailable."""
+        events: list[dict[str, Any]] = []
+        more: dict[str, str] = {}
+        while True:
+            with self._clients.guard("stepfunctions"):
+                try:
+                    page = self._clients.stepfunctions.get_execution_history(
+                        executionArn=self._execution(name), maxResults=1000, includeExecutionData=True, **more
+                    )
+                except ClientError as error:
+                    if _code(error) != "ExecutionDoesNotExist":
+                        raise
+                    return events
+            events += page["events"]
+            if not page.get("nextToken"):
+                return events
+            more = {"nextToken": page["nextToken"]}
+
+    def _execution(self, name: str) -> str:
+        return self._clients.arn("states", f"execution:{self._clients.stack}-orders:{name}")
 
     def close(self) -> None:
         """Ends the threads."""
@@ -93,7 +138,7 @@ class StepFunctions:
 
     def _spent(self, code: str, envelope: Envelope) -> None:
         with self._lock:
-            spent_tokens[code] += 1
+            spent_tokens[(code,)] += 1
         log.info("no task waits for this answer", code=code, order_id=envelope.subject, type=envelope.type)
 
     def _each(self, batch: Sequence[Parcel], call: Callable[[Parcel], None]) -> Sequence[SendFailure]:

@@ -37,7 +37,7 @@ _DATA: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory": ("reservations", "inbox", "outbox", "failures"),
     "payment": ("payments", "inbox", "outbox", "failures"),
     "shipping": ("shipments", "inbox", "outbox", "failures"),
-    "orchestrator": ("sagas", "saga_log", "inbox", "outbox", "failures"),
+    "orchestrator": ("sagas", "saga_log", "executions", "inbox", "outbox", "failures"),
     "providers": ("ledger", "idempotency_keys"),
 }
 

@@ -1,0 +1,162 @@
+"""What an execution of the state machine did, read from its history, in the shape of a saga and its audit trail.
+
+https://docs.aws.amazon.com/step-functions/latest/apireference/API_GetExecutionHistory.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from orchestrator import watch
+from orchestrator.engine import State
+from orchestrator.guardian import NEEDS_ATTENTION
+from orchestrator.watch import execution_name
+from orderflow.contracts import OrderCancelled, OrderConfirmed, name_of
+from orderflow.database import Database
+from orderflow.envelope import Envelope
+from orderflow.errors import Undecodable
+from orderflow.routing import MACHINE
+from orderflow.saga import owed
+
+_ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
+
+
+class Histories(Protocol):
+    """Where histories come from; raises BrokerUnavailable."""
+
+    def history(self, name: str) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the audit trail; see `orchestrator.store.LogEntry`."""
+
+    at: datetime
+    service: str
+    kind: str
+    type: str
+    message_id: str | None = None
+    causation_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The task that waits for its answer: `deadline` is when it is given up."""
+
+    step: str
+    service: str
+    since: datetime
+    deadline: datetime | None
+
+
+@dataclass(slots=True)
+class Story:
+    """An order's executions as one saga."""
+
+    created_at: datetime
+    updated_at: datetime
+    lines: list[Line] = field(default_factory=list)
+    facts: set[str] = field(default_factory=set)
+    reason: str = ""
+    version: int = 0
+    needs_attention: bool = False
+    waiting: Open | None = None
+
+    @property
+    def state(self) -> State:
+        if name_of(OrderConfirmed) in self.facts:
+            return State.CONFIRMED
+        if name_of(OrderCancelled) in self.facts:
+            return State.CANCELLED
+        return State.RUNNING if owed(self.facts) is None else State.COMPENSATING
+
+
+def story(database: Database, histories: Histories, order_id: str) -> Story | None:
+    """What is known of an order's executions; None if there are none. Raises BrokerUnavailable."""
+    again = watch.restarts(database, order_id) or 0
+    names = [execution_name(order_id, n) for n in range(again + 1)]
+    return tell((name, histories.history(name)) for name in names)
+
+
+def tell(histories: Iterable[tuple[str, list[dict[str, Any]]]]) -> Story | None:
+    """The story of executions by their events, oldest first."""
+    told: Story | None = None
+    for name, events in histories:
+        if not events:
+            continue  # lost with its broker
+        began = events[0]["timestamp"]
+        told = told or Story(began, began)
+        told.lines.append(Line(began, MACHINE, "note", "ExecutionStarted", note=name))
+        _read(events, told)
+    return told
+
+
+def _read(events: list[dict[str, Any]], told: Story) -> None:
+    times: Mapping[str, Any] = {}
+    asked: Envelope | None = None
+    since: datetime | None = None
+    told.waiting, told.needs_attention = None, False
+    for event in events:
+        at, kind = event["timestamp"], event["type"]
+        details: Mapping[str, Any] = next((event[key] for key in event if key.endswith("EventDetails")), {})
+        told.version, told.updated_at = told.version + 1, at
+        if kind == "ExecutionStarted":
+            times = json.loads(details["input"]).get("times", {})
+        elif kind == "TaskScheduled" and (asked := _asked(details)):
+            note = f"sent again, time {asked.resend}" if asked.resend else str(asked.data.get("reason", ""))
+            told.lines.append(Line(at, MACHINE, "command", asked.name, asked.id, asked.causationid, note))
+            since = since if since and asked.resend else at
+            if details["resource"].endswith(".waitForTaskToken"):
+                told.waiting = Open(asked.name, _receiver(details), since, _deadline(asked, since, times))
+        elif kind == "TaskSucceeded" and asked and (answer := _answer(details)):
+            told.facts.add(answer["fact"])
+            told.reason = told.reason or answer["reason"]
+            told.waiting, since = None, None
+            name = answer["type"].split(".")[1]
+            service = answer["source"].removeprefix("orderflow/")
+            told.lines.append(Line(at, service, "event", name, answer["id"], asked.id, answer["reason"]))
+        elif kind == "PassStateEntered":
+            _owed_by(json.loads(event["stateEnteredEventDetails"]["input"]), details["name"], at, told)
+        elif kind in _ENDS:
+            told.waiting = None
+            told.needs_attention = details.get("error") == NEEDS_ATTENTION
+            told.lines.append(Line(at, MACHINE, "note", kind, note=f"{details.get('error', '')}".strip()))
+
+
+def _owed_by(data: Mapping[str, Any], state: str, at: datetime, told: Story) -> None:
+    """A deadline is no answer; it is seen by the state that it leads to."""
+    if state.endswith(" deadline"):
+        told.facts.add("DeadlineExceeded")
+        reason = f"no answer to {state.removesuffix(' deadline')} in time"
+        told.reason = told.reason or reason
+        told.lines.append(Line(at, MACHINE, "note", "DeadlineExceeded", note=reason))
+
+
+def _asked(details: Mapping[str, Any]) -> Envelope | None:
+    """The message that a task sent."""
+    body = json.loads(details["parameters"]).get("MessageBody")
+    try:
+        return Envelope.model_validate(json.loads(body) if isinstance(body, str) else body)
+    except (ValueError, Undecodable):
+        return None
+
+
+def _answer(details: Mapping[str, Any]) -> dict[str, str] | None:
+    """What a task was answered (`orderflow.bus.step_functions.task_output`); None for a message that asks nothing."""
+    output = json.loads(details.get("output") or "{}")
+    return output if {"fact", "type", "id", "source", "reason"} <= output.keys() else None
+
+
+def _receiver(details: Mapping[str, Any]) -> str:
+    return str(json.loads(details["parameters"]).get("QueueUrl", "")).rpartition("-")[2]
+
+
+def _deadline(asked: Envelope, since: datetime, times: Mapping[str, Any]) -> datetime | None:
+    undoes = asked.name.startswith(("Cancel", "Refund", "Release"))
+    seconds = times.get("undo", 0) * (times.get("undo_attempts", 0) + 1) if undoes else sum(times.get("forward", ()))
+    return since + timedelta(seconds=seconds) if seconds else None

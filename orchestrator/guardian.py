@@ -1,0 +1,118 @@
+"""The guardian of the state machine's executions: what was lost, or ended without an answer, is started again.
+
+A restarted execution goes through all steps once more; each service answers from its own rows, so nothing is done
+twice, and the arbiter is asked before an execution undoes what another may be doing. It isn't needed for an order to
+get through: with the orchestrator stopped, executions go on, and what was lost waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from orchestrator import store, watch
+from orchestrator.store import LogEntry
+from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched, execution_name
+from orderflow.bus.step_functions import Execution
+from orderflow.contracts import OrderNeedsAttention
+from orderflow.database import Database
+from orderflow.envelope import Envelope, compose
+from orderflow.outbox import Outbox
+from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_LIMIT: Final = 20
+"""Executions looked at in a row; each look is a call."""
+
+_LEASE: Final = 30.0
+"""Seconds that they belong to the process that looks."""
+
+NEEDS_ATTENTION: Final = "NeedsAttention"
+"""The error of an execution that called an operator (localstack/state_machine.py)."""
+
+
+class Executions(Protocol):
+    """What the guardian asks of Step Functions; each may raise BrokerUnavailable."""
+
+    def describe(self, name: str) -> Execution | None: ...
+
+    def restart(self, envelope: Envelope, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a look: the row's state, whether another execution is started, and why."""
+
+    state: str
+    restart: bool = False
+    why: str = ""
+
+
+def judge(watched: Watched, found: Execution | None, most_restarts: int) -> Verdict:
+    """The rules, pure."""
+    if found is not None and found.status == "RUNNING":
+        return Verdict(WATCHED)
+    if found is None:
+        why = "the execution is lost"
+    elif found.status == "SUCCEEDED":
+        if not watched.doubted and not watched.retried:
+            return Verdict(ENDED)  # by the arbiter's answer: the order is terminal
+        why = "the execution ended, and the order is open"
+    else:
+        why = f"the execution ended {found.status} {found.error}".rstrip()
+        if found.error == NEEDS_ATTENTION and not watched.retried:
+            return Verdict(ATTENTION, why="an undo got no answer")
+    if watched.restarts >= most_restarts and not watched.retried:
+        return Verdict(ATTENTION, why=f"{why}, and was started again {watched.restarts} times")
+    return Verdict(WATCHED, restart=True, why="an operator's retry" if watched.retried else why)
+
+
+class Guardian:
+    """See `orderflow.service.Sweeper`."""
+
+    def __init__(self, database: Database, outbox: Outbox, executions: Executions, settings: Settings) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._executions = executions
+        self._settings = settings
+
+    def sweep(self, drained_ago: float) -> bool:
+        due = watch.claim(self._database, _LEASE, _LIMIT)
+        for watched in due:
+            verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
+            self._act(watched, verdict)
+        return len(due) == _LIMIT
+
+    def _act(self, watched: Watched, verdict: Verdict) -> None:
+        restarts = watched.restarts + verdict.restart
+        entries: list[LogEntry] = []
+        if verdict.restart:
+            # Before it is noted: the name makes that it is done once, also if this process dies here.
+            name = execution_name(watched.order_id, restarts)
+            self._executions.restart(watched.placed, name)
+            log.warning("execution started again", order_id=watched.order_id, name=name, reason=verdict.why)
+            note = f"{verdict.why}; started again as {name}"
+            entries.append(LogEntry(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
+        with self._outbox.transaction() as unit:
+            watch.save(unit.connection, watched, verdict.state, restarts, self._settings.resend_after[-1])
+            if verdict.state == ATTENTION:
+                envelope = _needs_attention(watched.placed, verdict.why)
+                unit.stage([envelope])
+                entries.append(
+                    LogEntry(watched.order_id, "orchestrator", "event", envelope.name, envelope.id, note=verdict.why)
+                )
+            store.write_log(unit.connection, entries)
+
+
+def _needs_attention(placed: Envelope, reason: str) -> Envelope:
+    return compose(
+        OrderNeedsAttention(reason=reason),
+        source="orchestrator",
+        order_id=placed.subject,
+        workflow=placed.workflow,
+        event_bus=placed.eventbus,
+        traceparent=placed.traceparent,
+    )

@@ -1,0 +1,127 @@
+"""Which executions of the state machine are watched, and the messages that say so.
+
+The state machine needs no orchestrator. Only an order that has heard nothing for long asks here (OrderPlaced, sent
+again); from then on the guardian watches its execution until it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.store import LogEntry
+from orderflow.contracts import OrderAccepted, OrderPlaced, OrderRetryRequested
+from orderflow.database import Connection, Database
+from orderflow.envelope import Envelope, decode
+from orderflow.errors import Rejected
+from orderflow.processor import Incoming, Reply
+
+WATCHED: Final = "watched"
+ATTENTION: Final = "attention"
+ENDED: Final = "ended"
+
+TABLES: Final = """
+CREATE TABLE executions (
+    order_id uuid PRIMARY KEY,
+    placed text,
+    state text NOT NULL DEFAULT 'watched' CHECK (state IN ('watched', 'attention', 'ended')),
+    restarts int NOT NULL DEFAULT 0,
+    retried boolean NOT NULL DEFAULT false,
+    doubted boolean NOT NULL DEFAULT false,
+    next_at timestamptz NOT NULL DEFAULT now(),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX executions_watched ON executions (next_at) WHERE state = 'watched'
+"""
+
+# An order that reminds although its execution had ended is doubted: it may have been restored from a backup.
+_REMIND: Final = """
+INSERT INTO executions AS e (order_id, placed) VALUES (%s, %s)
+ON CONFLICT (order_id) DO UPDATE SET placed = excluded.placed, doubted = e.doubted OR e.state = 'ended',
+    state = CASE e.state WHEN 'ended' THEN 'watched' ELSE e.state END,
+    next_at = CASE e.state WHEN 'ended' THEN now() ELSE e.next_at END, updated_at = now()
+"""
+_RETRY: Final = """
+INSERT INTO executions (order_id, retried) VALUES (%s, true)
+ON CONFLICT (order_id) DO UPDATE SET state = 'watched', retried = true, next_at = now(), updated_at = now()
+"""
+_CLAIM: Final = """
+UPDATE executions SET next_at = now() + make_interval(secs => %s)
+WHERE order_id IN (
+    SELECT order_id FROM executions WHERE state = 'watched' AND placed IS NOT NULL AND next_at <= now()
+    ORDER BY next_at LIMIT %s FOR UPDATE SKIP LOCKED
+)
+RETURNING order_id::text, placed, restarts, retried, doubted
+"""
+_SAVE: Final = """
+UPDATE executions SET state = %s, restarts = %s, retried = retried AND NOT %s, doubted = false, updated_at = now(),
+    next_at = now() + make_interval(secs => %s)
+WHERE order_id = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An order whose execution is looked after. `restarts` counts the executions after the first; `retried`: an
+    operator asked for one more; `doubted`: the order is said to be open, though its execution ended well."""
+
+    order_id: str
+    placed: Envelope
+    restarts: int
+    retried: bool
+    doubted: bool
+
+    @property
+    def name(self) -> str:
+        """Of its latest execution."""
+        return execution_name(self.order_id, self.restarts)
+
+
+def execution_name(order_id: str, restarts: int) -> str:
+    """The name of an order's execution: its id, and `-r{n}` for the n-th that was started again."""
+    return f"{order_id}-r{restarts}" if restarts else order_id
+
+
+def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry]) -> list[Reply]:
+    """Handles the messages of orders that run by the state machine."""
+    replies: list[Reply] = []
+    for incoming in batch:
+        envelope = incoming.envelope
+        if isinstance(incoming.message, OrderPlaced):
+            connection.execute(_REMIND, [envelope.subject, envelope.encode()])
+            replies.append([OrderAccepted()])
+        elif isinstance(incoming.message, OrderRetryRequested):
+            if not incoming.known:
+                connection.execute(_RETRY, [envelope.subject])
+                note = f"{incoming.message.by}: {incoming.message.why}"
+                log.append(LogEntry(envelope.subject, "order", "event", envelope.name, envelope.id, note=note))
+            replies.append([])
+        else:
+            replies.append(Rejected(f"{envelope.name} of a {envelope.workflow.value} order is for its state machine"))
+    return replies
+
+
+def claim(database: Database, lease: float, limit: int) -> list[Watched]:
+    """Takes what is due, for `lease` seconds."""
+    rows = database.query(_CLAIM, [lease, limit])
+    return [Watched(row[0], decode(row[1]), *row[2:]) for row in rows]
+
+
+def save(connection: Connection, watched: Watched, state: str, restarts: int, next_in: float) -> None:
+    """Notes what a look at an execution gave. A retry that came meanwhile stays for the next look."""
+    connection.execute(_SAVE, [state, restarts, watched.retried, next_in, watched.order_id])
+
+
+def restarts(database: Database, order_id: str) -> int | None:
+    """How often an order's execution was started again; None for an order that nobody reminded of."""
+    rows = database.query("SELECT restarts FROM executions WHERE order_id = %s", [order_id])
+    return int(rows[0][0]) if rows else None
+
+
+def prune(database: Database, keep: float) -> None:
+    """Forgets what ended more than so many seconds ago."""
+    database.query(
+        "DELETE FROM executions WHERE state = 'ended' AND updated_at < now() - make_interval(secs => %s)", [keep]
+    )
