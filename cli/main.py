@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import demo, lifecycle, order, saga, workflow
+from cli import bench, demo, lifecycle, order, saga, workflow
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 lifecycle.register(app)
 app.command()(demo.demo)
+app.command()(bench.bench)
 app.add_typer(order.app, name="order")
 app.add_typer(saga.app, name="saga")
 app.add_typer(workflow.app, name="workflow")

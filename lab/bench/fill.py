@@ -1,0 +1,125 @@
+"""Fills the databases with orders as real ones would have left them: copies of the real, ended orders that are there.
+
+Each copy of an order is the same in every service: all its ids are derived in one way (UUIDv7s some seconds older, with
+other random bits), whatever table or key they stand in. So the shapes and sizes of rows, and their number, are those
+of real orders, whatever the schema is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from lab.lines import LabProblem
+from lab.system import System
+from orderflow.routing import SERVICES
+
+_NOT_OF_ORDERS: Final = frozenset({"alembic_version", "products", "stock", "faults", "outbox", "failures"})
+"""Tables that don't grow with ended orders."""
+
+_APART: Final = 7
+"""Seconds between two copies of an order: the oldest stays younger than what is pruned."""
+
+_FUNCTIONS: Final = f"""
+CREATE FUNCTION pg_temp.copy_of(id uuid, n int) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint - n * {_APART * 1000}),
+                 12, '0') || '7' || substr(m, 1, 3) || '8' || substr(m, 4, 15))::uuid
+    FROM md5(id::text || n) AS m
+$$;
+CREATE FUNCTION pg_temp.copy_of(held text, n int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE found text := substring(held FROM '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}');
+BEGIN
+    RETURN CASE WHEN found IS NULL THEN held ELSE replace(held, found, pg_temp.copy_of(found::uuid, n)::text) END;
+END $$
+"""  # noqa: S608 - a constant
+_TABLES: Final = """
+SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+AND a.attidentity = '' AND a.attgenerated = '' ORDER BY c.relname, a.attnum
+"""
+_COPY: Final = """
+INSERT INTO {} ({}) SELECT {}
+FROM generate_series(%s::int, 1, -1) AS n CROSS JOIN LATERAL (SELECT * FROM originals WHERE n > 0 OFFSET 0) AS o
+"""
+"""The oldest first, as they would have come: what looks needless in it keeps the series outermost."""
+_RESERVED: Final = "UPDATE stock SET available = available - reserved * %(n)s, reserved = reserved * (1 + %(n)s)"
+
+
+def stored(system: System) -> int:
+    """Orders that are stored. Raises LabProblem."""
+    with _connected(system, "order") as connection:
+        return int(connection.execute("SELECT count(*) FROM orders").fetchall()[0][0])
+
+
+def fill(system: System, wanted: int, report: Callable[[str], None] = lambda text: None) -> str:
+    """Copies what is stored until there are at least `wanted` orders. Returns what was done, for people.
+
+    Raises LabProblem if orders are still open, or there is none to copy.
+    """
+    have = stored(system)
+    with _connected(system, "order") as connection:
+        if connection.execute("SELECT count(*) FROM orders WHERE open").fetchall() != [(0,)] or not have:
+            raise LabProblem(f"{have} orders are stored; some that have ended, and none that is open, could be copied")
+    copies = max(0, -(-wanted // have) - 1)
+    began = time.monotonic()
+    rows = 0
+    for name in (*SERVICES, "providers"):
+        report(f"{wanted:,} orders: {name}")
+        with _connected(system, name) as connection:
+            if copies:
+                rows += _copy(connection, copies)
+            if copies and name == "inventory":
+                connection.execute(_RESERVED, {"n": copies})
+            # As autovacuum would have left it long ago.
+            connection.execute("VACUUM ANALYZE")
+    now = stored(system)
+    return f"{now:,} orders stored: {have:,} real, the rest copies of them ({rows:,} rows in {_since(began)})"
+
+
+def _copy(connection: psycopg.Connection[Any], copies: int) -> int:
+    connection.execute(_FUNCTIONS)
+    rows = 0
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, column, kind in connection.execute(_TABLES).fetchall():
+        tables.setdefault(table, []).append((column, kind))
+    for table, columns in tables.items():
+        if table in _NOT_OF_ORDERS:
+            continue
+        name = sql.Identifier(table)
+        connection.execute(sql.SQL("CREATE TEMP TABLE originals AS TABLE {}").format(name))
+        statement = sql.SQL(_COPY).format(
+            name,
+            sql.SQL(", ").join(sql.Identifier(column) for column, _ in columns),
+            sql.SQL(", ").join(_copied(column, kind) for column, kind in columns),
+        )
+        rows += max(0, connection.execute(statement, [copies]).rowcount)
+        connection.execute("DROP TABLE originals")
+    return rows
+
+
+def _copied(column: str, kind: str) -> sql.Composable:
+    name = sql.Identifier(column)
+    if kind in ("uuid", "text"):
+        return sql.SQL("pg_temp.copy_of({}, n)").format(name)
+    if kind == "timestamp with time zone":
+        return sql.SQL("{} - n * make_interval(secs => {})").format(name, sql.Literal(_APART))
+    return name
+
+
+@contextmanager
+def _connected(system: System, database: str) -> Iterator[psycopg.Connection[Any]]:
+    try:
+        with psycopg.connect(system.database(database), autocommit=True) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise LabProblem(f"the database of {database} can't be filled: {str(error).strip()}") from error
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.0f} s"

@@ -1,0 +1,58 @@
+"""How much is measured, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lab.workload import Variant
+from orderflow.contracts import Workflow
+
+_SLOW_IN_FLIGHT: Final = 20
+"""For Step Functions, where LocalStack ends some orders a second: what is under way must come to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """`seconds` are measured at saturation, a side and round, with `in_flight` orders under way; then `orders` one at a
+    time. `minutes`: no further round begins after that."""
+
+    rounds: int = 5
+    seconds: float = 6.0
+    orders: int = 40
+    in_flight: int = 100
+    minutes: float = 45.0
+
+    def in_flight_of(self, variant: Variant) -> int:
+        """Orders under way at saturation."""
+        slow = variant.workflow is Workflow.STEP_FUNCTIONS
+        return min(self.in_flight, _SLOW_IN_FLIGHT) if slow else self.in_flight
+
+    @property
+    def about(self) -> float:
+        """Seconds that one side of one pair takes, more or less."""
+        return 4 + self.seconds + self.orders * 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two measurements, one right after the other, so that the machine is the same for both."""
+
+    round: int
+    variant: Variant
+    sides: tuple[str, str]
+    """In the order in which they are measured."""
+
+
+def schedule(variants: Sequence[Variant], rounds: int, sides: tuple[str, str], rng: random.Random) -> list[Pair]:
+    """Every variant once a round, in shuffled order, the sides of each pair too: drift favours nobody."""
+    pairs = []
+    for number in range(1, rounds + 1):
+        shuffled = list(variants)
+        rng.shuffle(shuffled)
+        for variant in shuffled:
+            first, second = rng.sample(sides, 2)
+            pairs.append(Pair(number, variant, (first, second)))
+    return pairs

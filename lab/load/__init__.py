@@ -1,0 +1,1 @@
+"""The load on orderflow: a generator in a process of its own, over HTTP."""
