@@ -1,0 +1,150 @@
+"""LocalStack with its stack, PostgreSQL and (where there is one) Jaeger for tests: one interface, two providers.
+
+`ORDERFLOW_TEST_INFRA=embedded|containers` chooses; by default containers where a Docker Engine answers. Both give the
+same: the stack of `localstack/stack.yaml`, a database and a role for each service, everything on free loopback ports.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from cli.runtime import localstack
+from cli.runtime.docker import engine
+from cli.runtime.home import Home
+from cli.runtime.leftovers import end, find
+from cli.runtime.plan import make_plan
+from cli.runtime.postgres import Postgres
+from cli.runtime.probe import answers
+from cli.runtime.programs import jaeger
+from cli.runtime.supervisor import Supervisor
+from tests.support.system import free_ports, until
+
+PARTS = ("localstack", "postgres", "jaeger")
+
+
+class Infrastructure(Protocol):
+    """What services need around them. Parts are called localstack, postgres and jaeger."""
+
+    broker_url: str
+    """LocalStack's, with the stack deployed."""
+    database_urls: dict[str, str]
+    """By service, and that of the `providers`; each role reaches its own database only."""
+    otlp_url: str | None
+    """Where spans go over OTLP/HTTP; None where there is no Jaeger."""
+    jaeger_url: str | None
+    """Jaeger's HTTP API."""
+
+    def stop(self, part: str) -> None:
+        """Stops a part in good order; it stays down until `start`."""
+
+    def start(self, part: str) -> None:
+        """Starts a stopped part at its old address; returns when it is ready."""
+
+    def kill(self, part: str) -> None:
+        """A part dies on the spot and is started again; returns when it is ready. LocalStack comes back empty, but
+        with its stack; PostgreSQL with all that was committed."""
+
+    def close(self) -> None:
+        """Leaves nothing behind."""
+
+
+def provider() -> str:
+    """The chosen provider's name."""
+    chosen = os.environ.get("ORDERFLOW_TEST_INFRA") or ("containers" if engine() else "embedded")
+    if chosen not in ("embedded", "containers"):
+        raise ValueError(f"ORDERFLOW_TEST_INFRA={chosen!r} is unknown; choose one of: embedded, containers")
+    return chosen
+
+
+@contextmanager
+def infrastructure(folder: Path, name: str | None = None) -> Iterator[Infrastructure]:
+    """Running infrastructure of the named or chosen provider; `folder` is for what it needs to keep."""
+    made: Infrastructure
+    if (name or provider()) == "containers":
+        from tests.support.infrastructure_containers import ContainerInfrastructure  # needs testcontainers
+
+        made = ContainerInfrastructure()
+    else:
+        made = EmbeddedInfrastructure(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class EmbeddedInfrastructure:
+    """From PyPI's packages, under the embedded runtime's supervisor, without any service."""
+
+    def __init__(self, folder: Path) -> None:
+        self._plan = make_plan(free_ports())
+        self._home = Home.at(folder / "infrastructure")
+        self._home.make()
+        self._postgres = Postgres(self._home, self._plan.port("postgres"))
+        self._supervisor = Supervisor(self._home)
+        self.broker_url = self._plan.url("localstack")
+        binary = shutil.which("jaeger")
+        self.jaeger_url = self._plan.url("jaeger") if binary else None
+        self.otlp_url = f"http://127.0.0.1:{self._plan.ports['OTLP_HTTP_PORT']}" if binary else None
+        try:
+            self._start(binary)
+        except BaseException:
+            self.close()
+            raise
+        urls = self._postgres.urls()
+        self.database_urls = {name.removeprefix("orderflow_"): url for name, url in urls.items()}
+
+    def _start(self, binary: str | None) -> None:
+        if not localstack.installed():
+            localstack.install()
+        self._postgres.prepare()
+        programs = [self._postgres.program(), localstack.program(self._home, self._plan)]
+        if binary:
+            programs.append(jaeger(self._plan, binary, self._home))
+        self._supervisor.write(programs)
+        self._supervisor.start_daemon({"PATH": os.environ["PATH"], "HOME": str(self._home.run)})
+        for program in programs:
+            self._supervisor.start(program.name)
+        for program in programs:
+            self._until_ready(program.name)
+        self._postgres.create_databases()
+
+    def stop(self, part: str) -> None:
+        self._supervisor.stop([part])
+
+    def start(self, part: str) -> None:
+        self._supervisor.start(part)
+        self._until_ready(part)
+
+    def kill(self, part: str) -> None:
+        pid = self._supervisor.processes()[part].pid
+        main = psutil.Process(pid)
+        for process in (main, *main.children(recursive=True)):
+            process.send_signal(signal.SIGKILL)
+        until(lambda: self._supervisor.processes()[part].pid not in (0, pid))
+        self._until_ready(part)
+
+    def close(self) -> None:
+        self._supervisor.stop(PARTS)
+        self._supervisor.shutdown()
+        end(find(self._home, self._postgres.data))
+        self._postgres.remove()
+
+    def _until_ready(self, part: str) -> None:
+        checks = {
+            "postgres": self._postgres.answers,
+            "localstack": lambda: localstack.ready(self._plan),
+            "jaeger": lambda: answers(f"{self.jaeger_url}/api/services"),
+        }
+        until(checks[part], what=lambda: f"{part}: {_tail(self._home.log(part))}")
+
+
+def _tail(path: Path) -> str:
+    return path.read_text(errors="replace")[-2000:] if path.exists() else "no log"
