@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -60,7 +59,7 @@ class Stage:
     def result(self, run: Run) -> None:
         """One line, when it has been checked."""
         journey = run.journey
-        text = Text(" " * (0 if self._quiet else MARGIN))
+        text = Text("" if self._quiet else "  ")
         text.append("✗ " if run.broken else "✓ ", "bold red" if run.broken else "bold green")
         text.append_text(views.status(journey.order["status"]))
         text.append(f" after {views.milliseconds(journey.took)}")
@@ -71,32 +70,36 @@ class Stage:
         text.append(f"; {journey.messages} messages, {run.cost.total} AWS calls", "dim")
         self._console.print(text)
         for what in run.broken:
-            self._console.print(Text(f"{' ' * MARGIN}  {what}", "red"))
+            self._console.print(Text(f"    {what}", "red"))
 
     def _live(self, journeys: Iterator[Journey]) -> None:
         rows: list[Text] = []
         with Live(console=self._console, transient=True, auto_refresh=False) as live:
             for journey in journeys:
-                rows = [row(self._lanes, moment) for moment in journey.moments]
+                rows = _rows(self._lanes, journey)
                 shown = rows[-max(3, self._console.height - 4) :]
                 waits = [] if journey.done else [waiting(wait, MARGIN) for wait in journey.waiting]
                 live.update(Group(*shown, *waits), refresh=True)
         for line in rows:
-            self._console.print(line)
+            self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def _plain(self, journeys: Iterator[Journey]) -> None:
         *_, last = journeys
-        for moment in last.moments:
-            self._console.print(row(self._lanes, moment), soft_wrap=True)
+        for line in _rows(self._lanes, last):
+            self._console.print(line, soft_wrap=True)
+
+
+def _rows(lanes: Lanes, journey: Journey) -> list[Text]:
+    return [row(lanes, moment, str(journey.order.get("reason") or "")) for moment in journey.moments]
 
 
 def summary(console: Console, runs: Sequence[Run], seconds: float) -> None:
     """The table of all runs, and how its numbers were found."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", show_edge=False, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold underline", pad_edge=False)
     table.add_column("workflow, scenario", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     table.add_column("undone", no_wrap=True)
-    for column in ("messages", "deliveries", "AWS calls", "latency"):
+    for column in ("messages", "received", "AWS calls", "latency"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     group = ""
@@ -104,7 +107,7 @@ def summary(console: Console, runs: Sequence[Run], seconds: float) -> None:
         title = views.mode(run.workflow, run.event_bus)
         if title != group:
             if group:
-                table.add_section()
+                table.add_row()
             table.add_row(Text(title, "bold"))
             group = title
         about = "≈" if run.disturbed else ""
@@ -129,7 +132,7 @@ def _footnotes(console: Console, runs: Sequence[Run], seconds: float) -> None:
         "✓: the order ended as it must; the payment provider's and the carrier's ledgers show one charge and one "
         "shipment if it is CONFIRMED, and nothing left over if not; the stock moved by just that.",
         "Messages: distinct message ids in the order's timeline; every event and command that travels is in it, what a "
-        "service tells itself is not. Deliveries: messages that reached a consumer; an event counts once a listener.",
+        "service tells itself is not. Received: messages that reached a consumer; an event counts once a listener.",
         cost.NOTE,
         "Latency: from acceptance to the order service's decision, by the database's clock. One order each: "
         "`make bench` measures.",

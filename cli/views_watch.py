@@ -33,20 +33,22 @@ def watch(console: Console, journeys: Iterator[Journey]) -> Journey:
 
 def picture(journey: Journey, width: int, rows: int | None = None) -> Group:
     """Lanes with the messages so far (the last `rows` of them), and how it stands."""
-    lanes = Lanes(lanes_of(journey.workflow, journey.moments), width, MARGIN)
-    lines = [row(lanes, moment) for moment in journey.moments]
+    reason = str(journey.order.get("reason") or "")
+    room = max((len(_aside(moment, reason)) + 2 for moment in journey.moments if _aside(moment, reason)), default=0)
+    lanes = Lanes(lanes_of(journey.workflow, journey.moments), width - min(room, 24), MARGIN)
+    lines = [row(lanes, moment, reason) for moment in journey.moments]
     if rows is not None and len(lines) > rows:
         lines = [Text(f"{'⋮':>{MARGIN - 2}}", "dim"), *lines[len(lines) - rows + 1 :]]
     return Group(*lanes.head(), *lines, Text(), *standing(journey))
 
 
-def row(lanes: Lanes, moment: Moment) -> Text:
-    """One line of a timeline."""
-    note = moment.note
+def row(lanes: Lanes, moment: Moment, reason: str = "") -> Text:
+    """One line of a timeline. `reason`: what is told elsewhere and need not be noted here."""
+    note = _aside(moment, reason)
     label = moment.type
     if moment.kind == "note":
         return lanes.draw(Arrow("", (), "", NOTE, left=_ms(moment.ms), aside="")).append(
-            f"  {moment.service}: {label}{f' ({note})' if note else ''}", NOTE
+            f"  {moment.service}: {label}{f' ({moment.note})' if moment.note else ''}", NOTE
         )
     return lanes.draw(
         Arrow(
@@ -59,6 +61,13 @@ def row(lanes: Lanes, moment: Moment) -> Text:
             aside=note,
         )
     )
+
+
+def _aside(moment: Moment, reason: str) -> str:
+    """What stands beside a message."""
+    if moment.again:
+        return moment.note.replace("sent again, time", "again,")
+    return "" if moment.note == reason else moment.note
 
 
 def standing(journey: Journey) -> list[Text]:
