@@ -47,6 +47,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=_Owners(*owners),
         prune=prune,
+        gauges=lambda: (*store.gauges(database), *watch.gauges(database)),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from orchestrator.engine import State
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
+from orderflow.measures import Gauge
 
 TABLES: Final = """
 CREATE TABLE sagas (
@@ -177,6 +178,15 @@ def write_log(connection: Connection, entries: Sequence[LogEntry]) -> None:
             strict=True,
         )
         connection.execute(_LOG, [list(column) for column in columns])
+
+
+def gauges(database: Database) -> Sequence[Gauge]:
+    """How the sagas are doing that are not at their end."""
+    [(active, stuck)] = database.query("SELECT count(*), count(*) FILTER (WHERE attention) FROM sagas WHERE active")
+    return (
+        Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
+        Gauge("sagas_stuck", "Of these, those that need an operator", stuck),
+    )
 
 
 def prune(database: Database, keep_log: float) -> None:

@@ -15,6 +15,7 @@ from orderflow.contracts import OrderAccepted, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
+from orderflow.measures import Gauge
 from orderflow.processor import Incoming, Reply
 
 WATCHED: Final = "watched"
@@ -46,6 +47,10 @@ ON CONFLICT (order_id) DO UPDATE SET placed = excluded.placed, doubted = e.doubt
 _RETRY: Final = """
 INSERT INTO executions (order_id, retried) VALUES (%s, true)
 ON CONFLICT (order_id) DO UPDATE SET state = 'watched', retried = true, next_at = now(), updated_at = now()
+"""
+_COUNT: Final = """
+SELECT count(*) FILTER (WHERE state = 'watched'), count(*) FILTER (WHERE state = 'attention')
+FROM executions WHERE state <> 'ended'
 """
 _CLAIM: Final = """
 UPDATE executions SET next_at = now() + make_interval(secs => %s)
@@ -118,6 +123,15 @@ def restarts(database: Database, order_id: str) -> int | None:
     """How often an order's execution was started again; None for an order that nobody reminded of."""
     rows = database.query("SELECT restarts FROM executions WHERE order_id = %s", [order_id])
     return int(rows[0][0]) if rows else None
+
+
+def gauges(database: Database) -> Sequence[Gauge]:
+    """How many executions are looked after."""
+    [(watched, stuck)] = database.query(_COUNT)
+    return (
+        Gauge("executions_watched", "Executions of the state machine that are looked after", watched),
+        Gauge("executions_stuck", "Executions that gave up and need an operator", stuck),
+    )
 
 
 def prune(database: Database, keep: float) -> None:
