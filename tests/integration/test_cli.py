@@ -100,7 +100,8 @@ def test_demo_checks_every_promise(system: System) -> None:
     found = as_json("demo", "--scenario", "success", "--scenario", "undeliverable")
     assert found["promises_hold"]
     for run in found["runs"]:
-        assert run["disturbed"] or run["messages"] <= run["deliveries"] + 1
+        if run["workflow"] != "step-functions":  # a state machine takes its answers itself
+            assert run["disturbed"] or run["messages"] <= run["deliveries"] + 1
         assert run["aws_calls"] > run["messages"]
         assert set(run["undone"]) == ({"stock", "payment"} if run["scenario"] == "undeliverable" else set())
 
