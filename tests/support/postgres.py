@@ -102,7 +102,7 @@ def _start(folder: Path) -> tuple[int, str]:
     with (folder / "postgres.log").open("a") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "tests.support.keeper", str(home.path), str(port), str(folder / "pipe")],
-            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     pipe = None
     ends = time.monotonic() + 20
