@@ -1,0 +1,163 @@
+"""What orderflow asks of a broker, asked of each: the memory bus, LocalStack and moto's server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from orderflow import clock
+from orderflow import contracts as c
+from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Parcel, aws
+from orderflow.bus.broker import AwsBroker
+from orderflow.contracts import EventBus, Message, Workflow
+from orderflow.envelope import compose
+from orderflow.errors import BrokerUnavailable
+from orderflow.routing import SERVICES, TABLE, Channel
+from orderflow.settings import Settings
+from tests.support.buses import Emulated, Memory, moto, receive_all
+from tests.support.system import System
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+EVENTS = [(w, m) for w, table in TABLE.items() for m, cell in table.items() if cell.channel is Channel.BUS]
+BUSES = list(EventBus)
+
+
+@pytest.fixture(scope="module", params=["memory", "localstack", "moto"])
+def bus(request: pytest.FixtureRequest) -> Iterator[Memory | Emulated]:
+    """A broker with a stack of its own."""
+    if request.param == "memory":
+        yield Memory()
+    elif request.param == "localstack":
+        system: System = request.getfixturevalue("system")
+        yield Emulated(system.url("localstack"))
+    else:
+        pytest.importorskip("moto.server", reason="moto's server is not installed: make install")
+        with moto() as made:
+            yield made
+
+
+def parcel(
+    message: type[Message] = c.OrderCancelled, workflow: Workflow = Workflow.CHOREOGRAPHY, size: int = 0
+) -> Parcel:
+    envelope = compose(
+        message.model_construct(), source="test", order_id=clock.new_id(), workflow=workflow, event_bus=EventBus.SNS
+    )
+    if size:
+        filler = envelope.model_copy(update={"data": {"x": ""}})
+        envelope = envelope.model_copy(update={"data": {"x": "a" * (size - len(filler.encode()))}})
+    return Parcel(envelope, envelope.encode())
+
+
+def empty(bus: Memory | Emulated) -> None:
+    for service in SERVICES:
+        receive_all(bus, service, 0)
+
+
+@pytest.mark.parametrize("event_bus", BUSES)
+def test_an_event_reaches_exactly_its_listeners(bus: Memory | Emulated, event_bus: EventBus) -> None:
+    """Every event of every workflow, in batches of ten; the body is the envelope itself."""
+    empty(bus)
+    parcels = [parcel(message, workflow) for workflow, message in EVENTS]
+    for i in range(0, len(parcels), BATCH):
+        assert not bus.broker.send(Channel.BUS, event_bus.value, parcels[i : i + BATCH])
+    for service in SERVICES:
+        wanted = {
+            p.body
+            for (workflow, message), p in zip(EVENTS, parcels, strict=True)
+            if service in TABLE[workflow][message].listeners
+        }
+        got = [delivery.body for delivery in receive_all(bus, service, len(wanted))]
+        assert sorted(got) == sorted(wanted), f"{service} over {event_bus}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_command_reaches_its_service_only(bus: Memory | Emulated, service: str) -> None:
+    empty(bus)
+    sent = [parcel(workflow=Workflow.ORCHESTRATION) for _ in range(BATCH)]
+    assert not bus.broker.send(Channel.QUEUE, service, sent)
+    for other in SERVICES:
+        got = [delivery.body for delivery in receive_all(bus, other, BATCH if other == service else 0, wait=2)]
+        assert sorted(got) == (sorted(p.body for p in sent) if other == service else [])
+
+
+@pytest.mark.parametrize("event_bus", BUSES)
+def test_a_newer_version_reaches_its_listeners_too(bus: Memory | Emulated, event_bus: EventBus) -> None:
+    """It must wait in the queue for its consumer, not be filtered out on its way."""
+    empty(bus)
+    known = parcel(c.OrderPlaced)
+    newer = known.envelope.model_copy(update={"type": "orderflow.OrderPlaced.v2"})
+    assert not bus.broker.send(Channel.BUS, event_bus.value, [Parcel(newer, newer.encode())])
+    assert [d.body for d in receive_all(bus, "inventory", 1)] == [newer.encode()]
+
+
+def test_what_is_not_deleted_comes_again(bus: Memory | Emulated) -> None:
+    """Made visible at once, it is delivered again, and counted."""
+    empty(bus)
+    queue = bus.broker.queue("payment")
+    bus.broker.send(Channel.QUEUE, "payment", [parcel()])
+    [first] = queue.receive(10, 2)
+    assert first.receive_count == 1
+    assert queue.receive(10, 0) == []
+    queue.extend([first], 0)
+    [second] = queue.receive(10, 2)
+    assert second.body == first.body
+    assert second.receive_count == 2
+    queue.delete([second])
+    assert queue.receive(10, 0) == []
+
+
+def test_a_parked_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulated) -> None:
+    empty(bus)
+    queue = bus.broker.queue("shipping")
+    bus.broker.send(Channel.QUEUE, "shipping", [parcel()])
+    [delivery] = queue.receive(10, 2)
+    queue.park(delivery, "no envelope: \x00 \ud800 \N{SNOWMAN}" if isinstance(bus, Emulated) else "no envelope")
+    assert queue.receive(10, 0) == []
+    [(body, reason)] = bus.parked("shipping")
+    assert body == delivery.body
+    assert reason.startswith("no envelope")
+
+
+def test_nothing_is_ready_without_the_marker(bus: Memory | Emulated) -> None:
+    """Publishers hold back: topic and bus would take and drop what they have no subscription for."""
+    assert bus.broker.ready()
+    bus.break_stack()
+    try:
+        assert not bus.broker.ready()
+    finally:
+        bus.mend_stack()
+    assert bus.broker.ready()
+
+
+@pytest.mark.parametrize(("channel", "target"), [(Channel.QUEUE, "order"), (Channel.BUS, "sns")])
+def test_a_batch_that_is_too_large_is_refused_whole(bus: Memory | Emulated, channel: Channel, target: str) -> None:
+    """Its entries may still go one by one: the publisher tries that (FAULTS row 13)."""
+    if isinstance(bus, Memory):
+        pytest.skip("the memory bus has no limit of size")
+    sent = [parcel(size=BATCH_BYTES // 9) for _ in range(BATCH)]
+    with pytest.raises(BatchRefused):
+        bus.broker.send(channel, target, sent)
+
+
+def test_a_broker_that_is_away_is_said_to_be() -> None:
+    """Neither ready, nor a hang, nor another kind of error."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    broker = AwsBroker(Settings(aws_endpoint_url=f"http://127.0.0.1:{port}"))
+    assert not broker.ready()
+    with pytest.raises(BrokerUnavailable):
+        broker.send(Channel.QUEUE, "order", [parcel()])
+    with pytest.raises(BrokerUnavailable):
+        broker.queue("order").receive(10, 0)
+
+
+def test_one_call_a_batch(bus: Memory | Emulated) -> None:
+    """Ten messages are one call, and calls are counted by operation."""
+    if isinstance(bus, Memory):
+        pytest.skip("the memory bus makes no calls")
+    before = aws.calls["sns:PublishBatch"]
+    bus.broker.send(Channel.BUS, "sns", [parcel() for _ in range(BATCH)])
+    assert aws.calls["sns:PublishBatch"] == before + 1

@@ -1,0 +1,106 @@
+"""The brokers that the contract suite asks: memory, LocalStack, and moto's server as a second opinion on AWS."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from orderflow.bus import Delivery
+from orderflow.bus.broker import AwsBroker
+from orderflow.bus.memory import MemoryBroker
+from orderflow.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+NAME = "contract"
+_TEST_ACCOUNT = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
+
+class Memory:
+    """The memory bus, as the suite sees a broker."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+
+    def parked(self, service: str) -> list[tuple[str, str]]:
+        """(body, reason) of what is in the dead-letter queue, which is emptied."""
+        queue = self.broker.queues[service]
+        found = [(delivery.body, reason) for delivery, reason in queue.parked]
+        queue.parked.clear()
+        return found
+
+    def break_stack(self) -> None:
+        self.broker.whole = False
+
+    def mend_stack(self) -> None:
+        self.broker.whole = True
+
+
+class Emulated:
+    """A stack of its own in an emulator at `endpoint`."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.deploy = _deployer().deploy
+        self.deploy(endpoint, NAME)
+        settings = Settings(aws_endpoint_url=endpoint, orderflow_stack=NAME)
+        self.broker = AwsBroker(settings)
+        self._sqs: Any = boto3.client("sqs", endpoint_url=endpoint, **_TEST_ACCOUNT)
+
+    def parked(self, service: str) -> list[tuple[str, str]]:
+        url = self._sqs.get_queue_url(QueueName=f"{NAME}-{service}-dlq")["QueueUrl"]
+        found = []
+        while answer := self._sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], WaitTimeSeconds=1
+        ).get("Messages"):
+            for message in answer:
+                found.append((message["Body"], message["MessageAttributes"]["reason"]["StringValue"]))
+                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return found
+
+    def break_stack(self) -> None:
+        """Takes the marker away, and makes the broker look again."""
+        self._sqs.delete_queue(QueueUrl=self._sqs.get_queue_url(QueueName=f"{NAME}-ready")["QueueUrl"])
+        self.broker._clients.lost()
+
+    def mend_stack(self) -> None:
+        self._sqs.create_queue(QueueName=f"{NAME}-ready")
+
+
+def _deployer() -> Any:
+    spec = importlib.util.spec_from_file_location("deploy", ROOT / "localstack/init/ready.d/deploy.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def moto() -> Iterator[Emulated]:
+    """moto's server, in a thread."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield Emulated(f"http://{host}:{port}")
+    finally:
+        server.stop()
+
+
+def receive_all(bus: Memory | Emulated, service: str, expected: int, wait: int = 2) -> list[Delivery]:
+    """What a service's queue holds, deleted from it: waits for `expected`, then looks for what is too much."""
+    queue = bus.broker.queue(service)
+    found: list[Delivery] = []
+    while True:
+        batch = queue.receive(10, wait if len(found) < expected else 0)
+        if not batch:
+            return found
+        queue.delete(batch)
+        found += batch

@@ -1,0 +1,206 @@
+"""The publisher and its outbox against brokers that refuse: FAULTS rows 11 and 13."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import psycopg
+import pytest
+
+from orderflow import clock
+from orderflow import contracts as c
+from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Parcel, SendFailure
+from orderflow.bus.memory import MemoryBroker
+from orderflow.contracts import EventBus, Workflow
+from orderflow.database import Database
+from orderflow.envelope import Envelope, compose
+from orderflow.errors import BrokerUnavailable
+from orderflow.outbox import Outbox
+from orderflow.publisher import Publisher
+from orderflow.routing import Channel
+
+
+class Picky(MemoryBroker):
+    """Answers each send as `answers` says, then takes everything. `sent` holds what it was asked to take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[Sequence[SendFailure] | Exception] = []
+        self.sent: list[list[str]] = []
+
+    def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        self.sent.append([parcel.envelope.id for parcel in batch])
+        answer = self.answers.pop(0) if self.answers else ()
+        if isinstance(answer, Exception):
+            raise answer
+        refused = {failure.index for failure in answer}
+        super().send(channel, target, [p for i, p in enumerate(batch) if i not in refused])
+        return answer
+
+
+@pytest.fixture
+def database(new_database: Callable[[str | None], str]) -> Iterator[tuple[Database, str]]:
+    url = new_database("inventory")
+    made = Database(url, size=4)
+    made.open()
+    yield made, url
+    made.close()
+
+
+@pytest.fixture
+def parts(database: tuple[Database, str]) -> tuple[Outbox, Picky, Publisher]:
+    outbox = Outbox(database[0], lease=60)
+    broker = Picky()
+    return outbox, broker, Publisher(outbox, broker)
+
+
+Parts = tuple[Outbox, Picky, Publisher]
+Stored = tuple[Database, str]
+
+
+def envelope(size: int = 0) -> Envelope:
+    made = compose(
+        c.ReleaseStock(),
+        source="test",
+        order_id=clock.new_id(),
+        workflow=Workflow.ORCHESTRATION,
+        event_bus=EventBus.SNS,
+    )
+    return made.model_copy(update={"data": {"x": "a" * size}}) if size else made
+
+
+def stage(outbox: Outbox, envelopes: Sequence[Envelope]) -> list[str]:
+    with outbox.transaction() as unit:
+        unit.stage(envelopes)
+    return [e.id for e in envelopes]
+
+
+def left(url: str) -> list[str | None]:
+    """What the outbox holds: the reason of what is parked, None for what waits."""
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute("SELECT parked FROM outbox")]
+
+
+def run(publisher: Publisher) -> None:
+    while publisher._waiting:
+        publisher.step()
+
+
+def age(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE outbox SET leased_until = now() - interval '1 s'")
+
+
+def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored) -> None:
+    """Row 13: one of ten is refused by the broker; the relay sends that one, once its lease has run out."""
+    outbox, broker, publisher = parts
+    broker.answers = [[SendFailure(3, "InternalError", final=False)]]
+    ids = stage(outbox, [envelope() for _ in range(BATCH)])
+    run(publisher)
+    outbox.flush()
+    assert left(database[1]) == [None]
+    age(database[1])
+    assert publisher.relay() == 1
+    run(publisher)
+    outbox.flush()
+    assert broker.sent == [ids, [ids[3]]]
+    assert left(database[1]) == []
+
+
+def test_a_refused_batch_goes_one_by_one(parts: Parts, database: Stored) -> None:
+    """Row 13: a whole batch is refused for its size; each of its messages still goes, and none is stuck."""
+    outbox, broker, publisher = parts
+    broker.answers = [BatchRefused("BatchRequestTooLong")]
+    ids = stage(outbox, [envelope() for _ in range(BATCH)])
+    run(publisher)
+    outbox.flush()
+    assert broker.sent == [ids, *([i] for i in ids)]
+    assert left(database[1]) == []
+
+
+def test_a_message_that_is_refused_for_good_is_parked(parts: Parts, database: Stored) -> None:
+    """It stays for an operator, with the reason; its owner is told in the same transaction; the others go."""
+    outbox, broker, publisher = parts
+    broker.answers = [[SendFailure(0, "InvalidMessageContents", final=True)]]
+    told: list[tuple[str, str]] = []
+    publisher.on_parked = lambda unit, entry, reason: told.append((entry.parcel.envelope.id, reason))
+    ids = stage(outbox, [envelope(), envelope()])
+    run(publisher)
+    outbox.flush()
+    assert left(database[1]) == ["InvalidMessageContents"]
+    assert told == [(ids[0], "InvalidMessageContents")]
+    age(database[1])
+    assert publisher.relay() == 0
+
+
+def test_batches_are_packed_by_bytes_too(parts: Parts, database: Stored) -> None:
+    """No call is larger than the broker takes, and the order of what is staged is kept."""
+    outbox, broker, publisher = parts
+    ids = stage(outbox, [envelope(BATCH_BYTES // 3) for _ in range(4)])
+    run(publisher)
+    assert broker.sent == [ids[:2], ids[2:]]
+
+
+def test_a_broker_that_went_away_gets_all_of_it_later(parts: Parts, database: Stored) -> None:
+    """Nothing is published while the stack's marker is missing, and nothing is lost."""
+    outbox, broker, publisher = parts
+    broker.answers = [BrokerUnavailable("gone")]
+    ids = stage(outbox, [envelope() for _ in range(3)])
+    assert publisher.step() is False
+    broker.whole = False
+    assert publisher.step() is False
+    broker.whole = True
+    run(publisher)
+    outbox.flush()
+    assert broker.sent == [ids, ids]
+    assert left(database[1]) == []
+
+
+def test_a_rolled_back_transaction_sends_nothing(parts: Parts, database: Stored) -> None:
+    outbox, _, publisher = parts
+
+    def fail() -> None:
+        with outbox.transaction() as unit:
+            unit.stage([envelope()])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not publisher._waiting
+    assert left(database[1]) == []
+
+
+def test_the_relay_skips_no_row_that_commits_late(database: tuple[Database, str]) -> None:
+    """Row 11: of two writers the one with the lower ids commits last, again and again; every message is sent once."""
+    own, url = database
+    broker = Picky()
+    relay = Publisher(Outbox(own, lease=60), broker)
+    outboxes = [Outbox(own, lease=-1) for _ in range(2)]
+    sent: set[str] = set()
+    for _ in range(100):
+        first_staged, second_committed = threading.Event(), threading.Event()
+        ids: list[str] = []
+
+        def early() -> None:
+            with outboxes[0].transaction() as unit:
+                made = [envelope() for _ in range(3)]
+                unit.stage(made)
+                ids.extend(e.id for e in made)  # noqa: B023
+                unit.connection.execute("SELECT 1").fetchall()
+                first_staged.set()  # noqa: B023
+                second_committed.wait(10)  # noqa: B023
+
+        writer = threading.Thread(target=early)
+        writer.start()
+        first_staged.wait(10)
+        ids += stage(outboxes[1], [envelope() for _ in range(3)])
+        relay.relay()
+        second_committed.set()
+        writer.join()
+        sent.update(ids)
+    while relay.relay() or relay._waiting:
+        run(relay)
+    relay._outbox.flush()
+    assert sorted(i for batch in broker.sent for i in batch) == sorted(sent)
+    assert left(url) == []
