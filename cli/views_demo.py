@@ -132,7 +132,8 @@ def _footnotes(console: Console, runs: Sequence[Run], seconds: float) -> None:
         "✓: the order ended as it must; the payment provider's and the carrier's ledgers show one charge and one "
         "shipment if it is CONFIRMED, and nothing left over if not; the stock moved by just that.",
         "Messages: distinct message ids in the order's timeline; every event and command that travels is in it, what a "
-        "service tells itself is not. Received: by the services, an event once a listener; a state machine takes its answers itself.",
+        "service tells itself is not. Received: by the services, an event once a "
+        "listener; what a state machine takes itself is not in it.",
         cost.NOTE,
         "Latency: from acceptance to the order service's decision, by the database's clock. One order each: "
         "`make bench` measures.",
