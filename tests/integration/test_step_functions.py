@@ -1,0 +1,209 @@
+"""The state machine on a real LocalStack: late answers, deadlines, tokens, lost executions, an operator's retry.
+
+Every outcome of an order is in test_end_to_end.py; these have the owners' times shortened.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from orderflow import clock
+from orderflow.contracts import EventBus, Message, RefundPayment, Workflow
+from orderflow.envelope import compose
+from tests.support.system import System, running, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("step-functions")]
+
+KIND = (Workflow.STEP_FUNCTIONS, EventBus.SNS)
+SETTINGS = {
+    "LONG_POLL": "1",
+    "RESEND_AFTER": "2,4,6",
+    "UNDO_AFTER": "10",
+    "UNDO_RESEND_EVERY": "2",
+    "UNDO_ATTEMPTS": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system of its own, with short times."""
+    with running(tmp_path_factory.mktemp("step-functions"), SETTINGS) as made:
+        yield made
+
+
+class Machine:
+    """The state machine, from outside."""
+
+    def __init__(self, system: System) -> None:
+        self.client = boto3.client(
+            "stepfunctions", endpoint_url=system.url("localstack"), region_name="us-east-1",
+            aws_access_key_id="test", aws_secret_access_key="test",
+        )  # fmt: skip
+
+    def arn(self, name: str) -> str:
+        return f"arn:aws:states:us-east-1:000000000000:execution:orderflow-orders:{name}"
+
+    def status(self, name: str) -> str:
+        return str(self.client.describe_execution(executionArn=self.arn(name))["status"])
+
+    def asked(self, name: str, command: str) -> list[dict[str, Any]]:
+        """The messages of this type that an execution has sent; none before it began."""
+        try:
+            events = self.client.get_execution_history(executionArn=self.arn(name), maxResults=1000)["events"]
+        except self.client.exceptions.ExecutionDoesNotExist:
+            return []
+        bodies = [
+            json.loads(e["taskScheduledEventDetails"]["parameters"])["MessageBody"]
+            for e in events
+            if e["type"] == "TaskScheduled"
+        ]
+        return [body for body in bodies if body["type"] == f"orderflow.{command}.v1"]
+
+
+@pytest.fixture
+def machine(system: System) -> Iterator[Machine]:
+    system.clean()
+    made = Machine(system)
+    yield made
+    made.client.close()
+
+
+def commands(system: System, order_id: str, name: str) -> list[str]:
+    """How often the timeline tells of a command, by its notes."""
+    return [e["note"] for e in system.timeline(order_id)["entries"] if e["type"] == name and e["kind"] == "command"]
+
+
+def restarts(system: System, order_id: str) -> int:
+    rows = system.sql("orchestrator", "SELECT restarts FROM executions WHERE order_id = %s", order_id)
+    return int(rows[0][0]) if rows else 0
+
+
+def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> None:
+    """Stopped, orders go on; their timeline says that a part is missing, and has it afterwards."""
+    system.runtime.stop("orchestrator")
+    try:
+        ids = [system.place(KIND) for _ in range(3)] + [system.place(KIND, postal_code="00000")]
+        assert system.until_terminal(*ids) == ["CONFIRMED"] * 3 + ["CANCELLED"]
+        assert system.timeline(ids[0])["incomplete"] == ["orchestrator"]
+    finally:
+        system.runtime.start("orchestrator")
+        system.until_ready()
+    assert len(commands(system, ids[0], "ReserveStock")) >= 1
+    system.check()
+
+
+def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine) -> None:
+    """By the same machine with a new token; the answer to the old one is harmless."""
+    system.runtime.stop("payment")
+    order_id = system.place(KIND)
+    until(lambda: len(machine.asked(order_id, "ChargePayment")) > 1)
+    system.runtime.start("payment")
+    system.until_terminal(order_id)
+    asked = machine.asked(order_id, "ChargePayment")
+    assert [body["resend"] for body in asked] == list(range(len(asked)))
+    assert len({body["tasktoken"] for body in asked}) == len(asked)
+    assert system.ledger(order_id).count("charge") == 1
+    system.check()
+
+
+def test_a_deadline_undoes_the_order(system: System, machine: Machine) -> None:
+    """The arbiter is asked first; the service that comes back refuses the late command and answers the undo."""
+    system.runtime.stop("payment")
+    order_id = system.place(KIND)
+    until(lambda: system.order(order_id)["status"] == "CANCELLING")
+    system.runtime.start("payment")
+    until(lambda: system.order(order_id)["status"] in ("CANCELLED", "NEEDS_ATTENTION"))
+    if system.order(order_id)["status"] == "NEEDS_ATTENTION":  # a slow machine: the undo's own attempts ran out
+        retry(system, order_id)
+        until(lambda: system.order(order_id)["status"] == "CANCELLED")
+    assert "ChargePayment" in system.order(order_id)["reason"]
+    assert len(machine.asked(order_id, "ChargePayment")) == 4
+    system.check()
+
+
+def retry(system: System, order_id: str) -> None:
+    answer = system.http.post(system.url("order", f"/orders/{order_id}/retry"), json={"by": "ada", "why": "it is back"})
+    assert answer.status_code == 202, answer.text
+
+
+def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machine) -> None:
+    """The execution ends; the retry starts another, and that ends right."""
+    system.runtime.stop("payment")
+    order_id = system.place(KIND)
+    until(lambda: system.order(order_id)["status"] == "NEEDS_ATTENTION")
+    until(lambda: machine.status(order_id) == "FAILED")
+    system.runtime.start("payment")
+    retry(system, order_id)
+    until(lambda: system.order(order_id)["status"] == "CANCELLED")
+    assert restarts(system, order_id) >= 1
+    notes = [e["note"] for e in system.timeline(order_id)["entries"] if e["type"] == "ExecutionStarted"]
+    assert notes[:2] == [order_id, f"{order_id}-r1"]
+    system.check()
+
+
+def test_the_customer_cancels_meanwhile(system: System, machine: Machine) -> None:
+    """The machine sees it when it asks to confirm, at the latest."""
+    system.runtime.stop("shipping")
+    order_id = system.place(KIND)
+    until(lambda: machine.asked(order_id, "ScheduleShipment"))
+    assert system.cancel(order_id) == 202
+    system.runtime.start("shipping")
+    until(lambda: system.order(order_id)["status"] == "CANCELLED")
+    assert system.order(order_id)["reason"] == "cancelled by the customer"
+    system.check()
+
+
+def forge(system: System, service: str, message: Message, **changes: Any) -> str:
+    """Puts a command into a service's queue that no machine sent; the order that it names."""
+    envelope = compose(
+        message, source="step-functions", order_id=clock.new_id(), workflow=Workflow.STEP_FUNCTIONS,
+        event_bus=EventBus.SNS,
+    ).model_copy(update=changes)  # fmt: skip
+    system.send(service, envelope.encode())
+    return envelope.subject
+
+
+def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: Machine) -> None:
+    """They are answered, nobody waits for the answer, and nothing is stuck."""
+    order_id = system.place(KIND)
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    [asked] = machine.asked(order_id, "ConfirmOrder")
+    for token in (asked["tasktoken"], "forged", "x" * 2000, "", None):
+        forge(system, "payment", RefundPayment(), tasktoken=token)
+    system.send("order", json.dumps(asked), json.dumps(asked | {"resend": 1}))
+    until(lambda: system.sql("payment", "SELECT count(*) FROM payments WHERE state = 'undone'")[0][0] >= 5)
+    system.check()
+    assert system.order(order_id)["status"] == "CONFIRMED"
+    system.no_dead_letters()
+
+
+def test_an_execution_that_was_stopped_is_started_again(system: System, machine: Machine) -> None:
+    """By the guardian, under another name; what was done is not done twice."""
+    system.runtime.stop("shipping")
+    order_id = system.place(KIND)
+    until(lambda: machine.asked(order_id, "ScheduleShipment"))
+    machine.client.stop_execution(executionArn=machine.arn(order_id), error="Test", cause="somebody did")
+    until(lambda: restarts(system, order_id) == 1)
+    system.runtime.start("shipping")
+    system.until_terminal(order_id)
+    assert system.ledger(order_id).count("charge") == 1
+    system.check()
+
+
+def test_executions_lost_with_their_broker_end_right(system: System, machine: Machine) -> None:
+    """LocalStack is killed with orders under way, and comes back empty: nobody is charged twice."""
+    ids = [system.place(KIND) for _ in range(6)] + [system.place(KIND, payment_method="pm_card_declined")]
+    time.sleep(0.5)
+    system.runtime.kill("localstack")
+    ids.append(system.place(KIND))
+    statuses = system.until_terminal(*ids)
+    assert "NEEDS_ATTENTION" not in statuses
+    assert statuses[6] == "CANCELLED"
+    assert sum(restarts(system, order_id) for order_id in ids) >= 1, "the fault did not fire"
+    system.check()

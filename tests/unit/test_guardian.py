@@ -1,0 +1,209 @@
+"""When an execution is started again, and what its history tells; the watch over real tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator import executions, watch
+from orchestrator.engine import State
+from orchestrator.guardian import NEEDS_ATTENTION, Guardian, judge
+from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched
+from orderflow import clock
+from orderflow import contracts as c
+from orderflow.bus.step_functions import Execution
+from orderflow.envelope import Envelope, compose, decode
+from tests.support.world import World
+from tests.unit.test_state_machine import placed
+
+
+def watched(**changes: Any) -> Watched:
+    envelope = placed()
+    values = {"order_id": envelope.subject, "placed": envelope, "restarts": 0, "retried": False, "doubted": False}
+    return Watched(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "state", "restart"),
+    [
+        (Execution("RUNNING"), {}, WATCHED, False),
+        (Execution("RUNNING"), {"retried": True}, WATCHED, False),
+        (None, {}, WATCHED, True),
+        (None, {"restarts": 20}, ATTENTION, False),
+        (None, {"restarts": 20, "retried": True}, WATCHED, True),
+        (Execution("SUCCEEDED"), {}, ENDED, False),
+        (Execution("SUCCEEDED"), {"doubted": True}, WATCHED, True),
+        (Execution("FAILED", "States.Runtime"), {}, WATCHED, True),
+        (Execution("TIMED_OUT"), {}, WATCHED, True),
+        (Execution("ABORTED"), {}, WATCHED, True),
+        (Execution("FAILED", NEEDS_ATTENTION), {}, ATTENTION, False),
+        (Execution("FAILED", NEEDS_ATTENTION), {"retried": True}, WATCHED, True),
+    ],
+)
+def test_what_follows_from_a_look(found: Execution | None, changes: dict[str, Any], state: str, restart: bool) -> None:
+    """Lost or ended without an answer: again. Given up: an operator first. Ended well: no more looks."""
+    verdict = judge(watched(**changes), found, most_restarts=20)
+    assert (verdict.state, verdict.restart) == (state, restart)
+
+
+class Machine:
+    """What the guardian asks of Step Functions. `found` is how every execution stands."""
+
+    def __init__(self) -> None:
+        self.found: Execution | None = None
+        self.started: list[str] = []
+
+    def describe(self, name: str) -> Execution | None:
+        return self.found
+
+    def restart(self, envelope: Envelope, name: str) -> None:
+        self.started.append(name)
+
+
+@pytest.fixture(scope="module")
+def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    services = ("order", "inventory", "payment", "shipping", "orchestrator")
+    made = World({name: new_database(name) for name in services} | {"providers": new_database(None)})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def guardian(world: World) -> tuple[Guardian, Machine]:
+    service = world.services["orchestrator"]
+    machine = Machine()
+    return Guardian(service.database, service.outbox, machine, service.settings), machine
+
+
+def look(world: World, guardian: Guardian) -> None:
+    world.execute("orchestrator", "UPDATE executions SET next_at = now() WHERE state = 'watched'")
+    guardian.sweep(0)
+
+
+def remind(world: World, again: int = 1) -> str:
+    """An order that has not heard anything asks the orchestrator."""
+    envelope = placed().model_copy(update={"resend": again})
+    world.broker.queues["orchestrator"].put(envelope.encode())
+    world.deliver("orchestrator")
+    return envelope.subject
+
+
+def state_of(world: World, order_id: str) -> tuple[str, int]:
+    [row] = world.execute("orchestrator", "SELECT state, restarts FROM executions WHERE order_id = %s", [order_id])
+    return row  # type: ignore[no-any-return]
+
+
+def test_a_reminder_is_accepted_and_watched(world: World, guardian: tuple[Guardian, Machine]) -> None:
+    """The order is told that somebody watches; a lost execution is started again, once more each time it is lost."""
+    order_id = remind(world)
+    world.publish("orchestrator")
+    [told] = [decode(d.body) for d in world.broker.queues["order"].waiting if order_id in d.body]
+    assert told.name == "OrderAccepted"
+    keeper, machine = guardian
+    for _ in range(2):
+        look(world, keeper)
+    assert machine.started == [f"{order_id}-r1", f"{order_id}-r2"]
+    machine.found = Execution("SUCCEEDED")
+    look(world, keeper)
+    assert state_of(world, order_id) == (ENDED, 2)
+    look(world, keeper)
+    assert len(machine.started) == 2
+
+
+def test_an_operator_retries(world: World, guardian: tuple[Guardian, Machine]) -> None:
+    """An execution that gave up waits for it; the order is told so."""
+    order_id = remind(world)
+    keeper, machine = guardian
+    machine.found = Execution("FAILED", NEEDS_ATTENTION)
+    look(world, keeper)
+    look(world, keeper)
+    assert state_of(world, order_id) == (ATTENTION, 0)
+    retry = compose(
+        c.OrderRetryRequested(by="ada", why="it works again"), source="order", order_id=order_id,
+        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
+    )  # fmt: skip
+    for _ in range(2):
+        world.broker.queues["orchestrator"].put(retry.encode())
+        world.deliver("orchestrator")
+    look(world, keeper)
+    assert machine.started == [f"{order_id}-r1"]
+    world.publish("orchestrator")
+    told = [decode(d.body).name for d in world.broker.queues["order"].waiting if order_id in d.body]
+    assert told.count("OrderNeedsAttention") == 1
+
+
+def test_other_messages_of_such_orders_are_parked(world: World) -> None:
+    """An outcome for the orchestrator of an order that a state machine runs is somebody's forgery."""
+    forged = compose(
+        c.StockReleased(), source="x", order_id=clock.new_id(),
+        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
+    )  # fmt: skip
+    world.broker.queues["orchestrator"].put(forged.encode())
+    world.deliver("orchestrator")
+    assert "is for its state machine" in world.parked()[-1][1]
+
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def history(order: Envelope, *asked: tuple[Envelope, dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Events as Step Functions tells them."""
+    queue = "https://sqs.us-east-1.amazonaws.com/1/orderflow-payment"
+    times = {"forward": [10, 10, 20, 20], "undo": 10, "undo_attempts": 20}
+    events: list[dict[str, Any]] = [
+        {"type": "ExecutionStarted", "executionStartedEventDetails": {"input": json.dumps({"times": times})}}
+    ]
+    for envelope, output in asked:
+        parameters = {"QueueUrl": queue, "MessageBody": json.loads(envelope.encode())}
+        details = {"resource": "sendMessage.waitForTaskToken", "parameters": json.dumps(parameters)}
+        events.append({"type": "TaskScheduled", "taskScheduledEventDetails": details})
+        if output:
+            events.append({"type": "TaskSucceeded", "taskSucceededEventDetails": {"output": json.dumps(output)}})
+        else:
+            events.append({"type": "TaskTimedOut", "taskTimedOutEventDetails": {"error": "States.Timeout"}})
+    for i, event in enumerate(events):
+        event["timestamp"] = START + timedelta(seconds=i)
+    return events
+
+
+def test_a_history_is_told_as_a_saga() -> None:
+    """Commands with their ids and counters, outcomes with what caused them, and what is waited for."""
+    order = placed()
+    reserve = compose(
+        c.ReserveStock(items=()), source="step-functions", order_id=order.subject, workflow=order.workflow,
+        event_bus=order.eventbus, causation_id=order.id, task_token="secret",
+    )  # fmt: skip
+    charge = reserve.model_copy(update={"id": clock.new_id(), "type": "orderflow.RefundPayment.v1", "resend": 0})
+    outcome = {
+        "type": "orderflow.StockRejected.v1", "id": clock.new_id(), "source": "orderflow/inventory",
+        "fact": "StockRejected", "reason": "sold out",
+    }  # fmt: skip
+    told = executions.tell(
+        [("lost", []), ("o-r1", history(order, (reserve, outcome), (charge, None), (charge.again(), None)))]
+    )
+    assert told is not None
+    assert [(line.type, line.service, line.note) for line in told.lines] == [
+        ("ExecutionStarted", "step-functions", "o-r1"),
+        ("ReserveStock", "step-functions", ""),
+        ("StockRejected", "inventory", "sold out"),
+        ("RefundPayment", "step-functions", ""),
+        ("RefundPayment", "step-functions", "sent again, time 1"),
+    ]
+    assert told.lines[1].message_id == reserve.id
+    assert told.lines[2].causation_id == reserve.id
+    assert told.state is State.COMPENSATING
+    assert told.reason == "sold out"
+    assert told.waiting is not None
+    assert (told.waiting.step, told.waiting.service) == ("RefundPayment", "payment")
+    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 * 21)
+    assert "secret" not in repr(told)
+    assert executions.tell([("lost", [])]) is None
+
+
+def test_names_of_executions() -> None:
+    assert watch.execution_name("o", 0) == "o"
+    assert watch.execution_name("o", 2) == "o-r2"
