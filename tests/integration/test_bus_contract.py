@@ -16,7 +16,7 @@ from orderflow.envelope import compose
 from orderflow.errors import BrokerUnavailable
 from orderflow.routing import SERVICES, TABLE, Channel
 from orderflow.settings import Settings
-from tests.support.buses import Emulated, Memory, moto, receive_all
+from tests.support.buses import Emulated, Memory, by_template, moto, receive_all
 from tests.support.system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -32,7 +32,7 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Memory | Emulated]:
         yield Memory()
     elif request.param == "localstack":
         system: System = request.getfixturevalue("system")
-        yield Emulated(system.url("localstack"))
+        yield Emulated(system.url("localstack"), by_template)
     else:
         pytest.importorskip("moto.server", reason="moto's server is not installed: make install")
         with moto() as made:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import boto3
 from orderflow.bus import Delivery
 from orderflow.bus.broker import AwsBroker
 from orderflow.bus.memory import MemoryBroker
+from orderflow.routing import SERVICES, event_pattern, filter_policy
 from orderflow.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +45,8 @@ class Memory:
 class Emulated:
     """A stack of its own in an emulator at `endpoint`."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.deploy = _deployer().deploy
-        self.deploy(endpoint, NAME)
+    def __init__(self, endpoint: str, deploy: Callable[[str, str], object]) -> None:
+        deploy(endpoint, NAME)
         settings = Settings(aws_endpoint_url=endpoint, orderflow_stack=NAME)
         self.broker = AwsBroker(settings)
         self._sqs: Any = boto3.client("sqs", endpoint_url=endpoint, **_TEST_ACCOUNT)
@@ -71,13 +71,36 @@ class Emulated:
         self._sqs.create_queue(QueueName=f"{NAME}-ready")
 
 
-def _deployer() -> Any:
+def by_template(endpoint: str, name: str) -> None:
+    """Deploys localstack/stack.yaml, as everywhere."""
     spec = importlib.util.spec_from_file_location("deploy", ROOT / "localstack/init/ready.d/deploy.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    module.deploy(endpoint, name)
+
+
+def by_calls(endpoint: str, name: str) -> None:
+    """The parts of the stack that a broker needs, call by call: moto's CloudFormation has no QueuePolicy and no
+    Subscription, and fails on a rule of a bus of its own."""
+    sqs, sns, events = (
+        boto3.client(service, endpoint_url=endpoint, **_TEST_ACCOUNT) for service in ("sqs", "sns", "events")
+    )
+    topic = sns.create_topic(Name=f"{name}-events")["TopicArn"]
+    events.create_event_bus(Name=name)
+    for service in SERVICES:
+        sqs.create_queue(QueueName=f"{name}-{service}-dlq")
+        url = sqs.create_queue(QueueName=f"{name}-{service}", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        if not filter_policy(service):
+            continue
+        attributes = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(filter_policy(service))}
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=attributes)
+        events.put_rule(Name=f"{name}-{service}", EventBusName=name, EventPattern=json.dumps(event_pattern(service)))
+        target = {"Id": service, "Arn": arn, "InputPath": "$.detail"}
+        events.put_targets(Rule=f"{name}-{service}", EventBusName=name, Targets=[target])
+    sqs.create_queue(QueueName=f"{name}-ready")
 
 
 @contextmanager
@@ -89,7 +112,7 @@ def moto() -> Iterator[Emulated]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield Emulated(f"http://{host}:{port}")
+        yield Emulated(f"http://{host}:{port}", by_calls)
     finally:
         server.stop()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orderflow import contracts as c
 from orderflow.contracts import Workflow, name_of
-from orderflow.routing import MACHINE, SERVICES, TABLE, Channel, heard_by, route
+from orderflow.routing import MACHINE, SERVICES, TABLE, Channel, filter_policy, heard_by, route
 from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, fact_of, owed, still_owed
 
 ALL_FACTS = sorted(
@@ -70,6 +70,23 @@ def test_routes_name_known_services(workflow: Workflow) -> None:
         assert (MACHINE in cell.listeners) == (cell.channel in (Channel.START, Channel.TOKEN))
         if cell.channel is Channel.QUEUE:
             assert len(cell.listeners) == 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_filter_admits_what_the_service_hears_and_nothing_else(service: str) -> None:
+    """Of all events that are published. The filter takes every pair of its workflows and types."""
+    policy = filter_policy(service)
+    types = [choice["prefix"] for choice in policy.get("type", ())]
+    admitted = {
+        (workflow, name_of(message))
+        for workflow, table in TABLE.items()
+        for message, cell in table.items()
+        if cell.channel is Channel.BUS
+        and workflow.value in policy.get("workflow", ())
+        and f"orderflow.{name_of(message)}." in types
+    }
+    assert admitted == {(w, name) for w, names in heard_by(service).items() for name in names}
+    assert len(types) * len(policy.get("workflow", ())) <= 150
 
 
 def test_each_step_has_one_driver() -> None:
