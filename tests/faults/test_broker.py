@@ -9,7 +9,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load, mixes
-from tests.support.system import KINDS, System, until
+from tests.support.system import KINDS, System, replaced
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 
@@ -24,7 +24,7 @@ Kinds = tuple[tuple[Workflow, EventBus], ...]
 def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
     """Orders are taken all the same, and end right once it answers again."""
     with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:
-        until(lambda: len(load.acknowledged) >= 16)
+        load.until_taken(16)
         system.runtime.kill("localstack", signal.SIGSTOP)
         try:
             before = len(load.acknowledged)
@@ -38,7 +38,7 @@ def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kind
     system.until_terminal(*taken, seconds=BACK)
     print(f"terminal {time.monotonic() - back:.0f} s after it was back")
     system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values()), "an outage is no message's fault"
+    system.no_dead_letters()
     assert any(system.logged(s, "broker away") for s in ("order", "inventory", "payment")), "the fault was felt"
 
 
@@ -49,11 +49,11 @@ def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int
     itself, nothing is published into the gap, every order ends right, nobody is charged twice."""
     with Load(system, kinds, rate=8, total=120 * times, seed=seed) as load:
         for number in range(times):
-            until(lambda number=number: len(load.acknowledged) >= 120 * number + 40)
+            load.until_taken(120 * number + 40)
             system.aws("sqs").create_queue(QueueName="made-by-hand")
             lost = system.waiting()
             killed = system.runtime.kill("localstack")
-            until(lambda killed=killed: system.runtime.pid("localstack") not in (0, killed))
+            replaced(system, "localstack", killed)
             system.until_ready()
             back = time.monotonic()
             left = system.aws("sqs").list_queues(QueueNamePrefix="made-by-hand")
@@ -63,7 +63,7 @@ def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int
     system.until_terminal(*taken, seconds=BACK)
     print(f"terminal {time.monotonic() - back:.0f} s after it was back; answers {dict(load.answers)}")
     system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values())
+    system.no_dead_letters()
 
 
 def test_everything_is_stopped_and_started_again(system: System, seed: int) -> None:

@@ -52,7 +52,7 @@ def test_a_database_is_away(system: System, seed: int, database: str, seconds: i
     """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""
     before = pids(system)
     with Load(system, KINDS, rate=8, total=8 * (seconds + 3), seed=seed) as load:
-        until(lambda: len(load.acknowledged) >= 8)
+        load.until_taken(8)
         with away(system, database):
             ends = time.monotonic() + seconds
             if database != "providers":
@@ -66,7 +66,7 @@ def test_a_database_is_away(system: System, seed: int, database: str, seconds: i
     system.until_terminal(*taken)
     system.check(acknowledged=taken)
     assert pids(system) == before, "without a restart"
-    assert not any(system.dead_letters().values()), "an outage is no message's fault"
+    system.no_dead_letters()
 
 
 def test_without_its_database_a_service_refuses_quickly(system: System) -> None:
@@ -115,7 +115,7 @@ def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
             administrator(system) as connection,
             Load(system, KINDS, rate=8, total=max(120, 3 * cuts), seed=seed) as load,
         ):
-            until(lambda: load.acknowledged)
+            load.until_taken(1)
             while at_commit < cuts or anywhere < cuts / 4:
                 at_commit += connection.execute(AT_COMMIT).fetchall()[0][0]
                 if at_commit > 4 * anywhere:
@@ -129,4 +129,4 @@ def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
     print(f"cut at COMMIT: {at_commit}, anywhere: {anywhere}; answers {dict(load.answers)}")
     system.until_terminal(*taken)
     system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values())
+    system.no_dead_letters()

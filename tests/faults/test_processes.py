@@ -17,7 +17,7 @@ import pytest
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
 from tests.support.load import Load, mixes
-from tests.support.system import KINDS, System, until
+from tests.support.system import KINDS, System, replaced, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 
@@ -67,7 +67,7 @@ def test_random_processes_are_killed(system: System, seed: int, orders: int, kil
     system.until_terminal(*taken, seconds=DRAINED)
     print(f"drained {time.monotonic() - last:.0f} s after the last kill")
     system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values()), "a kill is no message's fault"
+    system.no_dead_letters()
 
 
 @pytest.mark.parametrize("kinds", mixes())
@@ -84,14 +84,14 @@ def test_rolling_restart(system: System, seed: int, kinds: tuple[tuple[Workflow,
             main.send_signal(signal.SIGTERM)
             main.wait(timeout=30)
             took[service] = time.monotonic() - began
-            until(lambda service=service, pid=pid: system.runtime.pid(service) not in (0, pid))
+            replaced(system, service, pid)
             system.until_ready()
         taken = load.finish()
     print(f"seconds to exit: {took}; answers: {dict(load.answers)}")
     assert max(took.values()) <= 10, took
     system.until_terminal(*taken, seconds=DRAINED)
     system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values())
+    system.no_dead_letters()
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def test_frozen_within_a_provider_call(system: System, service: str, workflow: W
 def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, while another process of it works on."""
     with second(system, service), Load(system, KINDS, rate=8, total=40, seed=seed) as load:
-        until(lambda: len(load.acknowledged) > 8)
+        load.until_taken(8)
         [worker] = psutil.Process(system.runtime.pid(service)).children()
         worker.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
@@ -169,4 +169,4 @@ def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -
         taken = load.finish()
         system.until_terminal(*taken, seconds=DRAINED)
         system.check(acknowledged=taken)
-    assert not any(system.dead_letters().values())
+    system.no_dead_letters()

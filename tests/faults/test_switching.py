@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 def switched(system: System, kind: tuple[Workflow, EventBus]) -> EmbeddedRuntime:
     """The same system with another mode."""
-    settings = system.runtime.plan.settings | {name: str(port) for name, port in system.ports.items()}
+    settings = dict(system.runtime.plan.settings) | {name: str(port) for name, port in system.ports.items()}
     settings |= {"WORKFLOW_MODE": kind[0].value, "EVENT_BUS": kind[1].value}
     return EmbeddedRuntime(system.runtime.home.path, settings)
 
@@ -56,4 +56,4 @@ def test_the_mode_is_switched_with_orders_in_flight(switching: System, seed: int
         elif workflow in (Workflow.ORCHESTRATION, Workflow.HYBRID):
             assert order_id in directed
     system.check(acknowledged=list(kinds))
-    assert not any(system.dead_letters().values())
+    system.no_dead_letters()

@@ -91,13 +91,17 @@ class Load:
 
     def finish(self, seconds: float = 300) -> list[str]:
         """Waits until all orders have been taken; their ids."""
-        ends = time.monotonic() + seconds
-        while len(self.acknowledged) < self._total:
-            assert time.monotonic() < ends, f"{len(self.acknowledged)} of {self._total} taken: {self.answers}"
-            time.sleep(0.1)
+        self.until_taken(self._total, seconds)
         ids = list(self.acknowledged.values())
         assert len(set(ids)) == len(ids), "two keys got one order"
         return ids
+
+    def until_taken(self, number: int, seconds: float = 300) -> None:
+        """Waits until so many orders have been taken."""
+        ends = time.monotonic() + seconds
+        while len(self.acknowledged) < number:
+            assert time.monotonic() < ends, f"{len(self.acknowledged)} of {number} taken: {self.answers}"
+            time.sleep(0.05)
 
     @property
     def done(self) -> bool:

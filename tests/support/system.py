@@ -224,6 +224,18 @@ class System:
         names = [url.rpartition("/orderflow-")[2] for url in urls]
         return {name: self.depth(name) for name in names if name.endswith("dlq")}
 
+    def no_dead_letters(self) -> None:
+        """Fails with their reasons if there are any."""
+        found = {queue: n for queue, n in self.dead_letters().items() if n}
+        sqs = self.aws("sqs")
+        lines = [f"{queue}: {n}" for queue, n in found.items()]
+        for queue in found:
+            answer = sqs.receive_message(
+                QueueUrl=self.queue(queue), MaxNumberOfMessages=10, VisibilityTimeout=0, MessageAttributeNames=["All"]
+            )
+            lines += [f"{m.get('MessageAttributes')} {m['Body'][:600]}" for m in answer.get("Messages", ())]
+        assert not found, "\n".join(lines)
+
     def take_dead_letters(self, service: str, expected: int, seconds: float = PATIENCE) -> list[tuple[str, str]]:
         """(body, reason) of a service's dead letters, once there are as many as expected; they are removed."""
         taken: list[tuple[str, str]] = []
@@ -272,6 +284,11 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
         system.close()
     finally:
         runtime.reset()
+
+
+def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
+    """Waits until a part has another process than `pid`."""
+    until(lambda: system.runtime.pid(name) not in (0, pid), seconds)
 
 
 def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
