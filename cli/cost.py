@@ -22,13 +22,16 @@ _RECEIVES: Final = "orderflow_batch_size_count"
 _HANDLED: Final = "orderflow_messages_handled_total"
 _UNHEARD: Final = "orderflow_messages_unheard_total"
 
-_NOT_FOR_AN_ORDER: Final = frozenset({"ReceiveMessage", "GetQueueUrl"})
-"""Counted otherwise (receives), or not caused by an order (looking for the broker's marker after a pause)."""
+_NOT_FOR_AN_ORDER: Final = frozenset(
+    {"ReceiveMessage", "GetQueueUrl", "DescribeExecution", "GetExecutionHistory", "ListExecutions"}
+)
+"""Counted otherwise (receives), or not caused by an order: looking for the stack's marker after a pause, and at an
+execution, which drawing its timeline does by itself."""
 
 NOTE: Final = (
     "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
-    "long polls that come back empty and the look for the stack's marker after a pause are left out. What a state "
-    "machine does by itself (transitions, sends) is billed as such, and no call of a service."
+    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution are left "
+    "out. What a state machine does by itself (transitions, sends) is billed as such, and no call of a service."
 )
 
 

@@ -96,6 +96,12 @@ class Lanes:
         """A row without a message."""
         return self._row({}, "", "")
 
+    def note(self, service: str, text: str, left: str = "") -> Text:
+        """A row with a text in the lane of a service, over those to the right of it."""
+        start = max(0, min(self._at.get(service, 0), self.width + 1 - len(text)))
+        cells = {start + i: (c, NOTE) for i, c in enumerate(text)}
+        return self._row(cells, left, "")
+
     def draw(self, arrow: Arrow) -> Text:
         """The row of one message."""
         if arrow.sender not in self._at:

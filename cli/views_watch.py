@@ -47,9 +47,7 @@ def row(lanes: Lanes, moment: Moment, reason: str = "") -> Text:
     note = _aside(moment, reason)
     label = moment.type
     if moment.kind == "note":
-        return lanes.draw(Arrow("", (), "", NOTE, left=_ms(moment.ms), aside="")).append(
-            f"  {moment.service}: {label}{f' ({moment.note})' if moment.note else ''}", NOTE
-        )
+        return lanes.note(moment.service, f"◦ {label}{f' ({moment.note})' if moment.note else ''}", _ms(moment.ms))
     return lanes.draw(
         Arrow(
             moment.service,

@@ -77,6 +77,15 @@ def test_every_label_can_be_read_at_every_width(width: int) -> None:
                     assert label in lanes.draw(Arrow(sender, (receiver,), label, "", heavy)).plain
 
 
+@pytest.mark.parametrize("width", [60, 100, 140])
+def test_a_note_can_be_read_in_any_lane(width: int) -> None:
+    """Also one of somebody who has no lane, and a long one in the last."""
+    lanes = Lanes(("order", "orchestrator", "shipping"), width, margin=2)
+    for service in ("order", "shipping", "guardian"):
+        text = "◦ OrderNeedsAttention (no answer)"
+        assert text in lanes.note(service, text, "1 ms").plain
+
+
 def test_an_unknown_sender_is_named() -> None:
     assert "fraud: CheckFraud" in Lanes(("order",), 80).draw(Arrow("fraud", (), "CheckFraud", "")).plain
 
@@ -130,6 +139,7 @@ METRICS = """# TYPE orderflow_aws_calls_total counter
 orderflow_aws_calls_total{operation="PublishBatch",service="sns"} 7.0
 orderflow_aws_calls_total{operation="ReceiveMessage",service="sqs"} 90.0
 orderflow_aws_calls_total{operation="GetQueueUrl",service="sqs"} 3.0
+orderflow_aws_calls_total{operation="GetExecutionHistory",service="stepfunctions"} 40.0
 # TYPE orderflow_batch_size histogram
 orderflow_batch_size_bucket{le="+Inf"} 5.0
 orderflow_batch_size_count 5.0
