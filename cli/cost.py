@@ -30,8 +30,8 @@ execution, which drawing its timeline does by itself."""
 
 NOTE: Final = (
     "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
-    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution are left "
-    "out. What a state machine does by itself (transitions, sends) is billed as such, and no call of a service."
+    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution are "
+    "left out. What a state machine does by itself (transitions, sends) is billed as such, and no call of a service."
 )
 
 

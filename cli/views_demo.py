@@ -67,7 +67,7 @@ class Stage:
             text.append(f": {journey.order['reason']}")
         if run.undone:
             text.append(f"; undone: {', '.join(run.undone)}")
-        text.append(f"; {journey.messages} messages, {run.cost.total} AWS calls", "dim")
+        text.append(f"; {journey.messages} messages, {run.cost.total} calls", "dim")
         self._console.print(text)
         for what in run.broken:
             self._console.print(Text(f"    {what}", "red"))
