@@ -14,6 +14,7 @@ import boto3
 from orderflow.bus import Delivery
 from orderflow.bus.broker import AwsBroker
 from orderflow.bus.memory import MemoryBroker
+from orderflow.envelope import Envelope, decode
 from orderflow.routing import SERVICES, event_pattern, filter_policy
 from orderflow.settings import Settings
 
@@ -25,8 +26,15 @@ _TEST_ACCOUNT = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_s
 class Memory:
     """The memory bus, as the suite sees a broker."""
 
+    limits = False
+    """Whether it refuses batches that are too large."""
+
     def __init__(self) -> None:
         self.broker = MemoryBroker()
+
+    def decode(self, delivery: Delivery) -> Envelope:
+        """The envelope that was delivered."""
+        return decode(delivery.body)
 
     def parked(self, service: str) -> list[tuple[str, str]]:
         """(body, reason) of what is in the dead-letter queue, which is emptied."""
@@ -43,13 +51,23 @@ class Memory:
 
 
 class Emulated:
-    """A stack of its own in an emulator at `endpoint`."""
+    """A stack of its own in an emulator at `endpoint`. `input_path`: whether its EventBridge knows it."""
 
-    def __init__(self, endpoint: str, deploy: Callable[[str, str], object]) -> None:
+    def __init__(
+        self, endpoint: str, deploy: Callable[[str, str], object], *, limits: bool = True, input_path: bool = True
+    ) -> None:
+        self.limits = limits
+        self._input_path = input_path
         deploy(endpoint, NAME)
         settings = Settings(aws_endpoint_url=endpoint, orderflow_stack=NAME)
         self.broker = AwsBroker(settings)
         self._sqs: Any = boto3.client("sqs", endpoint_url=endpoint, **_TEST_ACCOUNT)
+
+    def decode(self, delivery: Delivery) -> Envelope:
+        """The envelope that was delivered; out of the whole event, where InputPath is not known."""
+        whole = json.loads(delivery.body)
+        wrapped = not self._input_path and "detail-type" in whole
+        return decode(json.dumps(whole["detail"]) if wrapped else delivery.body)
 
     def parked(self, service: str) -> list[tuple[str, str]]:
         url = self._sqs.get_queue_url(QueueName=f"{NAME}-{service}-dlq")["QueueUrl"]
@@ -112,7 +130,7 @@ def moto() -> Iterator[Emulated]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield Emulated(f"http://{host}:{port}", by_calls)
+        yield Emulated(f"http://{host}:{port}", by_calls, limits=False, input_path=False)
     finally:
         server.stop()
 
