@@ -1,4 +1,4 @@
-"""What the services have counted, from their `/metrics`. Each process counts for itself: right with one a service."""
+"""What the services have counted, from their `/metrics`."""
 
 from __future__ import annotations
 

@@ -19,24 +19,27 @@ from lab.lines import LabProblem
 from lab.system import System
 from orderflow.routing import SERVICES
 
-_NOT_OF_ORDERS: Final = frozenset({"alembic_version", "products", "stock", "faults", "outbox", "failures"})
-"""Tables that don't grow with ended orders."""
+_PASSING: Final = frozenset({"outbox", "failures"})
+"""Tables that hold ids, but nothing of an order that has ended. Tables without ids don't grow with orders."""
+
+_ID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 _APART: Final = 7
 """Seconds between two copies of an order: the oldest stays younger than what is pruned."""
 
-_FUNCTIONS: Final = f"""
+# What is there already (`have`) goes into the new ids: a second filling must not make the first one's again.
+_FUNCTIONS: Final = """
 CREATE FUNCTION pg_temp.copy_of(id uuid, n int) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-    SELECT (lpad(to_hex(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint - n * {_APART * 1000}),
+    SELECT (lpad(to_hex(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint - n * {apart} * 1000),
                  12, '0') || '7' || substr(m, 1, 3) || '8' || substr(m, 4, 15))::uuid
-    FROM md5(id::text || n) AS m
+    FROM md5(concat(id, ' ', n, ' ', {have})) AS m
 $$;
 CREATE FUNCTION pg_temp.copy_of(held text, n int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE found text := substring(held FROM '[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}');
+DECLARE found text := substring(held FROM {id});
 BEGIN
     RETURN CASE WHEN found IS NULL THEN held ELSE replace(held, found, pg_temp.copy_of(found::uuid, n)::text) END;
 END $$
-"""  # noqa: S608 - a constant
+"""
 _TABLES: Final = """
 SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -73,7 +76,7 @@ def fill(system: System, wanted: int, report: Callable[[str], None] = lambda tex
         report(f"{wanted:,} orders: {name}")
         with _connected(system, name) as connection:
             if copies:
-                rows += _copy(connection, copies)
+                rows += _copy(connection, copies, have)
             if copies and name == "inventory":
                 connection.execute(_RESERVED, {"n": copies})
             # As autovacuum would have left it long ago.
@@ -82,25 +85,39 @@ def fill(system: System, wanted: int, report: Callable[[str], None] = lambda tex
     return f"{now:,} orders stored: {have:,} real, the rest copies of them ({rows:,} rows in {_since(began)})"
 
 
-def _copy(connection: psycopg.Connection[Any], copies: int) -> int:
-    connection.execute(_FUNCTIONS)
+def _copy(connection: psycopg.Connection[Any], copies: int, have: int) -> int:
+    given = {"apart": sql.Literal(_APART), "have": sql.Literal(have), "id": sql.Literal(_ID)}
+    connection.execute(sql.SQL(_FUNCTIONS).format(**given))
     rows = 0
-    tables: dict[str, list[tuple[str, str]]] = {}
+    tables: dict[str, dict[str, str]] = {}
     for table, column, kind in connection.execute(_TABLES).fetchall():
-        tables.setdefault(table, []).append((column, kind))
+        if table not in _PASSING:
+            tables.setdefault(table, {})[column] = kind
     for table, columns in tables.items():
-        if table in _NOT_OF_ORDERS:
+        if not _holds_ids(connection, table, columns):
             continue
         name = sql.Identifier(table)
         connection.execute(sql.SQL("CREATE TEMP TABLE originals AS TABLE {}").format(name))
         statement = sql.SQL(_COPY).format(
             name,
-            sql.SQL(", ").join(sql.Identifier(column) for column, _ in columns),
-            sql.SQL(", ").join(_copied(column, kind) for column, kind in columns),
+            sql.SQL(", ").join(sql.Identifier(column) for column in columns),
+            sql.SQL(", ").join(_copied(column, kind) for column, kind in columns.items()),
         )
         rows += max(0, connection.execute(statement, [copies]).rowcount)
         connection.execute("DROP TABLE originals")
     return rows
+
+
+def _holds_ids(connection: psycopg.Connection[Any], table: str, columns: dict[str, str]) -> bool:
+    texts = [
+        sql.SQL("{} ~ {}").format(sql.Identifier(c), sql.Literal(_ID)) for c, kind in columns.items() if kind == "text"
+    ]
+    if "uuid" in columns.values() or not texts:
+        return "uuid" in columns.values()
+    statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+        sql.Identifier(table), sql.SQL(" OR ").join(texts)
+    )
+    return connection.execute(statement).fetchall() == [(True,)]
 
 
 def _copied(column: str, kind: str) -> sql.Composable:

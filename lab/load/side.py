@@ -35,12 +35,13 @@ class Orderflow:
 
     name = "orderflow"
 
-    def __init__(self, system: System, *, clients: int) -> None:
+    def __init__(self, system: System, *, clients: int, restock: bool = True) -> None:
         """Starts the generator and fills the shelves. Raises LabProblem."""
         self._system = system
         self._generator = Child("generator", "lab.load.generator", (), system.folder / "generator.log")
         try:
-            _restock(system)
+            if restock:
+                _restock(system)
             address = urlsplit(system.url("order"))
             self._generator.ask(
                 "connect",
