@@ -108,7 +108,7 @@ def _container(service: dict[str, Any], inner: dict[int, str], ports: dict[str, 
             container.with_volume_mapping(str(PROJECT / source), target, mode[0] if mode else "rw")
     container.tmpfs = dict(mount.split(":") for mount in service["tmpfs"])
     for own, variable in inner.items():
-        container.ports[own] = ("127.0.0.1", ports[variable])  # type: ignore[assignment]
+        container.ports[str(own)] = ("127.0.0.1", ports[variable])  # type: ignore[assignment]
     return container
 
 
