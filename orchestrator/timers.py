@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
+import structlog
+
 from orchestrator import engine, store
 from orchestrator.engine import State
 from orchestrator.handlers import advance, kind_of
@@ -17,6 +19,8 @@ from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
 from orderflow.saga import DEADLINE
 from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _LIMIT: Final = 100
 """Sagas looked after in one transaction."""
@@ -35,18 +39,22 @@ class SagaSweeper:
     def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
             sagas = store.due(unit.connection, drained_ago, _LIMIT)
-            log: list[LogEntry] = []
+            entries: list[LogEntry] = []
+            done: list[tuple[str, dict[str, str]]] = []
             for saga in sagas:
                 envelope, note = self._look_after(saga)
                 if envelope:
                     unit.stage([envelope])
-                    log.append(
+                    entries.append(
                         LogEntry(
                             saga.order_id, "orchestrator", kind_of(envelope), envelope.name, envelope.id, note=note
                         )
                     )
+                    done.append((note, envelope.about))
             store.save(unit.connection, sagas)
-            store.write_log(unit.connection, log)
+            store.write_log(unit.connection, entries)
+        for what, about in done:
+            log.warning("no answer in time", action=what, **about)
         return len(sagas) == _LIMIT
 
     def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:

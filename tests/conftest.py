@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from orderflow import failpoints
 from tests.support import postgres as support
+
+# A line for each message handled, drawn for a console, would take longer than the tests.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
     """The steps of a batch, begun now."""
     tracer = _tracer.tracer()
     if not tracer:
-        return [Step(e.name, None, e.traceparent) for e in envelopes]
+        return [Step(e, None, e.traceparent) for e in envelopes]
     links = _receive_links(tracer, service)
     destination = _tracer.destination(service)
     found = []
@@ -58,7 +58,7 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
             links,
         )
         recorded = span if span.is_recording() else None
-        found.append(Step(envelope.name, recorded, _tracer.traceparent_of(span.get_span_context())))
+        found.append(Step(envelope, recorded, _tracer.traceparent_of(span.get_span_context())))
     return found
 
 

@@ -1,23 +1,28 @@
-"""The handling of one message, from its receipt to its verdict: a span, and what is counted of it."""
+"""The handling of one message, from its receipt to its verdict: a span, a log line, and what is counted of it."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import structlog
 from opentelemetry.trace import Span, Status, StatusCode
 
 from orderflow import measures
+from orderflow.envelope import Envelope
+
+log = structlog.get_logger(__name__)
 
 
 class Step:
     """The handling of one message, from its receipt to its verdict. `traceparent` goes into what it causes."""
 
-    __slots__ = ("_began", "_name", "_span", "traceparent")
+    __slots__ = ("_began", "_envelope", "_outcome", "_span", "traceparent")
 
-    def __init__(self, name: str, span: Span | None, traceparent: str | None) -> None:
-        self._name = name
+    def __init__(self, envelope: Envelope, span: Span | None, traceparent: str | None) -> None:
+        self._envelope = envelope
         self._span = span
+        self._outcome: str | None = None
         self._began = time.monotonic()
         self.traceparent = traceparent
 
@@ -28,6 +33,7 @@ class Step:
 
     def outcome(self, names: str) -> None:
         """The messages it caused. A refusal is an outcome like another: no error."""
+        self._outcome = names
         if self._span:
             self._span.set_attribute("orderflow.outcome", names)
 
@@ -39,8 +45,10 @@ class Step:
     def end(self, verdict: Any) -> None:
         """What becomes of the message: done, later or park."""
         kind = type(verdict).__name__.lower()
-        measures.handled[self._name, kind] += 1
+        measures.handled[self._envelope.name, kind] += 1
         measures.handling.observe(time.monotonic() - self._began)
+        if kind == "done" and self._outcome is not None:  # what waits or is parked is told by the consumer
+            log.info("handled", outcome=self._outcome, **self._envelope.about)
         if self._span:
             if kind != "done":
                 self._span.set_attribute("orderflow.verdict", kind)

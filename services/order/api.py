@@ -100,11 +100,14 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
             telemetry.about_order(order.id, order.workflow.value, order.traceparent)
             if order.confirmed:
                 raise Problem(409, "Order is confirmed", "a confirmed order can't be cancelled")
-            if order.open and (envelope := coordinator.request_cancellation(order, reason, settings)):
+            envelope = coordinator.request_cancellation(order, reason, settings) if order.open else None
+            if envelope:
                 unit.stage([envelope])
                 models.save(unit.connection, [order])
                 entry = LogEntry(order_id, "order", "event", envelope.name, envelope.id, note=reason)
                 models.write_log(unit.connection, [entry])
+        if envelope:
+            log.info("cancellation requested", **envelope.about)
         return reading.order(order_id), 202
 
     @api.post("/orders/<id:order_id>/retry")

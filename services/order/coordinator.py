@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
+import structlog
+
 from orderflow.contracts import (
     Message,
     OrderCancellationRequested,
@@ -25,6 +27,8 @@ from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
 from orderflow.settings import Settings
 from services.order import models
 from services.order.models import LogEntry, Order
+
+log = structlog.get_logger(__name__)
 
 KNOWN_FACTS: Final = frozenset(
     {DEADLINE, STEP_UNDONE, name_of(OrderCancellationRequested)}
@@ -98,16 +102,21 @@ class OrderSweeper:
                 return False
             placed = [o.id for o in orders if runs_by_machine(o) or not o.cancelling]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
-            log: list[LogEntry] = []
+            entries: list[LogEntry] = []
+            done: list[tuple[str, dict[str, str]]] = []
             for order in orders:
                 envelope, note = self._look_after(order, snapshots)
                 if envelope:
                     unit.stage([envelope])
-                    log.append(LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note))
+                    entries.append(LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note))
+                    done.append((note, envelope.about))
                 elif note:
-                    log.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
+                    entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
+                    done.append(("needs an operator", {"order_id": order.id, "reason": note}))
             models.save(unit.connection, orders)
-            models.write_log(unit.connection, log)
+            models.write_log(unit.connection, entries)
+        for what, about in done:
+            log.warning("no answer in time", action=what, **about)
         return len(orders) == _LIMIT
 
     def _look_after(self, order: Order, snapshots: dict[str, OrderSnapshot]) -> tuple[Envelope | None, str]:

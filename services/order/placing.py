@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import structlog
+
 from orderflow import clock, telemetry
 from orderflow.contracts import Address, EventBus, Item, Money, OrderPlaced, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
@@ -21,6 +23,8 @@ from services.order import coordinator, domain, models
 from services.order.domain import Product
 from services.order.models import LogEntry, Order
 from services.order.schemas import OrderRequest
+
+log = structlog.get_logger(__name__)
 
 _PRICES_LIVE: Final = 5.0
 """Seconds until changed products are seen."""
@@ -86,7 +90,9 @@ class Placing:
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.write_log(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
-            return Placed(order.id, created(), workflow, event_bus, snapshot.total, traceparent)
+            accepted = Placed(order.id, created(), workflow, event_bus, snapshot.total, traceparent)
+        log.info("order accepted", event_bus=event_bus.value, **placed.about)
+        return accepted
 
     def _route(self, asked: OrderRequest) -> tuple[Workflow, EventBus]:
         settings = self._settings
