@@ -25,6 +25,7 @@ from cli.runtime.home import PROJECT
 from cli.runtime.plan import PORTS, Plan
 from cli.runtime.postgres import Postgres
 from cli.runtime.programs import Program
+from lab import observe
 from lab.bare.side import BareLoop
 from lab.bench import report
 from lab.bench.about import about
@@ -34,7 +35,6 @@ from lab.bench.results import as_json
 from lab.lines import Child, LabProblem
 from lab.load.side import Orderflow
 from lab.workload import Variant, variants
-from orderflow.contracts import Workflow
 from orderflow.routing import SERVICES
 
 HOME: Final = PROJECT / ".orderflow" / "bench"
@@ -80,7 +80,7 @@ def bench(
     are what counts: docs/benchmark.md. Best on a quiet machine: it says so if others used it.
 
     \b
-    orderflow bench                                       every workflow, about 12 minutes
+    orderflow bench                                       every workflow, about a quarter of an hour
     orderflow bench --quick --workflow choreography       a look, under two minutes
     orderflow bench --stored 100000 --workflow orchestration
     orderflow bench --tracing --bus sns
@@ -89,6 +89,7 @@ def bench(
     effort = Effort(rounds or base.rounds, seconds or base.seconds, orders or base.orders, in_flight,
                     minutes or base.minutes)  # fmt: skip
     chosen = variants(workflow, bus)
+    machine = observe.machine()
     seed = random.randrange(1_000_000) if seed is None else seed
     console = Console(stderr=True, highlight=False) if json_file == "-" else views.console()
     compare = not (stored or tracing) if compare is None else compare
@@ -98,7 +99,7 @@ def bench(
     with _alone(), _running(console, settings, _receiver(spans) if tracing else None) as system, ExitStack() as sides:
         _say_how_long(console, effort, chosen, compare=compare, stored=bool(stored), tracing=tracing)
         try:
-            circumstances = about(system) | {
+            circumstances = about(system, machine) | {
                 "settings": {
                     "seed": seed, "rounds": effort.rounds, "seconds": effort.seconds, "orders": effort.orders,
                     "in_flight": {v.name: effort.in_flight_of(v) for v in chosen}, "clients": clients,
@@ -260,8 +261,7 @@ def _progress(console: Console, title: str) -> Iterator[Any]:
 def _say_how_long(
     console: Console, effort: Effort, chosen: list[Variant], *, compare: bool, stored: bool, tracing: bool
 ) -> None:
-    slow = sum(v.workflow is Workflow.STEP_FUNCTIONS for v in chosen)
-    one = effort.about * (len(chosen) + slow * 2) * 2
+    one = 2 * sum(effort.about(variant) for variant in chosen)
     seconds = effort.rounds * one * (compare + 2 * stored) + effort.rounds * (one + 24) * tracing + 120 * stored
     console.print(
         f"\n{', '.join(v.name for v in chosen)}; {effort.rounds} rounds, about {max(1, round(seconds / 60))} minutes, "

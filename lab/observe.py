@@ -7,6 +7,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -58,7 +59,7 @@ def _tree(pid: int, children: Mapping[int, list[int]]) -> float:
     return float(own) + sum(_tree(child, children) for child in children.get(pid, ()))
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """The machine that was measured on, as far as it matters to a reader."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import psycopg
 
-from lab import observe
 from lab.lines import LabProblem
 from lab.system import System
 
@@ -21,11 +20,11 @@ _PROJECT: Final = Path(__file__).resolve().parents[2]
 _PACKAGES: Final = ("boto3", "botocore", "flask", "gunicorn", "psycopg", "pydantic", "opentelemetry-sdk")
 
 
-def about(system: System) -> dict[str, Any]:
-    """Machine, versions, commit, time. Raises LabProblem if a part doesn't answer."""
+def about(system: System, machine: dict[str, Any]) -> dict[str, Any]:
+    """Time, machine (as it was before the system started), commit, versions. Raises LabProblem if a part is away."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": observe.machine(),
+        "machine": machine,
         "versions": {
             "commit": _commit(),
             "python": platform.python_version(),

@@ -94,35 +94,35 @@ def _copy(connection: psycopg.Connection[Any], copies: int, have: int) -> int:
         if table not in _PASSING:
             tables.setdefault(table, {})[column] = kind
     for table, columns in tables.items():
-        if not _holds_ids(connection, table, columns):
+        with_ids = _with_ids(connection, table, columns)
+        if not with_ids:
             continue
         name = sql.Identifier(table)
         connection.execute(sql.SQL("CREATE TEMP TABLE originals AS TABLE {}").format(name))
         statement = sql.SQL(_COPY).format(
             name,
             sql.SQL(", ").join(sql.Identifier(column) for column in columns),
-            sql.SQL(", ").join(_copied(column, kind) for column, kind in columns.items()),
+            sql.SQL(", ").join(_copied(column, kind, with_ids) for column, kind in columns.items()),
         )
         rows += max(0, connection.execute(statement, [copies]).rowcount)
         connection.execute("DROP TABLE originals")
     return rows
 
 
-def _holds_ids(connection: psycopg.Connection[Any], table: str, columns: dict[str, str]) -> bool:
-    texts = [
-        sql.SQL("{} ~ {}").format(sql.Identifier(c), sql.Literal(_ID)) for c, kind in columns.items() if kind == "text"
-    ]
-    if "uuid" in columns.values() or not texts:
-        return "uuid" in columns.values()
-    statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
-        sql.Identifier(table), sql.SQL(" OR ").join(texts)
-    )
-    return connection.execute(statement).fetchall() == [(True,)]
+def _with_ids(connection: psycopg.Connection[Any], table: str, columns: dict[str, str]) -> set[str]:
+    """The columns that ids stand in, alone or within a text."""
+    found = {column for column, kind in columns.items() if kind == "uuid"}
+    statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} ~ {})")
+    for column in [column for column, kind in columns.items() if kind == "text"]:
+        asked = statement.format(sql.Identifier(table), sql.Identifier(column), sql.Literal(_ID))
+        if connection.execute(asked).fetchall() == [(True,)]:
+            found.add(column)
+    return found
 
 
-def _copied(column: str, kind: str) -> sql.Composable:
+def _copied(column: str, kind: str, with_ids: set[str]) -> sql.Composable:
     name = sql.Identifier(column)
-    if kind in ("uuid", "text"):
+    if column in with_ids:
         return sql.SQL("pg_temp.copy_of({}, n)").format(name)
     if kind == "timestamp with time zone":
         return sql.SQL("{} - n * make_interval(secs => {})").format(name, sql.Literal(_APART))

@@ -137,7 +137,7 @@ class Meter:
         )
 
     def _singly(self, side: Side, variant: Variant, found: Measured) -> None:
-        wanted = self._effort.orders + _DISCARDED
+        wanted = self._effort.orders_of(variant) + _DISCARDED
         before = side.counts()
         side.begin(variant, 1, _PAUSE)
         _wait(lambda: side.completed() >= wanted, max(_WARM_LIMIT, wanted * 1.0))

@@ -11,6 +11,7 @@ from lab.workload import Variant
 from orderflow.contracts import Workflow
 
 _SLOW_IN_FLIGHT: Final = 20
+_SLOW_ORDERS: Final = 20
 """For Step Functions, where LocalStack ends some orders a second: what is under way must come to its end."""
 
 
@@ -27,13 +28,19 @@ class Effort:
 
     def in_flight_of(self, variant: Variant) -> int:
         """Orders under way at saturation."""
-        slow = variant.workflow is Workflow.STEP_FUNCTIONS
-        return min(self.in_flight, _SLOW_IN_FLIGHT) if slow else self.in_flight
+        return min(self.in_flight, _SLOW_IN_FLIGHT) if _slow(variant) else self.in_flight
 
-    @property
-    def about(self) -> float:
+    def orders_of(self, variant: Variant) -> int:
+        """Orders one at a time."""
+        return min(self.orders, _SLOW_ORDERS) if _slow(variant) else self.orders
+
+    def about(self, variant: Variant) -> float:
         """Seconds that one side of one pair takes, more or less."""
-        return 4 + self.seconds + self.orders * 0.12
+        return (10 if _slow(variant) else 4) + self.seconds + self.orders_of(variant) * (0.5 if _slow(variant) else 0.1)
+
+
+def _slow(variant: Variant) -> bool:
+    return variant.workflow is Workflow.STEP_FUNCTIONS
 
 
 @dataclass(frozen=True, slots=True)

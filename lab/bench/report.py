@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.bench.results import VERDICTS, Experiment, PairResult, of_side, pooled
-from lab.stats import Spread, median
+from lab.stats import Spread, median, spread
 
 _TITLES: Final = {
     "compare": "orderflow against the bare loop",
@@ -39,7 +39,7 @@ def show(console: Console, about: dict[str, Any], experiments: Sequence[Experime
             console.print(_figures(experiment))
             console.print(_cpu(experiment))
             _verdicts(console, experiment)
-        for note in experiment.notes:
+        for note in [*experiment.notes, *_idle(experiment)]:
             console.print(f"  [dim]{escape(note)}[/]", soft_wrap=True)
         for problem in [*experiment.problems, *_odd(experiment)]:
             console.print(f"  [yellow]![/] {escape(problem)}", soft_wrap=True)
@@ -109,6 +109,15 @@ def _verdicts(console: Console, experiment: Experiment) -> None:
         line = Text.assemble("  ", mark, f"{verdict.what}: ", (f"{verdict.value:.2f}", "bold"))
         line.append(f"  (aim {verdict.aim})", "dim")
         console.print(line, soft_wrap=True)
+
+
+def _idle(experiment: Experiment) -> list[str]:
+    """What each side's processes used while the other one was measured."""
+    return [
+        f"beside {side}, the other side's idle processes used {idle.median:.2f} cores"
+        for side in (experiment.under, experiment.over)
+        if (idle := spread([pair.sides[side].bystanders for pair in experiment.pairs]))
+    ]
 
 
 def _odd(experiment: Experiment) -> list[str]:

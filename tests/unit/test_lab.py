@@ -81,6 +81,7 @@ def test_what_is_measured_can_be_narrowed() -> None:
     assert [v.name for v in variants("hybrid")] == ["hybrid/sns", "hybrid/eventbridge"]
     slow = Variant(Workflow.STEP_FUNCTIONS, EventBus.SNS)
     assert Effort().in_flight_of(slow) < Effort().in_flight_of(variants()[0])
+    assert Effort().orders_of(slow) < Effort().orders_of(variants()[0])
 
 
 # The bare loop
