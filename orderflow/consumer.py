@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 _PAUSE: Final = 0.5
 """Seconds between looks for a broker or database that is away."""
 
+_FOUND_NOTHING: Final = 3.0
+"""Seconds that a poll waits until its queue counts as empty, though it has not come back yet."""
+
 _LONGEST_DELAY: Final = 30
 """Seconds that a message waits at most before it is tried again."""
 
@@ -103,7 +106,12 @@ class Consumer:
             self._in_hand |= {d.receipt: (d, now) for d in deliveries}
         if deliveries:
             telemetry.received(len(deliveries), received_from)
-            self._handle(deliveries)
+            try:
+                self._handle(deliveries)
+            except BaseException:
+                # Out of hand, so that the heartbeat lets them become visible to another try.
+                self._out_of_hand(deliveries)
+                raise
         if len(deliveries) < BATCH:
             self._polls[thread] = (began, 0.0)
         return len(deliveries)
@@ -117,8 +125,8 @@ class Consumer:
         polls = list(self._polls.values())
         if not polls:
             return float("inf")
-        # A poll that has waited for a second found nothing: a queue that holds something answers at once.
-        return max(0.0 if waiting and now - waiting > 1 else now - drained for drained, waiting in polls)
+        # A poll that waits this long finds nothing: a queue that holds something answers at once.
+        return max(0.0 if waiting and now - waiting > _FOUND_NOTHING else now - drained for drained, waiting in polls)
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         verdicts: list[tuple[Delivery, Verdict]] = []
@@ -169,9 +177,12 @@ class Consumer:
             # They come again when their visibility runs out, and are known then.
             log.warning("could not acknowledge", error=str(error), messages=len(verdicts))
         finally:
-            with self._lock:
-                for delivery, _ in verdicts:
-                    self._in_hand.pop(delivery.receipt, None)
+            self._out_of_hand([delivery for delivery, _ in verdicts])
+
+    def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
+        with self._lock:
+            for delivery in deliveries:
+                self._in_hand.pop(delivery.receipt, None)
 
     def keep_in_hand(self) -> None:
         """The heartbeat: keeps invisible what has been in hand for a while. Call it about every second."""

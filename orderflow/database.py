@@ -58,8 +58,12 @@ class Database:
 
         Committed at the end of the block, rolled back if it raises.
         """
-        with _translated(), self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+        # BEGIN and COMMIT travel with the statements; psycopg's own transaction() would wait for each of them. If the
+        # block raises, the pool rolls back as it takes the connection back.
+        with _translated(), self._pool.connection() as connection, connection.pipeline():
+            connection.execute(b"BEGIN")
             yield connection
+            connection.execute(b"COMMIT")
 
     def query(self, sql: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one statement, in a transaction of its own."""
