@@ -8,7 +8,7 @@ from typing import Any, Final
 import urllib3
 from pydantic import BaseModel, ValidationError
 
-from orderflow.contracts import OrderConfirmed, OrderPlaced, Workflow, name_of
+from orderflow.contracts import Workflow, name_of
 from orderflow.database import Database
 from orderflow.errors import Problem
 from orderflow.routing import COORDINATOR
@@ -117,12 +117,19 @@ class Reading:
 
 
 def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[TimelineEntry]:
-    """Both logs in the order of time. A message that both know counts once, as its coordinator saw it, except for the
-    first: the order itself came first."""
-    theirs = {entry.message_id for entry in other if entry.message_id}
-    mine = [e for e in own if e.message_id not in theirs or e.type in (name_of(OrderPlaced), name_of(OrderConfirmed))]
-    kept = {entry.message_id for entry in mine}
-    return sorted(mine + [e for e in other if e.message_id not in kept], key=lambda e: e.at)
+    """Both logs in the order of time. What both know of a message is told by the one that noted it first."""
+    first: dict[str, tuple[datetime, int]] = {}
+    for number, log in enumerate((own, other)):
+        for entry in log:
+            if entry.message_id:
+                first[entry.message_id] = min(first.get(entry.message_id, (entry.at, number)), (entry.at, number))
+    told = [
+        entry
+        for number, log in enumerate((own, other))
+        for entry in log
+        if not entry.message_id or first[entry.message_id][1] == number
+    ]
+    return sorted(told, key=lambda entry: entry.at)
 
 
 def _answer(row: Any) -> OrderAnswer:
