@@ -31,7 +31,7 @@ OWN_SETTINGS: Final = (
 )  # fmt: skip
 """Variables of the compose file beyond those of the plan."""
 
-_MOUNTED: Final = ("localstack/init/ready.d/deploy.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
+_MOUNTED: Final = ("localstack/init/ready.d/*.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
                    "otel/jaeger.yaml")  # fmt: skip
 
 
@@ -277,7 +277,8 @@ def published(container: Container) -> dict[str, str]:
 
 def _check_readable() -> None:
     """A clone made with umask 077 can't be read by the containers' users."""
-    closed = [name for name in _MOUNTED if not (PROJECT / name).stat().st_mode & 0o004]
+    mounted = [path for pattern in _MOUNTED for path in sorted(PROJECT.glob(pattern))]
+    closed = [str(path.relative_to(PROJECT)) for path in mounted if not path.stat().st_mode & 0o004]
     if closed and os.name == "posix":
         raise RuntimeProblem(
             f"The containers' users can't read {', '.join(closed)}.", f"Let them: chmod o+r {' '.join(closed)}"

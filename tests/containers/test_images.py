@@ -107,6 +107,6 @@ def test_both_builders_build(system: ContainerSystem, builder: str, monkeypatch:
 def test_an_unknown_service_cannot_be_built(system: ContainerSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message lists those there are."""
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
-    done = docker("build", "--quiet", "--build-arg", "SERVICE=billing", str(PROJECT), seconds=120)
+    done = docker("build", "--quiet", "--force-rm", "--build-arg", "SERVICE=billing", str(PROJECT), seconds=120)
     assert done.returncode != 0
     assert "SERVICE='billing' is not a service" in done.stdout + done.stderr

@@ -35,6 +35,6 @@ class ContainerSystem(System):
         return done.stdout
 
     def restart(self, part: str) -> None:
-        """Starts a part again, and waits until everything is ready."""
+        """Starts a part again, and waits until everything is ready; LocalStack may take its time."""
         self.runtime.start(part)
-        self.until_ready()
+        self.until_ready(300)
