@@ -1,0 +1,84 @@
+"""The logs of a running system: one order's story over all services, and nothing about anybody."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from orderflow.contracts import EventBus, Workflow
+from orderflow.routing import SERVICES
+from tests.support.system import KINDS, System, kind_id, order_body, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+PRIVATE = ("Bartholomea Quist", "9 Nightingale Mews", "Llanfairpwll", "+44 20 7946 0958", "pm_card")
+ADDRESS = {"name": PRIVATE[0], "line1": PRIVATE[1], "city": PRIVATE[2], "postal_code": "10115", "country": "GB"}
+NEVER = (*PRIVATE, "tasktoken", "payment_method", "shipping_address", "specversion", "Bearer ", "password")
+"""What no line may hold: the orders' own data, tokens, and what only a raw body has."""
+
+ASKS: tuple[dict[str, Any], ...] = (
+    {},
+    {"payment_method": "pm_card_timeout"},
+    {"payment_method": "pm_card_declined"},
+    {"sku": "SOLDOUT-1"},
+    {"shipping_address": ADDRESS | {"postal_code": "00000"}},
+)
+
+
+def lines_of(system: System, order_id: str) -> list[dict[str, Any]]:
+    """The lines of all services that name an order, in the order of time."""
+    found = [line for service in SERVICES for line in system.logged(service, order_id)]
+    return sorted(found, key=lambda line: line["timestamp"])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+def test_an_orders_lines_tell_its_story(system: System, kind: tuple[Workflow, EventBus]) -> None:
+    """Each service that had to do with it says so: by order, message, trace and workflow, from acceptance to end."""
+    order_id = system.place(kind)
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    acted = {"order", "inventory", "payment", "shipping"}
+    until(lambda: acted <= {line["service"] for line in lines_of(system, order_id)}, 30)
+    lines = lines_of(system, order_id)
+    trace_id = system.order(order_id)["trace_id"]
+    assert lines[0]["event"] == "order accepted"
+    for line in lines:
+        assert line["order_id"] == order_id
+        assert line["trace_id"] == trace_id, line
+        assert line["workflow"] == kind[0].value, line
+        assert len(line["message_id"]) == 36, line
+        assert line["level"] in ("info", "warning")
+    outcomes = {(line["service"], line.get("outcome")) for line in lines}
+    assert {
+        ("inventory", "StockReserved"),
+        ("payment", "PaymentCharged"),
+        ("shipping", "ShipmentScheduled"),
+    } <= outcomes
+
+
+def test_nothing_private_is_in_any_log(system: System) -> None:
+    """Of all outcomes in all workflows, of requests that are refused, and of messages that nobody can read."""
+    cases = [(kind, ask) for kind in KINDS for ask in ASKS]
+    with ThreadPoolExecutor(6) as pool:
+        ids = list(pool.map(lambda c: system.place(c[0], **{"shipping_address": ADDRESS, **c[1]}), cases))
+    cancelled = [system.place(kind, shipping_address=ADDRESS, payment_method="pm_card_timeout") for kind in KINDS]
+    for order_id in cancelled:
+        assert system.cancel(order_id) in (202, 409)
+    for wrong in ({"quantity": -1}, {"customer_id": 7}, {"payment_method": ["pm_card_visa"]}, {"card": "pm_card_visa"}):
+        assert system.post(order_body(shipping_address=ADDRESS, **wrong)).status_code == 422
+    system.http.post(system.url("order", "/orders"), content=json.dumps({"a": PRIVATE})[:-1])
+    # Undecodable, and one whose data doesn't fit: both are parked, with the reason in a line.
+    for body in (json.dumps({"name": PRIVATE}), '{"specversion": "1.0", "tasktoken": "' + PRIVATE[0] + '"'):
+        system.send("inventory", body)
+    parked = until(lambda: system.logged("inventory", "message parked"), 60)
+    assert parked[-1]["reason"]
+    system.until_terminal(*ids, *cancelled)
+    system.take_dead_letters("inventory", 2)
+    for part in (*SERVICES, "localstack", "postgres"):
+        text = system.runtime.logs(part)
+        if part in SERVICES:
+            assert '"event": "handled"' in text or part == "orchestrator"
+        found = [secret for secret in NEVER if secret in text]
+        assert not found, (part, [line for line in text.splitlines() if found[0] in line][:3])
