@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, PlainSerializer
 from orchestrator import executions
 from orchestrator.engine import State, decide
 from orchestrator.executions import Histories
+from orchestrator.store import LOG
 from orderflow.clock import rfc3339
 from orderflow.contracts import MESSAGES, Workflow
 from orderflow.database import Database
@@ -107,12 +108,7 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
 
 
 def _log(database: Database, order_id: str) -> list[LogLine]:
-    log = database.query(
-        """SELECT at, service, kind, type, message_id::text, causation_id::text, note
-           FROM saga_log WHERE order_id = %s ORDER BY seq""",
-        [order_id],
-    )
-    return [LogLine(**dict(zip(LogLine.model_fields, line, strict=True))) for line in log]
+    return [LogLine(**asdict(line)) for line in LOG.read(database, order_id)]
 
 
 def _of_execution(order_id: str, told: executions.Story, log: list[LogLine]) -> SagaAnswer:

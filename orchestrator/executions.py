@@ -21,6 +21,7 @@ from orderflow.envelope import Envelope
 from orderflow.errors import Undecodable
 from orderflow.routing import MACHINE
 from orderflow.saga import owed
+from orderflow.trail import Line
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
 
@@ -29,19 +30,6 @@ class Histories(Protocol):
     """Where histories come from; raises BrokerUnavailable."""
 
     def history(self, name: str) -> list[dict[str, Any]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the audit trail; see `orchestrator.store.LogEntry`."""
-
-    at: datetime
-    service: str
-    kind: str
-    type: str
-    message_id: str | None = None
-    causation_id: str | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

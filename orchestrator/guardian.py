@@ -13,7 +13,6 @@ from typing import Final, Protocol
 import structlog
 
 from orchestrator import store, watch
-from orchestrator.store import LogEntry
 from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched, execution_name
 from orderflow.bus.step_functions import Execution
 from orderflow.contracts import OrderNeedsAttention
@@ -21,6 +20,7 @@ from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Guardian:
                 entries.append(
                     LogEntry(watched.order_id, "orchestrator", "event", envelope.name, envelope.id, note=verdict.why)
                 )
-            store.write_log(unit.connection, entries)
+            store.LOG.write(unit.connection, entries)
 
 
 def _needs_attention(placed: Envelope, reason: str) -> Envelope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator import engine, store, watch
-from orchestrator.store import LogEntry, Saga
+from orchestrator.store import Saga
 from orderflow import clock
 from orderflow.contracts import (
     MESSAGES,
@@ -26,6 +26,7 @@ from orderflow.processor import Incoming, Reply
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 
 _FACTS = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
     OrderConfirmed,
@@ -54,7 +55,7 @@ class Orchestrator:
             return self._handle_sagas(unit, batch)
         log: list[LogEntry] = []
         heard = iter(watch.hear(unit.connection, machines, log))
-        store.write_log(unit.connection, log)
+        store.LOG.write(unit.connection, log)
         others = [m for m in batch if COORDINATOR[m.envelope.workflow] != MACHINE]
         handled = iter(self._handle_sagas(unit, others))
         return [next(heard if COORDINATOR[m.envelope.workflow] == MACHINE else handled) for m in batch]
@@ -66,7 +67,7 @@ class Orchestrator:
         replies = [self._apply(sagas, incoming, log) for incoming in batch]
         store.insert(unit.connection, [saga for i, saga in sagas.items() if i not in old])
         store.save(unit.connection, [saga for i, saga in sagas.items() if i in old])
-        store.write_log(unit.connection, log)
+        store.LOG.write(unit.connection, log)
         return replies
 
     def _apply(self, sagas: dict[str, Saga], incoming: Incoming, log: list[LogEntry]) -> Reply:

@@ -36,7 +36,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         owners.append(Guardian(database, outbox, broker.step_functions, settings))
 
     def prune() -> None:
-        store.prune(database, settings.keep_log)
+        store.LOG.prune(database, settings.keep_log)
         watch.prune(database, settings.keep_log)
 
     return Service(

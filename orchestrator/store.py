@@ -10,6 +10,7 @@ from orchestrator.engine import State
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
 from orderflow.measures import Gauge
+from orderflow.trail import Trail
 
 TABLES: Final = """
 CREATE TABLE sagas (
@@ -32,20 +33,12 @@ CREATE TABLE sagas (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 60);
-CREATE INDEX sagas_active ON sagas (order_id) WHERE active;
-CREATE TABLE saga_log (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    order_id uuid NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    service text NOT NULL,
-    kind text NOT NULL,
-    type text NOT NULL,
-    message_id uuid,
-    causation_id uuid,
-    note text NOT NULL DEFAULT ''
-);
-CREATE INDEX saga_log_order ON saga_log (order_id)
+CREATE INDEX sagas_active ON sagas (order_id) WHERE active
 """
+
+
+LOG: Final = Trail("saga_log")
+"""The audit trail."""
 
 
 @dataclass(slots=True)
@@ -75,19 +68,6 @@ class Saga:
         return self.state in (State.RUNNING, State.COMPENSATING)
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One line of the audit trail."""
-
-    order_id: str
-    service: str
-    kind: str
-    type: str
-    message_id: str | None = None
-    causation_id: str | None = None
-    note: str = ""
-
-
 _COLUMNS: Final = """order_id::text, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type,
     open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM sagas WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE".encode()  # noqa: S608
@@ -112,10 +92,6 @@ FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[
     %s::int[], %s::bool[], %s::float[])
     AS s(id, version, facts, state, open_type, open_id, active, attention, reason, sends, progressed, next_in)
 WHERE o.order_id = s.id
-"""
-_LOG: Final = b"""
-INSERT INTO saga_log (order_id, service, kind, type, message_id, causation_id, note)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
 """
 
 
@@ -170,16 +146,6 @@ def save(connection: Connection, sagas: Sequence[Saga]) -> None:
         connection.execute(_SAVE, [list(column) for column in columns])
 
 
-def write_log(connection: Connection, entries: Sequence[LogEntry]) -> None:
-    """Appends to the audit trail, in the order given."""
-    if entries:
-        columns = zip(
-            *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
-            strict=True,
-        )
-        connection.execute(_LOG, [list(column) for column in columns])
-
-
 def gauges(database: Database) -> Sequence[Gauge]:
     """How the sagas are doing that are not at their end."""
     [(active, stuck)] = database.query("SELECT count(*), count(*) FILTER (WHERE attention) FROM sagas WHERE active")
@@ -187,8 +153,3 @@ def gauges(database: Database) -> Sequence[Gauge]:
         Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
         Gauge("sagas_stuck", "Of these, those that need an operator", stuck),
     )
-
-
-def prune(database: Database, keep_log: float) -> None:
-    """Forgets audit lines older than so many seconds; sagas are kept."""
-    database.query("DELETE FROM saga_log WHERE at < now() - make_interval(secs => %s)", [keep_log])

@@ -13,12 +13,13 @@ import structlog
 from orchestrator import engine, store
 from orchestrator.engine import State
 from orchestrator.handlers import advance, kind_of
-from orchestrator.store import LogEntry, Saga
+from orchestrator.store import Saga
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
 from orderflow.saga import DEADLINE
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class SagaSweeper:
                     )
                     done.append((note, envelope.about))
             store.save(unit.connection, sagas)
-            store.write_log(unit.connection, entries)
+            store.LOG.write(unit.connection, entries)
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
         return len(sagas) == _LIMIT

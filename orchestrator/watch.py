@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.store import LogEntry
 from orderflow.contracts import OrderAccepted, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
 from orderflow.measures import Gauge
 from orderflow.processor import Incoming, Reply
+from orderflow.trail import LogEntry
 
 WATCHED: Final = "watched"
 ATTENTION: Final = "attention"

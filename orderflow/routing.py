@@ -171,7 +171,7 @@ def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:
 def filter_policy(service: str) -> dict[str, Any]:
     """The SNS subscription filter policy (on message attributes) of `service`; empty if it hears nothing.
 
-    Keys are ANDed and values ORed, so it admits every pair of a workflow and a type that it names. That is exact as long
+    Keys are ANDed and values ORed: every pair of a workflow and a type that it names is admitted. That is exact as long
     as no workflow publishes an event that a service hears in another one only (held by a test). A policy that joined
     the workflows by `$or` would be exact by itself, but its combinations count against SNS's limit of 150.
     https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html

@@ -13,10 +13,11 @@ from orderflow.envelope import compose
 from orderflow.errors import FieldError, Problem
 from orderflow.outbox import Outbox
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 from orderflow.web import Answer, body, operation, query
 from services.order import coordinator, models
 from services.order.domain import Status
-from services.order.models import LogEntry, Order
+from services.order.models import Order
 from services.order.placing import Placing
 from services.order.reading import Reading
 from services.order.schemas import (
@@ -105,7 +106,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
                 unit.stage([envelope])
                 models.save(unit.connection, [order])
                 entry = LogEntry(order_id, "order", "event", envelope.name, envelope.id, note=reason)
-                models.write_log(unit.connection, [entry])
+                models.LOG.write(unit.connection, [entry])
         if envelope:
             log.info("cancellation requested", **envelope.about)
         return reading.order(order_id), 202
@@ -142,7 +143,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
                 message_id = envelope.id
             models.save(unit.connection, [order])
             entry = LogEntry(order_id, "order", "note", name_of(OrderRetryRequested), message_id, note=note)
-            models.write_log(unit.connection, [entry])
+            models.LOG.write(unit.connection, [entry])
         log.info("operator retries an order", order_id=order_id, by=asked.by, why=asked.why)
         return reading.order(order_id), 202
 

@@ -25,8 +25,9 @@ from orderflow.outbox import Outbox
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 from services.order import models
-from services.order.models import LogEntry, Order
+from services.order.models import Order
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +115,7 @@ class OrderSweeper:
                     entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
                     done.append(("needs an operator", {"order_id": order.id, "reason": note}))
             models.save(unit.connection, orders)
-            models.write_log(unit.connection, entries)
+            models.LOG.write(unit.connection, entries)
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
         return len(orders) == _LIMIT

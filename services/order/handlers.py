@@ -25,8 +25,9 @@ from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
 from orderflow.saga import STEPS, fact_of, still_owed
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 from services.order import coordinator, models
-from services.order.models import LogEntry, Order
+from services.order.models import Order
 
 _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
     ConfirmOrder,
@@ -88,7 +89,7 @@ class Orders:
                 coordinator.progressed(order, self._settings)
             replies.append(caused)
         models.save(unit.connection, list(orders.values()))
-        models.write_log(unit.connection, log)
+        models.LOG.write(unit.connection, log)
         for order in going_on:
             if not order.open:
                 order_seconds.observe(order.age, order.workflow.value, order.status.value)

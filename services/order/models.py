@@ -21,6 +21,7 @@ from orderflow.contracts import (
 from orderflow.database import Connection, Database
 from orderflow.measures import Gauge
 from orderflow.saga import owed
+from orderflow.trail import Trail
 from services.order.domain import Product, Progress, Status, status
 
 TABLES: Final = """
@@ -58,18 +59,6 @@ CREATE TABLE orders (
 ) WITH (fillfactor = 60);
 CREATE INDEX orders_open ON orders (id) WHERE open;
 CREATE INDEX orders_customer ON orders (customer_id, id);
-CREATE TABLE order_log (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    order_id uuid NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    service text NOT NULL,
-    kind text NOT NULL,
-    type text NOT NULL,
-    message_id uuid,
-    causation_id uuid,
-    note text NOT NULL DEFAULT ''
-);
-CREATE INDEX order_log_order ON order_log (order_id);
 CREATE TABLE idempotency_keys (
     key text PRIMARY KEY,
     fingerprint bytea NOT NULL,
@@ -77,6 +66,9 @@ CREATE TABLE idempotency_keys (
     created_at timestamptz NOT NULL DEFAULT now()
 )
 """
+
+LOG: Final = Trail("order_log")
+"""The order's own timeline."""
 
 PRODUCTS: Final = (
     Product("BOOK-1", "The Mythical Man-Month", 1999, "EUR"),
@@ -140,19 +132,6 @@ class Order:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One line of an order's timeline."""
-
-    order_id: str
-    service: str
-    kind: str
-    type: str
-    message_id: str | None = None
-    causation_id: str | None = None
-    note: str = ""
-
-
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
     extract(epoch FROM now() - created_at)::float"""
@@ -175,10 +154,6 @@ UPDATE orders o SET facts = string_to_array(s.facts, ','), status = s.status, re
 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool[], %s::bool[], %s::int[], %s::bool[],
     %s::float[]) AS s(id, facts, status, reason, open, answered, attention, sends, progressed, next_in)
 WHERE o.id = s.id
-"""
-_LOG: Final = b"""
-INSERT INTO order_log (order_id, service, kind, type, message_id, causation_id, note)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
 """
 
 
@@ -235,16 +210,6 @@ def save(connection: Connection, orders: Sequence[Order]) -> None:
         )
 
 
-def write_log(connection: Connection, entries: Sequence[LogEntry]) -> None:
-    """Appends to the timelines, in the order given."""
-    if entries:
-        columns = zip(
-            *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
-            strict=True,
-        )
-        connection.execute(_LOG, [list(column) for column in columns])
-
-
 def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderSnapshot]:
     """The orders as they were accepted."""
     rows = connection.execute("SELECT id::text, snapshot FROM orders WHERE id = ANY(%s::uuid[])", [list(order_ids)])
@@ -267,5 +232,5 @@ def gauges(database: Database) -> Sequence[Gauge]:
 
 def prune(database: Database, keep_log: float, keep_keys: float) -> None:
     """Forgets log lines and idempotency keys that are older than so many seconds; orders are kept."""
-    database.query("DELETE FROM order_log WHERE at < now() - make_interval(secs => %s)", [keep_log])
+    LOG.prune(database, keep_log)
     database.query("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => %s)", [keep_keys])

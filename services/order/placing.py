@@ -19,9 +19,10 @@ from orderflow.errors import FieldError, Problem
 from orderflow.outbox import Outbox
 from orderflow.routing import TABLE
 from orderflow.settings import Settings
+from orderflow.trail import LogEntry
 from services.order import coordinator, domain, models
 from services.order.domain import Product
-from services.order.models import LogEntry, Order
+from services.order.models import Order
 from services.order.schemas import OrderRequest
 
 log = structlog.get_logger(__name__)
@@ -88,7 +89,7 @@ class Placing:
             telemetry.about_order(order.id, workflow.value)
             first_look = coordinator.first_look(order, self._settings)
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
-            models.write_log(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
+            models.LOG.write(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
             accepted = Placed(order.id, created(), workflow, event_bus, snapshot.total, traceparent)
         log.info("order accepted", event_bus=event_bus.value, **placed.about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from orderflow.routing import COORDINATOR
 from orderflow.saga import STEPS, owed, still_owed
 from orderflow.settings import Settings
 from services.order.domain import Status
+from services.order.models import LOG
 from services.order.schemas import Amount, OrderAnswer, OrderPage, OrderQuery, Timeline, TimelineEntry, Waiting
 
 _COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at,
@@ -71,12 +73,7 @@ class Reading:
         if not order:
             raise Problem(404, "Unknown order", f"there is no order {order_id}")
         workflow, facts, is_open, attention, progress_at = order[0]
-        rows = self._database.query(
-            """SELECT at, service, kind, type, message_id::text, causation_id::text, note
-               FROM order_log WHERE order_id = %s ORDER BY seq""",
-            [order_id],
-        )
-        own = [TimelineEntry(**dict(zip(TimelineEntry.model_fields, row, strict=True))) for row in rows]
+        own = [TimelineEntry(**asdict(line)) for line in LOG.read(self._database, order_id)]
         if COORDINATOR[Workflow(workflow)] == "order":
             waiting = None if not is_open or attention else self._waiting(facts, progress_at)
             return Timeline(entries=own, waiting_for=waiting)

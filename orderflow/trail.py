@@ -1,0 +1,93 @@
+"""An append-only log of what happened to each order: the order service's timeline, the orchestrator's audit trail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from psycopg import sql
+
+from orderflow.database import Connection, Database
+
+_TABLE: Final = """
+CREATE TABLE {name} (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id uuid NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    service text NOT NULL,
+    kind text NOT NULL,
+    type text NOT NULL,
+    message_id uuid,
+    causation_id uuid,
+    note text NOT NULL DEFAULT ''
+);
+CREATE INDEX {name}_order ON {name} (order_id);
+CREATE INDEX {name}_at ON {name} USING brin (at)
+"""
+_WRITE: Final = """
+INSERT INTO {table} (order_id, service, kind, type, message_id, causation_id, note)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
+"""
+_READ: Final = """
+SELECT at, service, kind, type, message_id::text, causation_id::text, note FROM {table} WHERE order_id = %s ORDER BY seq
+"""
+_PRUNE: Final = "DELETE FROM {table} WHERE at < now() - make_interval(secs => %s)"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What is noted: who did it (`service`), and whether it is a command, an event or a note."""
+
+    order_id: str
+    service: str
+    kind: str
+    type: str
+    message_id: str | None = None
+    causation_id: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was noted, and when by the database's clock."""
+
+    at: datetime
+    service: str
+    kind: str
+    type: str
+    message_id: str | None = None
+    causation_id: str | None = None
+    note: str = ""
+
+
+def table(name: str) -> str:
+    """The DDL of a log's table."""
+    return _TABLE.format(name=name)
+
+
+class Trail:
+    """The statements over one log, each for a whole batch."""
+
+    def __init__(self, name: str) -> None:
+        self._write, self._read, self._prune = (
+            sql.SQL(statement).format(table=sql.Identifier(name)).as_string() for statement in (_WRITE, _READ, _PRUNE)
+        )
+
+    def write(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
+        """Appends, in the order given."""
+        if entries:
+            columns = zip(
+                *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
+                strict=True,
+            )
+            connection.execute(self._write.encode(), [list(column) for column in columns])
+
+    def read(self, database: Database, order_id: str) -> list[Line]:
+        """All that is noted of an order, oldest first."""
+        return [Line(*row) for row in database.query(self._read, [order_id])]
+
+    def prune(self, database: Database, keep: float) -> None:
+        """Forgets what is older than so many seconds."""
+        database.query(self._prune, [keep])
