@@ -196,3 +196,8 @@ def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
     environ.update(test_account)
+
+
+def prefer_stable_http_conventions(environ: MutableMapping[str, str] | None = None) -> None:
+    """Makes OpenTelemetry's libraries use the stable names of its HTTP conventions, unless the user said otherwise."""
+    (os.environ if environ is None else environ).setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")

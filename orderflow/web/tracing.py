@@ -5,7 +5,6 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 from flask import Flask, request
@@ -13,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 
 from orderflow import telemetry
+from orderflow.settings import prefer_stable_http_conventions
 
 _UNTRACED: Final = r"^https?://[^/]*/(healthz|readyz|metrics|openapi\.json|docs)?(/|\?|$)"
 """Whole URLs that make no span: what machines ask every few seconds, and pages of documentation."""
@@ -26,8 +26,7 @@ def trace_requests(app: Flask) -> None:
     provider = telemetry.provider()
     if provider is None:
         return
-    # The stable names of the conventions (http.request.method), unless the user wants the old ones.
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+    prefer_stable_http_conventions()
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
 
     FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]
