@@ -145,7 +145,7 @@ def test_cancelled_while_a_provider_is_at_it(system: System, kind: Kind, provide
     """The call is under way, and may or may not take effect: afterwards there is no charge and no shipment."""
     order_id = system.place(kind, **SLOW[provider])
     table, service = WAITS[provider]
-    asked = f"SELECT FROM {table} WHERE order_id = %s AND state = 'intended'"
+    asked = f"SELECT 1 FROM {table} WHERE order_id = %s AND state = 'intended'"
     until(lambda: system.sql(service, asked, order_id))
     assert system.cancel(order_id) == 202
     assert system.until_terminal(order_id) == ["CANCELLED"]
