@@ -16,6 +16,25 @@ from tests.support import postgres as support
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
+_FIRST = ("faults-system", "system", "step-functions", "runtime")
+"""Groups that take longest; begun first, one a test process, so that none is left for the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a running system, or else a module, stay together in one test process (`--dist loadgroup`)."""
+
+    def group(item: pytest.Item) -> str:
+        marker = item.get_closest_marker("xdist_group")
+        if marker:
+            return str(marker.args[0])
+        name = "system" if "system" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(name))
+        return name
+
+    order = {item: group(item) for item in items}
+    items.sort(key=lambda item: _FIRST.index(order[item]) if order[item] in _FIRST else len(_FIRST))
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Server]:
     """A real PostgreSQL, shared by all workers of this run."""

@@ -20,7 +20,7 @@ import pytest
 from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers
 from cli.runtime.plan import PORTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("runtime")]
 
 PARTS = {"postgres", "localstack", "order", "inventory", "payment", "shipping", "orchestrator"}
 
