@@ -87,6 +87,11 @@ class Bench:
                     experiment.pairs.append(PairResult(number, name, (order[0], order[1]), sides))
         report(total, total, "done")
 
+    def interrupted(self) -> None:
+        """Notes that somebody didn't want to wait for the end."""
+        for experiment in self.experiments[-1:]:
+            experiment.problems.append("interrupted: these are the rounds before that")
+
     def _new(self, name: str, over: str, under: str) -> Experiment:
         self.experiments.append(Experiment(name, over, under))
         return self.experiments[-1]
