@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from orchestrator.engine import FORWARD, State, decide
 from orderflow import contracts as c
 from orderflow.contracts import Workflow, name_of
 from orderflow.saga import DEADLINE, STEPS, fact_of, owed, still_owed
-from orchestrator.engine import FORWARD, State, decide
 
 BY_COMMAND = {name_of(step.command): step for step in STEPS}
 BY_UNDO = {name_of(step.undo): step for step in STEPS}
