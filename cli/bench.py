@@ -81,7 +81,8 @@ def bench(
     chosen = variants(workflow, bus)
     machine = observe.machine()
     seed = random.randrange(1_000_000) if seed is None else seed
-    console = Console(stderr=True, highlight=False) if json_file == "-" else views.console()
+    console = views.console()
+    console.stderr = json_file == "-"
     compare = not (stored or tracing) if compare is None else compare
     if not (compare or stored or tracing):
         raise RuntimeProblem("There is nothing left to measure.", "Leave --no-compare out.")

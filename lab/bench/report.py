@@ -18,6 +18,8 @@ _TITLES: Final = {
     "stored": "few and many orders stored",
     "tracing": "with and without tracing",
 }
+_WIDE: Final = 118
+"""Columns of a terminal from which everything fits."""
 _BUSY: Final = 0.2
 """Cores used by others from which a run is no quiet one."""
 
@@ -28,16 +30,18 @@ def show(console: Console, about: dict[str, Any], experiments: Sequence[Experime
     console.print(
         f"\n[dim]{machine['cores']} cores, {escape(str(machine['processor']))}; load before {machine['load_before']}; "
         f"Python {versions['python']}, LocalStack {versions['localstack']}, PostgreSQL {versions['postgresql']}, "
-        f"boto3 {versions['boto3']}; seed {about['settings']['seed']}[/]"
+        f"boto3 {versions['boto3']}; seed {about['settings']['seed']}[/]",
+        soft_wrap=True,
     )
     for experiment in experiments:
         rounds = max((pair.round for pair in experiment.pairs), default=0)
-        console.print(f"\n[bold]{_TITLES[experiment.name]}[/] [dim]{rounds} paired rounds; medians, lowest-highest[/]")
+        console.print(f"\n[bold]{_TITLES[experiment.name]}[/] [dim]medians and ranges of {rounds} paired rounds[/]")
         if not experiment.pairs:
             console.print("  [red]Nothing could be measured.[/]")
         else:
-            console.print(_figures(experiment))
-            console.print(_cpu(experiment))
+            wide = console.width >= _WIDE
+            console.print(_figures(experiment, wide))
+            console.print(_cpu(experiment) if wide else "  [dim]more in a wider terminal, and in the JSON[/]")
             _verdicts(console, experiment)
         for note in [*experiment.notes, *_idle(experiment)]:
             console.print(f"  [dim]{escape(note)}[/]", soft_wrap=True)
@@ -45,32 +49,27 @@ def show(console: Console, about: dict[str, Any], experiments: Sequence[Experime
             console.print(f"  [yellow]![/] {escape(problem)}", soft_wrap=True)
 
 
-def _figures(experiment: Experiment) -> Table:
-    table = _table("orders/s", "p50 ms", "p95 ms", "p99 ms", "calls/order", "one at a time", "CPU ms/order")
+def _figures(experiment: Experiment, wide: bool) -> Table:
+    percents = (95, 99) if wide else (99,)
+    more = ("one at a time", "CPU ms/order") if wide else ()
+    table = _table("orders/s", "p50 ms", *(f"p{percent} ms" for percent in percents), "calls/order", *more)
+    digits = {"throughput": 1, "p50": 1, "calls": 2} | ({"calls_single": 1, "cpu": 1} if wide else {})
     for key, pairs in experiment.groups().items():
-        table.add_row(Text(_name(*key), "bold"))
+        name = _name(*key)
+        table.add_row(Text(name if wide else name.replace("/", "/\n"), "bold"))
         for side in (experiment.under, experiment.over):
-            table.add_row(
-                f"  {side}",
-                _spread(of_side(pairs, side, "throughput"), 1),
-                _spread(of_side(pairs, side, "p50"), 1),
-                *(_number(pooled(pairs, side, percent), 1) for percent in (95, 99)),
-                _spread(of_side(pairs, side, "calls"), 2),
-                _spread(of_side(pairs, side, "calls_single"), 1),
-                _spread(of_side(pairs, side, "cpu"), 1),
-            )
-        tails = [(pooled(pairs, experiment.over, p), pooled(pairs, experiment.under, p)) for p in (95, 99)]
-        table.add_row(
-            "  ratio",
-            _spread(experiment.ratios(pairs, "throughput"), 2),
-            _spread(experiment.ratios(pairs, "p50"), 2),
-            *(_number(over / under if over and under else None, 2) for over, under in tails),
-            _spread(experiment.ratios(pairs, "calls"), 2),
-            _spread(experiment.ratios(pairs, "calls_single"), 2),
-            _spread(experiment.ratios(pairs, "cpu"), 2),
-            style="cyan",
-        )
+            cells = [_spread(of_side(pairs, side, value), places) for value, places in digits.items()]
+            cells[2:2] = [_number(pooled(pairs, side, percent), 1) for percent in percents]
+            table.add_row(f"  {side}", *cells)
+        cells = [_spread(experiment.ratios(pairs, value), 2) for value in digits]
+        cells[2:2] = [_number(_tail_ratio(experiment, pairs, percent), 2) for percent in percents]
+        table.add_row("  ratio", *cells, style="cyan")
     return table
+
+
+def _tail_ratio(experiment: Experiment, pairs: Sequence[PairResult], percent: float) -> float | None:
+    over, under = pooled(pairs, experiment.over, percent), pooled(pairs, experiment.under, percent)
+    return over / under if over and under else None
 
 
 def _cpu(experiment: Experiment) -> Table:
@@ -106,7 +105,7 @@ def _median_cpu(pairs: Sequence[PairResult], side: str, name: str) -> float | No
 def _verdicts(console: Console, experiment: Experiment) -> None:
     for verdict in VERDICTS[experiment.name](experiment):
         mark = Text("✓ ", "bold green") if verdict.reached else Text("✗ ", "bold red")
-        line = Text.assemble("  ", mark, f"{verdict.what}: ", (f"{verdict.value:.2f}", "bold"))
+        line = Text.assemble("  ", mark, verdict.what)
         line.append(f"  (aim {verdict.aim})", "dim")
         console.print(line, soft_wrap=True)
 
@@ -138,7 +137,7 @@ def _odd(experiment: Experiment) -> list[str]:
 
 
 def _name(variant: str, stored: int | None) -> str:
-    return variant if stored is None else f"{variant}, {stored:,} stored"
+    return variant if stored is None else f"{variant}\n{stored:,} stored"
 
 
 def _spread(found: Spread | None, digits: int) -> Text:
@@ -151,5 +150,5 @@ def _spread(found: Spread | None, digits: int) -> Text:
     return text
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int) -> Text:
+    return Text("-" if value is None else f"{value:.{digits}f}")

@@ -46,7 +46,7 @@ VALUES: Final[dict[str, Callable[[Measured], float | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One aim: `value` is the median of the paired ratios unless `what` says otherwise."""
+    """One aim, in words with its `value`: a median of paired ratios, or for p99 one ratio over all rounds."""
 
     what: str
     value: float
@@ -94,14 +94,15 @@ def compare_verdicts(experiment: Experiment) -> list[Verdict]:
     found = []
     for (variant, _), pairs in experiment.groups().items():
         for value, what, aim, at_least in (
-            ("throughput", "times the bare loop's orders/s", THROUGHPUT_AIM, True),
+            ("throughput", "of the bare loop's orders/s", THROUGHPUT_AIM, True),
             ("p50", "times the bare loop's p50", LATENCY_AIM, False),
             ("calls", "times the bare loop's AWS calls an order", CALLS_AIM, False),
         ):
             ratio = experiment.ratios(pairs, value)
             if ratio:
                 reached = ratio.median >= aim if at_least else ratio.median <= aim
-                found.append(Verdict(f"{variant}: {what}", ratio.median, f"{'≥' if at_least else '≤'} {aim}", reached))
+                what = f"{variant}: {ratio.median:.2f} {what}"
+                found.append(Verdict(what, ratio.median, f"{'≥' if at_least else '≤'} {aim:.2f}", reached))
     return found
 
 
@@ -119,8 +120,8 @@ def stored_verdicts(experiment: Experiment) -> list[Verdict]:
             if before and after:
                 change = after.median / before.median
                 reached = change >= aim if at_least else change <= aim
-                what = f"{variant}: {value} with {steps[-1]:,} stored over that with {steps[0]:,}"
-                found.append(Verdict(what, change, f"{'≥' if at_least else '≤'} {aim:g}", reached))
+                what = f"{variant}: {value} with {steps[-1]:,} stored is {change:.2f} of that with {steps[0]:,}"
+                found.append(Verdict(what, change, f"{'≥' if at_least else '≤'} {aim:.2f}", reached))
     return found
 
 
@@ -130,13 +131,13 @@ def tracing_verdicts(experiment: Experiment) -> list[Verdict]:
     for (variant, _), pairs in experiment.groups().items():
         if ratio := experiment.ratios(pairs, "throughput"):
             aim = 1 - TRACING
-            what = f"{variant}: throughput with tracing over that without"
-            found.append(Verdict(what, ratio.median, f"≥ {aim:g}", ratio.median >= aim))
+            what = f"{variant}: throughput with tracing is {ratio.median:.2f} of that without"
+            found.append(Verdict(what, ratio.median, f"≥ {aim:.2f}", ratio.median >= aim))
         on, off = pooled(pairs, experiment.over, 99), pooled(pairs, experiment.under, 99)
         if on and off:
             aim = 1 + TRACING
-            what = f"{variant}: p99 with tracing over that without (all rounds' orders)"
-            found.append(Verdict(what, on / off, f"≤ {aim:g}", on / off <= aim))
+            what = f"{variant}: p99 with tracing is {on / off:.2f} of that without"
+            found.append(Verdict(what, on / off, f"≤ {aim:.2f}", on / off <= aim))
     return found
 
 
