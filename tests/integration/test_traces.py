@@ -5,13 +5,7 @@ Orders are placed all at once by the first test; each test then waits for its ow
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +15,8 @@ from orderflow import clock
 from orderflow.contracts import MESSAGES, EventBus, Workflow, name_of
 from orderflow.routing import TABLE, Channel, route
 from orderflow.saga import STEPS
-from tests.support.system import KINDS, System, free_ports, kind_id, order_body, until
-from tests.support.traces import Jaeger, Trace, malformed
+from tests.support.system import KINDS, System, kind_id, order_body, until
+from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -44,13 +38,13 @@ ASKS: dict[str, dict[str, Any]] = {
 _PAID = "OrderPlaced ReserveStock StockReserved ChargePayment PaymentCharged"
 _DECLINED = "OrderPlaced ReserveStock StockReserved ChargePayment PaymentDeclined ReleaseStock StockReleased"
 _REFUNDED = "ShipmentRejected RefundPayment PaymentRefunded ReleaseStock StockReleased CancelOrder OrderCancelled"
-_COMMANDED = {
+_COMMANDED: dict[str, tuple[str, ...]] = {
     "success": (f"{_PAID} ScheduleShipment ShipmentScheduled ConfirmOrder OrderConfirmed",),
     "sold out": ("OrderPlaced ReserveStock StockRejected CancelOrder OrderCancelled",),
     "declined": (f"{_DECLINED} CancelOrder OrderCancelled",),
     "undeliverable": (f"{_PAID} ScheduleShipment {_REFUNDED}",),
 }
-CHAINS = {
+CHAINS: dict[Workflow, dict[str, tuple[str, ...]]] = {
     Workflow.CHOREOGRAPHY: {
         "success": ("OrderPlaced StockReserved PaymentCharged ShipmentScheduled OrderConfirmed",),
         "sold out": ("OrderPlaced StockRejected OrderCancelled",),
@@ -86,13 +80,7 @@ NAMED = {outcome: [pytest.param(k, o, id=f"{kind_id(k)}-{o}") for k, o in CASES 
 
 @pytest.fixture(scope="module")
 def jaeger(system: System) -> Jaeger:
-    """The system's Jaeger; skips where none is installed, unless CI says that it must be."""
-    if shutil.which("jaeger") is None:
-        missing = "no `jaeger` on PATH: its one binary is in the image jaegertracing/jaeger, and on its release page"
-        if os.environ.get("ORDERFLOW_REQUIRE_DOCKER") == "1" or os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return Jaeger(system.url("jaeger"))
+    return jaeger_of(system)
 
 
 @pytest.fixture(scope="module")
@@ -111,23 +99,6 @@ def orders(system: System, jaeger: Jaeger) -> dict[tuple[Kind, str], str]:
 
     with ThreadPoolExecutor(6) as pool:
         return dict(zip(CASES, pool.map(place, CASES), strict=True))
-
-
-def trace_of(system: System, jaeger: Jaeger, order_id: str, complete: Callable[[Trace], list[str]]) -> Trace:
-    """An order's trace, once nothing is missing; fails with what is."""
-    trace_id = system.order(order_id)["trace_id"]
-    found: list[Trace | None] = [None]
-
-    def whole() -> bool:
-        found[0] = jaeger.find(trace_id)
-        return found[0] is not None and not complete(found[0])
-
-    def missing() -> Any:
-        return (complete(found[0]), found[0].drawn()) if found[0] else f"no trace {trace_id}"
-
-    until(whole, 60, missing)
-    assert found[0]
-    return found[0]
 
 
 def hops(workflow: Workflow, chain: str) -> Iterator[tuple[str, ...]]:
@@ -264,81 +235,6 @@ def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
     trace = trace_of(system, jaeger, order_id, lambda t: [] if end in {s.label for s in t} else [end])
     [root] = trace.orphans
     assert (root.label, root.parent_id) == ("POST /orders@order", span_id)
-
-
-@pytest.mark.parametrize("kind", [k for k in KINDS if k[1] is EventBus.SNS], ids=kind_id)
-def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger, kind: Kind) -> None:
-    """The service that must answer is away for longer than its owner's patience."""
-    system.runtime.stop("inventory")
-    try:
-        order_id = system.place(kind)
-        resent = "%sent again%"
-        until(
-            lambda: (
-                system.sql("order", "SELECT 1 FROM order_log WHERE order_id = %s AND note LIKE %s", order_id, resent)
-                or system.sql(
-                    "orchestrator", "SELECT 1 FROM saga_log WHERE order_id = %s AND note LIKE %s", order_id, resent
-                )
-                or (kind[0] is Workflow.STEP_FUNCTIONS and system.depth("inventory") > 1)
-            ),
-            what=lambda: system.story(order_id),
-        )
-    finally:
-        system.runtime.start("inventory")
-        system.until_ready()
-    assert system.until_terminal(order_id) == ["CONFIRMED"]
-    end = "publish OrderConfirmed@order"
-
-    def missing(trace: Trace) -> list[str]:
-        absent = [] if trace.resent else ["a message that was sent again"]
-        return absent + ([] if end in {s.label for s in trace} else [end]) + malformed(trace, order_id, *kind)
-
-    trace_of(system, jaeger, order_id, missing)
-
-
-def test_what_another_process_relays_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
-    """A process is killed between its commit and its send; another's relay sends the message, in the same trace.
-
-    What the killed process had not exported, the request's span, is gone with it: it is all that is missing.
-    """
-    kind = KINDS[0]
-    port, customer = free_ports()["ORDER_PORT"], f"c-{clock.new_id()}"
-    environment = system.runtime.env("order") | {"ORDER_PORT": port, "CRASH_AT": "publish.before"}
-    doomed = subprocess.Popen([sys.executable, "-m", "orderflow.serve", "order"], env=environment)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until(lambda: answers(system, f"{url}/readyz"))
-        pids = system.runtime.pid("order")
-        assert pids != doomed.pid
-        try:
-            system.http.post(f"{url}/orders", json=order_body(customer_id=customer))
-        except Exception:  # its connection may break: it was killed
-            time.sleep(0)
-        found = until(lambda: system.sql("order", "SELECT id::text FROM orders WHERE customer_id = %s", customer))
-        order_id = found[0][0]
-        doomed.send_signal(signal.SIGTERM)  # what replaced the killed worker
-        doomed.wait(30)
-        assert system.until_terminal(order_id) == ["CONFIRMED"]
-    finally:
-        if doomed.poll() is None:
-            doomed.kill()
-            doomed.wait()
-    end = "publish OrderConfirmed@order"
-    trace = trace_of(system, jaeger, order_id, lambda t: [] if end in {s.label for s in t} else [end])
-    lost = {s.parent_id for s in trace.orphans}
-    assert len(lost) == 1, trace.drawn()
-    assert not trace.roots
-    relayed = [s for s in trace if s.label == "publish OrderPlaced@order"]
-    assert relayed, trace.drawn()
-    assert {s.parent_id for s in relayed} == lost
-    assert kind[0].value == trace.spans[relayed[0].id].tags["orderflow.workflow"]
-
-
-def answers(system: System, url: str) -> bool:
-    try:
-        return bool(system.http.get(url).status_code == 200)
-    except Exception:
-        return False
 
 
 def test_nothing_private_is_in_any_span(system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str]) -> None:

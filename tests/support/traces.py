@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from orderflow.contracts import MESSAGES, EventBus, Workflow, name_of
 from orderflow.routing import Channel, route
 from orderflow.saga import STEPS
+from tests.support.system import System, until
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BUSES: Final = {
@@ -133,6 +137,33 @@ class Jaeger:
         answer = self._http.get("/api/traces", params={"service": service, "limit": limit, "lookback": "2d"})
         assert answer.status_code == 200, answer.text
         return answer.text
+
+
+def jaeger_of(system: System) -> Jaeger:
+    """The system's Jaeger; skips the test where none is installed, unless CI says that it must be."""
+    if shutil.which("jaeger") is None:
+        missing = "no `jaeger` on PATH: its one binary is in the image jaegertracing/jaeger, and on its release page"
+        if os.environ.get("ORDERFLOW_REQUIRE_DOCKER") == "1" or os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return Jaeger(system.url("jaeger"))
+
+
+def trace_of(system: System, jaeger: Jaeger, order_id: str, complete: Callable[[Trace], list[str]]) -> Trace:
+    """An order's trace, once nothing is missing; fails with what is."""
+    trace_id = system.order(order_id)["trace_id"]
+    found: list[Trace | None] = [None]
+
+    def whole() -> bool:
+        found[0] = jaeger.find(trace_id)
+        return found[0] is not None and not complete(found[0])
+
+    def missing() -> Any:
+        return (complete(found[0]), found[0].drawn()) if found[0] else f"no trace {trace_id}"
+
+    until(whole, 60, missing)
+    assert found[0]
+    return found[0]
 
 
 def malformed(trace: Trace, order_id: str, workflow: Workflow, bus: EventBus) -> list[str]:

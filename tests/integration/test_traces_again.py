@@ -1,0 +1,98 @@
+"""What is sent again, or by another process, stays in its order's trace: asked of the real Jaeger."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from orderflow import clock
+from orderflow.contracts import EventBus, Workflow
+from tests.support.system import KINDS, System, free_ports, kind_id, order_body, until
+from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+Kind = tuple[Workflow, EventBus]
+
+
+@pytest.fixture(scope="module")
+def jaeger(system: System) -> Jaeger:
+    return jaeger_of(system)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k[1] is EventBus.SNS], ids=kind_id)
+def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger, kind: Kind) -> None:
+    """The service that must answer is away for longer than its owner's patience."""
+    system.runtime.stop("inventory")
+    try:
+        order_id = system.place(kind)
+        resent = "%sent again%"
+        until(
+            lambda: (
+                system.sql("order", "SELECT 1 FROM order_log WHERE order_id = %s AND note LIKE %s", order_id, resent)
+                or system.sql(
+                    "orchestrator", "SELECT 1 FROM saga_log WHERE order_id = %s AND note LIKE %s", order_id, resent
+                )
+                or (kind[0] is Workflow.STEP_FUNCTIONS and system.depth("inventory") > 1)
+            ),
+            what=lambda: system.story(order_id),
+        )
+    finally:
+        system.runtime.start("inventory")
+        system.until_ready()
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    end = "publish OrderConfirmed@order"
+
+    def missing(trace: Trace) -> list[str]:
+        absent = [] if trace.resent else ["a message that was sent again"]
+        return absent + ([] if end in {s.label for s in trace} else [end]) + malformed(trace, order_id, *kind)
+
+    trace_of(system, jaeger, order_id, missing)
+
+
+def test_what_another_process_relays_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
+    """A process is killed between its commit and its send; another's relay sends the message, in the same trace.
+
+    What the killed process had not exported, the request's span, is gone with it: it is all that is missing.
+    """
+    port, customer = free_ports()["ORDER_PORT"], f"c-{clock.new_id()}"
+    environment = system.runtime.env("order") | {"ORDER_PORT": port, "CRASH_AT": "publish.before"}
+    doomed = subprocess.Popen([sys.executable, "-m", "orderflow.serve", "order"], env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(system, f"{url}/readyz"))
+        with suppress(httpx.HTTPError):  # its connection may break: it is killed
+            system.http.post(f"{url}/orders", json=order_body(customer_id=customer))
+        found = until(lambda: system.sql("order", "SELECT id::text FROM orders WHERE customer_id = %s", customer))
+        order_id = found[0][0]
+        doomed.send_signal(signal.SIGTERM)  # what replaced the killed worker
+        doomed.wait(30)
+        assert system.until_terminal(order_id) == ["CONFIRMED"]
+    finally:
+        if doomed.poll() is None:
+            doomed.kill()
+            doomed.wait()
+    end = "publish OrderConfirmed@order"
+
+    def missing(trace: Trace) -> list[str]:
+        lost = {s.parent_id for s in trace.orphans}
+        return ([] if end in {s.label for s in trace} else [end]) + ([] if len(lost) == 1 else [f"{lost} are absent"])
+
+    trace = trace_of(system, jaeger, order_id, missing)
+    [lost] = {s.parent_id for s in trace.orphans}
+    assert not trace.roots
+    relayed = [s for s in trace if s.label == "publish OrderPlaced@order"]
+    assert relayed, trace.drawn()
+    assert {s.parent_id for s in relayed} == {lost}
+
+
+def answers(system: System, url: str) -> bool:
+    try:
+        return bool(system.http.get(url).status_code == 200)
+    except httpx.HTTPError:
+        return False
