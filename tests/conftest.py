@@ -20,6 +20,7 @@ _FIRST = ("faults-system", "system", "step-functions", "runtime")
 """Groups that take longest; begun first, one a test process, so that none is left for the end."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a running system, or else a module, stay together in one test process (`--dist loadgroup`)."""
 
