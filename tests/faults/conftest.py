@@ -7,16 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.system import System, running
-
-SETTINGS = {
-    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
-    "LONG_POLL": "1",
-    "LEASE": "4",
-    "RESEND_AFTER": "8,16,30",
-    "UNDO_RESEND_EVERY": "8",
-    "WEB_THREADS": "16",
-}
+from tests.support.system import FAULTS, System, running
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +23,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("faults"), SETTINGS) as made:
+    with running(tmp_path_factory.mktemp("faults"), FAULTS) as made:
         yield made
 
 
