@@ -40,7 +40,7 @@ logs: install ## Follow what the parts write
 	@$(BIN)/orderflow logs --follow
 
 test: install ## All tests, unit to end to end, beside a running system; up to 10 minutes
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 faults: install ## Full-size fault tests
 	@$(BIN)/python -m pytest -m full tests/faults
