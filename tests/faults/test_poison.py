@@ -17,8 +17,9 @@ from tests.support.system import KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 
-_NOISE = 1.0
-"""Seconds that an order may take on this machine for other reasons."""
+_NOISE = {16: 6.0, 200: 1.0}
+"""Seconds that an order may take on a busy machine for other reasons, by the number of orders: the p99 of a few is their
+slowest. One that waited for a poison message's visibility would take 30 s."""
 
 
 def poison(number: int) -> str:
@@ -60,7 +61,7 @@ def test_healthy_orders_do_not_wait_behind_poison(system: System, seed: int, ord
     poisoned = times(system, orders, poisoned=random.Random(seed))
     p99 = [quantiles(t, n=100, method="inclusive")[98] for t in (baseline, poisoned)]
     print(f"p99 without {p99[0]:.2f} s, with {p99[1]:.2f} s")
-    assert p99[1] <= 2 * p99[0] + _NOISE
+    assert p99[1] <= 2 * p99[0] + _NOISE[orders]
     system.check()
 
 
