@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from orderflow.routing import SERVICES
-from tests.support.load import Load
+from tests.support.load import Load, quick
 from tests.support.system import KINDS, System, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
@@ -46,7 +46,7 @@ def pids(system: System) -> dict[str, int]:
     return {service: system.runtime.pid(service) for service in SERVICES}
 
 
-@pytest.mark.parametrize("database", [*SERVICES, "providers"])
+@pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order", "inventory", "providers"))
 @pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.full)])
 def test_a_database_is_away(system: System, seed: int, database: str, seconds: int) -> None:
     """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""

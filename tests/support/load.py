@@ -39,6 +39,15 @@ def mixes() -> list[Any]:
     ]
 
 
+def quick(cases: Sequence[Any], *chosen: Any) -> list[Any]:
+    """Parameters of which only the chosen run in `make test`."""
+    assert set(chosen) <= set(cases)
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in chosen else pytest.mark.full)
+        for case in cases
+    ]
+
+
 class Load:
     """Orders of `kinds` in turn, at most `rate` a second, until `total` have been taken or `stop`.
 
