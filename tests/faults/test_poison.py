@@ -18,8 +18,8 @@ from tests.support.system import KINDS, System, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 
 _NOISE = {16: 6.0, 200: 1.0}
-"""Seconds that an order may take on a busy machine for other reasons, by the number of orders: the p99 of a few is their
-slowest. One that waited for a poison message's visibility would take 30 s."""
+"""Seconds that an order may take on a busy machine for other reasons, by the number of orders: the p99 of a few is
+their slowest. One that waited for a poison message's visibility would take 30 s."""
 
 
 def poison(number: int) -> str:
