@@ -12,7 +12,7 @@ from typing import Final
 
 from orderflow import contracts as c
 from orderflow.contracts import Message, OrderSnapshot, Workflow, name_of
-from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STOCK, owed, still_owed
+from orderflow.saga import DEADLINE, SHIPMENT, STEP_UNDONE, STEPS, owed, still_owed
 
 
 class State(StrEnum):
@@ -35,12 +35,12 @@ class Move:
 
 FORWARD: Final[Mapping[Workflow, tuple[Move, ...]]] = {
     Workflow.ORCHESTRATION: (
-        *(Move(step.command, step.success, step.service) for step in (STOCK, PAYMENT, SHIPMENT)),
+        *(Move(step.command, step.success, step.service) for step in STEPS),
         Move(c.ConfirmOrder, c.OrderConfirmed, "order"),
     ),
     Workflow.HYBRID: (
-        *(Move(step.command, step.success, step.service) for step in (STOCK, PAYMENT)),
-        Move(c.OrderPaid, c.OrderConfirmed, "shipping"),
+        *(Move(step.command, step.success, step.service) for step in STEPS[: STEPS.index(SHIPMENT)]),
+        Move(c.OrderPaid, c.OrderConfirmed, SHIPMENT.service),
     ),
 }
 """The way forward, by workflow. In hybrid the last move hands the order over to choreography."""

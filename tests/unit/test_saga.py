@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -89,20 +90,23 @@ def test_a_filter_admits_what_the_service_hears_and_nothing_else(service: str) -
     assert len(types) * len(policy.get("workflow", ())) <= 150
 
 
-def test_each_step_has_one_driver() -> None:
+@pytest.mark.parametrize(("workflow", "step"), list(itertools.product(TABLE, STEPS)))
+def test_each_step_has_one_driver(workflow: Workflow, step: Any) -> None:
     """Nobody gets a step's command from a coordinator and by its own reaction as well."""
-    for workflow in TABLE:
-        commands = {m for m, cell in TABLE[workflow].items() if cell.channel is Channel.QUEUE}
-        workers = ("inventory", "payment", "shipping")
-        heard = {name for service in workers for name in heard_by(service).get(workflow, ())}
-        if STOCK.command in commands:
-            assert "OrderPlaced" not in heard
-        if PAYMENT.command in commands:
-            assert "StockReserved" not in heard
-        if SHIPMENT.command in commands:
-            assert not heard & {"PaymentCharged", "OrderPaid"}
-        else:
-            assert len(heard & {"PaymentCharged", "OrderPaid"}) == 1
+    before = STEPS[: STEPS.index(step)]
+    triggers = {name_of(before[-1].success if before else c.OrderPlaced)} | (
+        {"OrderPaid"} if step is SHIPMENT else set()
+    )
+    commanded = step.command in TABLE[workflow]
+    assert commanded + len(triggers & set(heard_by(step.service).get(workflow, ()))) == 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_in_choreography_whoever_must_undo_hears_of_it(step: Any) -> None:
+    """Of a refusal all that came before it, of a cancellation everybody; they are asked by no one else."""
+    heard = {s: heard_by(s.service)[Workflow.CHOREOGRAPHY] for s in STEPS}
+    assert all(name_of(step.refusal) in heard[s] for s in owed({name_of(step.refusal)}) or ())
+    assert "OrderCancellationRequested" in heard[step]
 
 
 def test_an_unknown_route_names_the_message_and_the_workflow() -> None:
