@@ -18,7 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 300
 POLL_SECONDS = 0.05  # boto3's own waiter sleeps 30 s between looks
 
 
@@ -55,7 +55,7 @@ def describe(cfn, name):
 
 
 def settle(cfn, name):
-    """The stack's final status; None when it is gone. Raises TimeoutError after 60 s."""
+    """The stack's final status; None when it is gone. Raises TimeoutError after DEADLINE_SECONDS."""
     ends = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < ends:
         stack = describe(cfn, name)
