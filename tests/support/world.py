@@ -135,7 +135,7 @@ class World:
         """One batch for a service; how many messages."""
         return self.services[name].consumer.step(0)
 
-    def settle(self, rounds: int = 200) -> None:
+    def settle(self, rounds: int = 2000) -> None:
         """Until nothing moves any more."""
         for _ in range(rounds):
             for name in self.services:
