@@ -43,7 +43,7 @@ test: install ## All tests, unit to end to end, beside a running system; up to 1
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 faults: install ## Full-size fault tests
-	@$(BIN)/python -m pytest -m full tests/faults
+	@$(BIN)/python -m pytest -m "full or not full" tests/faults
 
 bench: install ## Orderflow against the bare loop, in turn, several rounds
 	@$(BIN)/orderflow bench
