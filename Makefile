@@ -39,7 +39,7 @@ demo: install ## Real orders through every workflow, step by step (starts the sy
 logs: install ## Follow what the parts write
 	@$(BIN)/orderflow logs --follow
 
-test: install ## All tests, unit to end to end, beside a running system; up to 10 minutes
+test: install ## All tests, unit to end to end, beside a running system; 16 minutes on two busy cores
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 faults: install ## Full-size fault tests

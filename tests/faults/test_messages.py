@@ -13,7 +13,6 @@ from orderflow.bus.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import MAX_BYTES, compose, decode
 from orderflow.errors import Problem, Undecodable
-from orderflow.routing import TABLE, Channel, route
 from orderflow.saga import STEPS
 from services.order.schemas import MAX_LINES
 from tests.support.oracle import check
@@ -180,10 +179,3 @@ def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest
     monkeypatch.setattr("services.order.placing.MAX_BYTES", 4096 + 300)
     with pytest.raises(Problem, match="413"):
         world.place(workflow=Workflow.CHOREOGRAPHY)
-
-
-def test_every_message_that_a_batch_may_hold_fits(world: World) -> None:
-    """The routing table knows a way for every message that any handler may send."""
-    for workflow, table in TABLE.items():
-        for message in table:
-            assert route(workflow, message).channel in Channel
