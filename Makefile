@@ -12,7 +12,11 @@ BIN := $(VENV)/bin
 # Of these packages, in this folder: a clone that was moved, or a changed lock, is installed anew.
 READY := $(VENV)/.installed-$(shell { pwd; cat requirements/dev.txt pyproject.toml; } | cksum | cut -d' ' -f1)
 
-.PHONY: help up down status demo test bench logs faults lint clean reset install
+# What its JSON API knows of each locked package, it has from https://osv.dev.
+ADVISORIES := https://pypi.org/pypi
+AUDITED := requirements/runtime.txt requirements/cli.txt requirements/dev.txt
+
+.PHONY: help up down status demo test bench logs faults lint audit clean reset install
 
 help: ## Show this
 	@echo "orderflow: one order business under several workflows, on real parts, on this machine."
@@ -55,10 +59,21 @@ lint: install ## What the style checks say
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m localstack.render --check
 
+# A package that the API doesn't answer for is a failure (--strict), never a pass.
+audit: install ## Look the locked packages up for known vulnerabilities (asks pypi.org)
+	@$(BIN)/python -c "import urllib.request as http; http.urlopen('$(ADVISORIES)/flask/3.1.0/json', timeout=20)" 2>/dev/null || { \
+		echo "Nothing was audited: $(ADVISORIES), which knows the vulnerabilities, does not answer from here." >&2; \
+		echo "Try again on another network; ci runs it too (.github/workflows/ci.yml)." >&2; exit 2; }
+	@$(BIN)/uvx --quiet --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes \
+		$(foreach lock,$(AUDITED),-r $(lock))
+
 reset: install ## Delete all data (asks)
 	@$(BIN)/orderflow reset
 
-clean: down ## Remove what was installed and built; data stays
+clean: down ## Remove what was installed and built, images too; data stays
+	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
+		docker compose --profile cli config --images | grep '^orderflow/' | sort -u | while read -r image; do \
+			docker image rm "$$image" >/dev/null 2>&1 && echo "Removed the image $$image." || :; done; fi
 	@rm -rf $(VENV) .orderflow/venv-localstack* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

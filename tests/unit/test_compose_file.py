@@ -49,7 +49,16 @@ def _plan_settings() -> set[str]:
 def test_every_variable_is_known_to_the_runtime() -> None:
     """Else `make up` would leave it out, and differ from `docker compose up`."""
     used = set(re.findall(r"\$\{(\w+)", TEXT))
-    assert used <= PORTS.keys() | _plan_settings() | set(OWN_SETTINGS)
+    assert used <= PORTS.keys() | _plan_settings() | set(OWN_SETTINGS) | {"COMPOSE_PROJECT_NAME"}
+
+
+def test_images_carry_the_projects_name() -> None:
+    """Two clones with systems of their own never take each other's images; a tag can still be set."""
+    built = [part["image"] for part in PARTS.values() if "build" in part]
+    assert len(built) == len(SERVICES) + 1
+    assert {image.partition(":")[2] for image in built} == {
+        "${ORDERFLOW_IMAGE_TAG:-${COMPOSE_PROJECT_NAME:-orderflow}}"
+    }
 
 
 def test_ports_are_on_loopback_each_by_its_variable() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cli.runtime.containers import OWN_SETTINGS
+from cli.runtime.docker import COMPOSE_FILE
 from cli.runtime.plan import PORTS
 from orderflow.settings import Settings
 
 TEXT = (Path(__file__).parents[2] / ".env.example").read_text()
-ELSEWHERE = {"ORDERFLOW_RUNTIME", "ORDERFLOW_HOME", "DASHBOARD_PORT", "LOCALSTACK_IMAGE", "LOCALSTACK_AUTH_TOKEN"}
+ELSEWHERE = {"ORDERFLOW_RUNTIME", "ORDERFLOW_HOME", "DASHBOARD_PORT", "COMPOSE_PROJECT_NAME", *OWN_SETTINGS}
 STANDARD = {"OTEL_TRACES_SAMPLER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"}
 
 
 def test_every_setting_is_named() -> None:
     """In a line of its own, or, where a user has no business with it, in the last lines."""
     named = set(re.findall(r"\b[A-Z][A-Z_]+[A-Z]\b", TEXT))
-    assert {name.upper() for name in Settings.model_fields} | set(PORTS) <= named | STANDARD
+    assert {name.upper() for name in Settings.model_fields} | set(PORTS) | ELSEWHERE <= named | STANDARD
 
 
 def test_no_setting_is_invented() -> None:
@@ -33,3 +35,11 @@ def test_the_defaults_are_the_real_ones() -> None:
             actual = getattr(settings, field)
             shown = ",".join(f"{v:g}" for v in actual) if isinstance(actual, tuple) else actual
             assert str(shown) == value or float(shown) == float(value), name
+
+
+def test_the_compose_files_defaults_are_shown() -> None:
+    """Of the variables that it alone reads."""
+    inner = dict(re.findall(r"\$\{([A-Z_]+):-([^${}]+)\}", COMPOSE_FILE.read_text()))
+    shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", TEXT, re.MULTILINE))
+    for name in ELSEWHERE & inner.keys():
+        assert shown[name] == inner[name]
