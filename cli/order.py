@@ -81,6 +81,7 @@ def list_orders(
     status: Annotated[str | None, typer.Option(**one_of(*_STATUSES, metavar="STATUS"))] = None,
     workflow: WorkflowOption = None,
     customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that an operator must look at.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
     cursor: Annotated[str | None, typer.Option(help="Go on from where a list ended (its last id).")] = None,
     as_json: JsonFlag = False,
@@ -88,21 +89,24 @@ def list_orders(
     """List orders, newest first.
 
     \b
-    orderflow order list --status NEEDS_ATTENTION    those that wait for an operator
+    orderflow order list --stuck    of every workflow: those that wait for an operator, or are past every deadline
     """
     page = client.connect().get(
-        "order", "/orders", status=status, workflow=workflow, customer_id=customer, limit=limit, cursor=cursor
-    )
+        "order", "/orders", status=status, workflow=workflow, customer_id=customer, stuck=stuck or None, limit=limit,
+        cursor=cursor,
+    )  # fmt: skip
     if as_json:
         views.print_json(page)
         return
     console = views.console()
     if not page["items"]:
-        console.print("No such orders. Place one: orderflow order place")
+        console.print("No order is stuck." if stuck else "No such orders. Place one: orderflow order place")
         return
     console.print(views.orders(page["items"]))
     if page["next_cursor"]:
         console.print(f"\n[dim]more: orderflow order list --cursor {page['next_cursor']}[/]", soft_wrap=True)
+    if stuck:
+        console.print("\n[dim]Why: orderflow order timeline <id>. When its cause is gone: orderflow order retry <id>[/]")
 
 
 @app.command()

@@ -44,7 +44,7 @@ def list_sagas(
     if page["next_cursor"]:
         console.print(f"\n[dim]more: orderflow saga list --cursor {page['next_cursor']}[/]", soft_wrap=True)
     if stuck:
-        console.print("\n[dim]Stuck orders of every workflow: orderflow order list --status NEEDS_ATTENTION[/]")
+        console.print("\n[dim]Stuck orders of every workflow: orderflow order list --stuck[/]")
 
 
 @app.command()

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         return self.orderflow_env == "local" if allowed is None else allowed
 
     @property
+    def overdue_after(self) -> float:
+        """Seconds after its last progress by which every owner has ended an order, or given it to an operator."""
+        return self.undo_after + self.undo_resend_every * self.undo_attempts
+
+    @property
     def traces_wanted(self) -> bool:
         """Whether spans are recorded: there is somewhere to send them, and OTEL_SDK_DISABLED is off."""
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint

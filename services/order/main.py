@@ -29,7 +29,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=OrderSweeper(outbox, settings),
         consumer_threads=2,
-        gauges=lambda: gauges(database),
+        gauges=lambda: gauges(database, settings.overdue_after),
         prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
     )
 

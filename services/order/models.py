@@ -157,6 +157,10 @@ WHERE o.id = s.id
 """
 
 
+STUCK: Final = "(attention OR progress_at < now() - make_interval(secs => %(overdue)s))"
+"""Of open orders: an operator must look at them, whoever coordinates them."""
+
+
 def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Order]]:
     """Locks orders in key order. Sent now, read when called."""
     rows = connection.execute(_LOCK, [list(set(order_ids))])
@@ -216,12 +220,13 @@ def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, Ord
     return {row[0]: OrderSnapshot.model_validate(json.loads(row[1])) for row in rows}
 
 
-def gauges(database: Database) -> Sequence[Gauge]:
-    """How the orders are doing that are not at their end."""
-    [(open_orders, stuck, oldest)] = database.query(
-        """SELECT count(*), count(*) FILTER (WHERE attention),
+def gauges(database: Database, overdue: float) -> Sequence[Gauge]:
+    """How the orders are doing that are not at their end. `overdue`: seconds after which none may be without an end."""
+    [(open_orders, attention, stuck, oldest)] = database.query(
+        f"""SELECT count(*), count(*) FILTER (WHERE attention), count(*) FILTER (WHERE {STUCK}),
                   coalesce(extract(epoch FROM now() - min(progress_at)), 0)::float
-           FROM orders WHERE open"""
+           FROM orders WHERE open""",  # noqa: S608
+        {"overdue": overdue},
     )
     return (
         Gauge("orders_open", "Orders that are neither confirmed nor cancelled", open_orders),

@@ -15,6 +15,7 @@ from orderflow.errors import Problem
 from orderflow.routing import COORDINATOR
 from orderflow.saga import STEPS, owed, still_owed
 from orderflow.settings import Settings
+from services.order import models
 from services.order.domain import Status
 from services.order.models import LOG
 from services.order.schemas import Amount, OrderAnswer, OrderPage, OrderQuery, Timeline, TimelineEntry, Waiting
@@ -55,12 +56,14 @@ class Reading:
         conditions = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
         if asked.status is not None and asked.status not in (Status.CONFIRMED, Status.CANCELLED):
             conditions.append("open")  # so that the small index of open orders serves
+        if asked.stuck:
+            conditions += ["open", models.STUCK]
         if asked.cursor:
             conditions.append("id < %(cursor)s")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = self._database.query(
             f"SELECT {_COLUMNS} FROM orders {where} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608
-            wanted | {"cursor": asked.cursor, "limit": asked.limit + 1},
+            wanted | {"cursor": asked.cursor, "limit": asked.limit + 1, "overdue": self._settings.overdue_after},
         )
         items = [_answer(row) for row in rows[: asked.limit]]
         return OrderPage(items=items, next_cursor=items[-1].id if len(rows) > asked.limit else None)

@@ -61,6 +61,8 @@ class OrderQuery(RequestModel):
     status: Status | None = None
     workflow: Workflow | None = None
     customer_id: _Short | None = None
+    stuck: bool = False
+    """Only those that need an operator, or are past every deadline."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
 
