@@ -89,6 +89,12 @@ def _may_be_confirmed(workflow: Workflow, facts: Collection[str]) -> bool:
     return all(name_of(move.until) in known for move in FORWARD[workflow][:-1])
 
 
+def last_word(workflow: Workflow, snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
+    """What brought a saga to its end, for an arbiter that has forgotten it."""
+    confirmed = decide(workflow, facts).state is State.CONFIRMED
+    return message_for(FORWARD[workflow][-1].send if confirmed else c.CancelOrder, snapshot, facts, reason)
+
+
 def message_for(send: type[Message], snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
     """The open message, with what its receiver needs of the order and no more."""
     content: dict[type[Message], Message] = {

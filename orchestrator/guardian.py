@@ -97,7 +97,7 @@ class Guardian:
             note = f"{verdict.why}; started again as {name}"
             entries.append(LogEntry(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
         with self._outbox.transaction() as unit:
-            watch.save(unit.connection, watched, verdict.state, restarts, self._settings.resend_after[-1])
+            watch.save(unit.connection, watched, verdict.state, restarts, self._settings.resend_after[0])
             if verdict.state == ATTENTION:
                 envelope = _needs_attention(watched.placed, verdict.why)
                 unit.stage([envelope])

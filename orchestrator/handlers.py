@@ -99,6 +99,10 @@ class Orchestrator:
             caused += self._retry(saga, incoming)
         if envelope.resend and isinstance(message, OrderPlaced | OrderCancellationRequested):
             caused.append(incoming.answer(OrderAccepted(), self.service))
+            if not saga.active:
+                # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
+                end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)
+                caused.append(incoming.answer(end, self.service))
         log += [LogEntry(saga.order_id, self.service, kind_of(e), e.name, e.id, envelope.id) for e in caused]
         return caused
 

@@ -44,7 +44,8 @@ LOG: Final = Trail("saga_log")
 @dataclass(slots=True)
 class Saga:
     """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress, by the
-    database's clock; `next_in` the seconds until its deadline is looked at (None leaves it as it is)."""
+    database's clock; `overdue` those since it should have been looked after; `next_in` the seconds until it is the next
+    time (None leaves it as it is)."""
 
     order_id: str
     version: int
@@ -60,6 +61,7 @@ class Saga:
     reason: str
     sends: int
     waited: float = 0.0
+    overdue: float = 0.0
     next_in: float | None = None
     progressed: bool = False
 
@@ -69,7 +71,8 @@ class Saga:
 
 
 _COLUMNS: Final = """order_id::text, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type,
-    open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float"""
+    open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float,
+    extract(epoch FROM now() - next_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM sagas WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE".encode()  # noqa: S608
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM sagas WHERE active AND next_at <= now() - make_interval(secs => %s)
@@ -109,7 +112,7 @@ def due(connection: Connection, drained_ago: float, limit: int) -> list[Saga]:
 def _saga(row: Sequence[Any]) -> Saga:
     return Saga(
         row[0], row[1], Workflow(row[2]), EventBus(row[3]), row[4], OrderSnapshot.model_validate_json(row[5]),
-        set(row[6]), State(row[7]), *row[8:14],
+        set(row[6]), State(row[7]), *row[8:15],
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The orchestrator as owner: what is open is sent again, undone at its deadline, and given to an operator in the end.
 
-The times are those of the order service's coordinator (settings), by the database's clock.
+The times are those of the order service's coordinator (settings), by the database's clock. A deadline that passed while
+this owner was away only makes it ask once more: nobody could have answered it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class SagaSweeper:
     def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
         settings = self._settings
         saga.version += 1
-        if saga.state is State.RUNNING and saga.waited >= settings.undo_after:
+        if saga.state is State.RUNNING and saga.waited >= settings.undo_after and not self._slept(saga):
             saga.facts.add(DEADLINE)
             saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
             message = advance(saga, settings)
@@ -77,10 +78,16 @@ class SagaSweeper:
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
         return _compose(saga, message, saga.sends), f"sent again, time {saga.sends}"
 
+    def _slept(self, saga: Saga) -> bool:
+        """Whether this owner was away when it should have looked, or has been restored from a backup."""
+        return saga.overdue >= self._settings.resend_after[0]
+
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:
             return self._settings.undo_resend_every
         times = self._settings.resend_after
+        if self._slept(saga):
+            return times[0]
         if saga.sends < len(times):
             return max(0.0, times[saga.sends] * random.uniform(0.9, 1.0) - saga.waited)
         return max(0.0, self._settings.undo_after - saga.waited)

@@ -2,7 +2,8 @@
 A state machine answers nothing but its steps: for it the orchestrator does, whose guardian looks after executions.
 
 What got no answer is sent again 10, 20 and 40 s after the last progress and undone at 60 s (settings); an undo every
-10 s, and after 20 of them the order needs an operator. All by the database's clock.
+10 s, and after 20 of them the order needs an operator. All by the database's clock. An owner that was away when a
+deadline passed asks once more before it undoes: nobody could have answered it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ _LIMIT: Final = 100
 _PATIENCE: Final = 60.0
 """Seconds between further reminders to a coordinator that has not answered at all."""
 
+_TRUST: Final = 600.0
+"""Seconds without progress after which a coordinator that had answered is reminded all the same: it, or this service,
+may have been restored from a backup. Its own times are all over by then."""
+
 FAR: Final = 10 * 365 * 86400.0
 """Seconds until an order that waits for an operator is looked at."""
 
@@ -58,9 +63,8 @@ def runs_by_machine(order: Order) -> bool:
 
 def first_look(order: Order, settings: Settings) -> float:
     """Seconds from now until its owner looks after the order."""
-    if runs_by_machine(order):
-        return settings.resend_after[-1]
-    return settings.undo_resend_every if order.cancelling else settings.resend_after[0]
+    undoes = order.cancelling and not runs_by_machine(order)
+    return settings.undo_resend_every if undoes else settings.resend_after[0]
 
 
 def progressed(order: Order, settings: Settings) -> None:
@@ -125,12 +129,12 @@ class OrderSweeper:
         if order.attention:
             order.next_in = FAR  # an operator must look first
             return None, ""
-        if order.cancelling and not runs_by_machine(order) and (is_ours(order) or not order.answered):
-            return self._undo_again(order)
-        if not is_ours(order) and order.answered:
-            order.next_in = FAR  # the coordinator has it, and watches
+        if not is_ours(order) and order.answered and order.waited < _TRUST:
+            order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
-        if is_ours(order) and order.waited >= settings.undo_after:
+        if order.cancelling and not runs_by_machine(order):
+            return self._undo_again(order)
+        if is_ours(order) and order.waited >= settings.undo_after and not self._slept(order):
             order.facts.add(DEADLINE)
             envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
             return envelope, "deadline"
@@ -139,8 +143,14 @@ class OrderSweeper:
         message = OrderPlaced(order=snapshots[order.id])
         return _compose(order, message, order.placed_id, order.sends), f"sent again, time {order.sends}"
 
+    def _slept(self, order: Order) -> bool:
+        """Whether this owner was away when it should have looked, or has been restored from a backup."""
+        return order.overdue >= self._settings.resend_after[0]
+
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
+        if is_ours(order) and self._slept(order):
+            return times[0]
         if order.sends < len(times) and not runs_by_machine(order):
             return max(0.0, times[order.sends] * random.uniform(0.9, 1.0) - order.waited)
         if is_ours(order):

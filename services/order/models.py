@@ -82,7 +82,8 @@ PRODUCTS: Final = (
 @dataclass(slots=True)
 class Order:
     """An order as the arbiter sees it. `sends` counts what was sent again since the last progress; `waited` is the
-    seconds since then, by the database's clock, and `age` those since it was placed."""
+    seconds since then, by the database's clock, `age` those since it was placed, and `overdue` those since its owner
+    should have looked after it (negative before that)."""
 
     id: str
     workflow: Workflow
@@ -97,6 +98,7 @@ class Order:
     sends: int
     waited: float
     age: float
+    overdue: float
     next_in: float | None = field(default=None)
     """Seconds until its owner looks again; None leaves it as it is."""
     progressed: bool = field(default=False)
@@ -134,7 +136,7 @@ class Order:
 
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
-    extract(epoch FROM now() - created_at)::float"""
+    extract(epoch FROM now() - created_at)::float, extract(epoch FROM now() - next_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
@@ -175,7 +177,7 @@ def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:
 def _order(row: Sequence[Any]) -> Order:
     return Order(
         row[0], Workflow(row[1]), EventBus(row[2]), row[3], row[4], row[5], set(row[6]), row[7], row[8], row[9],
-        row[10], row[11], row[12],
+        row[10], row[11], row[12], row[13],
     )  # fmt: skip
 
 

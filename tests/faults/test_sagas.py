@@ -1,0 +1,184 @@
+"""FAULTS row 18: a reply that never comes, an undo that fails, a cancellation at every boundary; in every workflow.
+
+In one process (see `tests.support.world`), where each of these is exactly where it should be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from orderflow import failpoints
+from orderflow.bus import Parcel, SendFailure
+from orderflow.contracts import EventBus, Message, OrderConfirmed, ShipmentScheduled, Workflow, name_of
+from orderflow.routing import COORDINATOR, Channel
+from orderflow.saga import STEPS, Step
+from tests.support.load import quick
+from tests.support.oracle import check
+from tests.support.steps import in_background
+from tests.support.system import KINDS, kind_id, until
+from tests.support.world import BUILD, World
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
+
+Kind = tuple[Workflow, EventBus]
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+
+
+@pytest.fixture(scope="module")
+def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
+    yield made
+    made.close()
+
+
+@contextmanager
+def losing(world: World, *messages: type[Message]) -> Iterator[Counter[str]]:
+    """The broker loses these on their way, each time; how often, by name."""
+    lost: Counter[str] = Counter()
+    names = {name_of(message) for message in messages}
+    send = world.broker.send
+
+    def lose(channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        lost.update(parcel.envelope.name for parcel in batch if parcel.envelope.name in names)
+        rest = [parcel for parcel in batch if parcel.envelope.name not in names]
+        return send(channel, target, rest) if rest else ()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.broker, "send", lose)
+        yield lost
+
+
+def place(world: World, kind: Kind, **changes: Any) -> str:
+    return world.place(**changes, workflow=kind[0], event_bus=kind[1])
+
+
+def wait(world: World, seconds: float) -> None:
+    """Time passes, the owners look, and all that this causes happens."""
+    world.pass_time(seconds)
+    world.settle()
+
+
+@every_kind
+@every_step
+def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
+    """The step is done, and nobody hears of it, however often it is asked: undone at the deadline, and not before."""
+    with losing(world, step.success) as lost:
+        order_id = place(world, kind)
+        world.settle()
+        for seconds in (10, 10, 20, 15):
+            wait(world, seconds)
+            assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID")
+        assert lost.total() > 2, "asked again, and answered again"
+        wait(world, 6)
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
+    assert world.parked() == []
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
+def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
+    """Its coordinator's deadline passes, and it asks the arbiter, whose word is final: nothing is given back."""
+    with losing(world, OrderConfirmed) as lost:
+        order_id = place(world, kind)
+        world.settle()
+        for seconds in (10, 10, 20, 15, 6, 10):
+            wait(world, seconds)
+        assert lost.total() > 3
+    wait(world, 10)
+    assert world.status(order_id) == "CONFIRMED"
+    assert not world.execute("orchestrator", "SELECT 1 FROM sagas WHERE order_id = %s AND active", [order_id])
+    check(world.urls, acknowledged=[order_id])
+    assert world.parked() == []
+
+
+@every_kind
+@every_step
+def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) -> None:
+    """Sent twenty times more; then the order needs an operator, and stays so until one retries."""
+    with losing(world, ShipmentScheduled, step.undone) as lost:
+        order_id = place(world, kind)
+        world.settle()
+        assert world.cancel(order_id) == 202
+        world.settle()
+        while world.status(order_id) == "CANCELLING":
+            assert lost[name_of(step.undone)] <= 21
+            wait(world, 10)
+        assert world.status(order_id) == "NEEDS_ATTENTION"
+        assert lost[name_of(step.undone)] == 21
+    check(world.urls, attention=[order_id])
+    wait(world, 10)
+    assert world.status(order_id) == "NEEDS_ATTENTION", "an operator is waited for"
+    retry = {"by": "ada", "why": "it answers again"}
+    assert world.http("order").post(f"/orders/{order_id}/retry", json=retry).status_code == 202
+    world.settle()
+    wait(world, 0)
+    assert world.status(order_id) == "CANCELLED"
+    assert world.http("order").post(f"/orders/{order_id}/retry", json=retry).status_code == 409
+    check(world.urls, acknowledged=[order_id])
+    assert world.parked() == []
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "success": {},
+    "declined": {"payment_method": "pm_card_declined"},
+    "undeliverable": {"postal_code": "00000"},
+}
+BLOCKED = """
+SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+def cancelled_at(world: World, order_id: str, point: str, nth: int) -> int | None:
+    """The status code of a cancellation that comes while some service is held at `point`, for the `nth` time; None if
+    it isn't reached so often. The service goes on once the cancellation is done, or waits for it."""
+    left = [nth]
+    answers = []
+
+    def cancel() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            failpoints.disarm()
+            answers.append(in_background(lambda: world.cancel(order_id)))
+            until(lambda: answers[0].done() or world.execute("order", BLOCKED), 10)
+
+    failpoints.arm(point, cancel)
+    try:
+        world.settle()
+    finally:
+        failpoints.disarm()
+    return answers[0].result(10) if answers else None
+
+
+EVERYWHERE = [(point, kind) for point in failpoints.POINTS for kind in KINDS]
+IN_EACH_WORKFLOW = [
+    (point, (workflow, EventBus.SNS))
+    for point in ("commit.before", "publish.after", "call.after")
+    for workflow in Workflow
+]
+
+
+@pytest.mark.parametrize(("point", "kind"), quick(EVERYWHERE, *IN_EACH_WORKFLOW))
+def test_a_cancellation_at_every_boundary(world: World, measured: Callable[..., None], point: str, kind: Kind) -> None:
+    """While a service is held there, for the first, second … time: 202 means CANCELLED with everything given back, 409
+    that it is CONFIRMED and stays so. Whatever else is under way."""
+    answers: Counter[int] = Counter()
+    for changes in CASES.values():
+        for nth in range(1, 60):
+            order_id = place(world, kind, **changes)
+            code = cancelled_at(world, order_id, point, nth)
+            world.settle()
+            if code is None:
+                break
+            answers[code] += 1
+            assert world.status(order_id) == {202: "CANCELLED", 409: "CONFIRMED"}[code], (changes, nth)
+    measured(cancelled=answers[202], too_late=answers[409])
+    assert answers[202] > 0, f"{point} was never reached"
+    check(world.urls)
+    assert world.parked() == []
