@@ -74,6 +74,8 @@ class Orchestrator:
         message, envelope = incoming.message, incoming.envelope
         saga = sagas.get(incoming.order_id)
         if saga is None:
+            if COORDINATOR[envelope.workflow] != self.service:
+                return Rejected(f"an order under {envelope.workflow.value} has no saga")
             if isinstance(message, OrderCancellationRequested):
                 # It can overtake its OrderPlaced. Everything else answers what this orchestrator sent.
                 return Transient(f"no saga yet for order {incoming.order_id}")

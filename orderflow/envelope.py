@@ -19,6 +19,8 @@ MAX_BYTES: Final = 192 * 1024
 """Our cap on an encoded envelope. SNS, SQS and EventBridge take 256 KiB a call, attributes included."""
 
 _TYPE: Final = re.compile(r"orderflow\.([A-Za-z]+)\.v([1-9][0-9]{0,3})")
+_Text = r"^[^\x00]*$"
+"""Any text that PostgreSQL can hold."""
 _Id = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
@@ -29,14 +31,14 @@ class Envelope(BaseModel):
 
     specversion: Literal["1.0"] = "1.0"
     id: _Id
-    source: Annotated[str, Field(min_length=1, max_length=200)]
+    source: Annotated[str, Field(min_length=1, max_length=200, pattern=_Text)]
     type: Annotated[str, Field(max_length=200)]
     subject: _Id
     time: Annotated[str, Field(max_length=40)]
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: Annotated[str, Field(max_length=300)] = ""
     data: dict[str, Any]
-    traceparent: Annotated[str, Field(max_length=55)] | None = None
+    traceparent: Annotated[str, Field(max_length=55, pattern=_Text)] | None = None
     workflow: Workflow
     eventbus: EventBus
     causationid: _Id | None = None
