@@ -46,8 +46,8 @@ logs: install ## Follow what the parts write
 test: install ## All tests, unit to end to end, beside a running system; 16 minutes on two busy cores
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-faults: install ## Full-size fault tests
-	@$(BIN)/python -m pytest -m "full or not full" tests/faults
+faults: install ## The fault matrix, full size; ARGS="--quick", "--row 7", "--workflow hybrid", "--seed 3" for a part
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: install ## Orderflow against the bare loop, in turn, several rounds
 	@$(BIN)/orderflow bench

@@ -10,10 +10,20 @@ import pytest
 import structlog
 
 from orderflow import failpoints
+from orderflow.contracts import Workflow
+from tests.faults.matrix import workflows_of
 from tests.support import postgres as support
 
 # A line for each message handled, drawn for a console, would take longer than the tests.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make faults` is asked for, and pytest understands too."""
+    group = parser.getgroup("fault matrix")
+    group.addoption("--row", action="append", type=int, help="only tests of this row of the fault matrix; repeatable")
+    group.addoption("--workflow", type=Workflow, help="of the fault tests for single workflows only those of this one")
+    group.addoption("--seed", type=int, help="of all chances in fault tests")
 
 
 _FIRST = ("faults-system", "system", "step-functions", "runtime")
@@ -21,8 +31,20 @@ _FIRST = ("faults-system", "system", "step-functions", "runtime")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a running system, or else a module, stay together in one test process (`--dist loadgroup`)."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those that were asked for, in groups: tests that share a running system, or else a module, stay together in one
+    test process (`--dist loadgroup`)."""
+    rows, workflow = config.getoption("row"), config.getoption("workflow")
+
+    def wanted(item: pytest.Item) -> bool:
+        callspec = getattr(item, "callspec", None)
+        named = workflows_of(callspec.params.values()) if callspec else []
+        marked = {number for mark in item.iter_markers("row") for number in mark.args}
+        return (not rows or bool(marked & set(rows))) and (not workflow or not named or workflow in named)
+
+    if unwanted := [item for item in items if not wanted(item)]:
+        items[:] = [item for item in items if wanted(item)]
+        config.hook.pytest_deselected(items=unwanted)
 
     def group(item: pytest.Item) -> str:
         marker = item.get_closest_marker("xdist_group")

@@ -73,6 +73,7 @@ class TestDo:
 
 class TestUndo:
     @pytest.mark.parametrize("state", ["absent", "intended", "done", "refused", "undoing", "undone"])
+    @pytest.mark.row(5)
     def test_every_state_ends_undone(self, world: World, process: Process, order_id: str, state: str) -> None:
         """The outcome says that the step can't happen any more; the late command is refused, and the ledger is even."""
         if state != "absent":
@@ -120,6 +121,7 @@ class TestUndo:
         assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
 
 
+@pytest.mark.row(14)
 class TestUnknownOutcome:
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_it_stays_an_intent_and_is_asked_again(
@@ -170,6 +172,7 @@ class TestUnknownOutcome:
         assert process.hooks.calls == {}
 
 
+@pytest.mark.row(10)
 class TestKeyLife:
     def test_an_old_intent_without_effect_is_refused_and_barred(
         self, world: World, process: Process, order_id: str

@@ -16,6 +16,7 @@ AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", 
 """Where a process can die in the first and the last phase."""
 
 
+@pytest.mark.row(3)
 class TestFence:
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_an_undo_overtakes_a_call_in_flight(self, world: World, order_id: str, moment: str) -> None:
@@ -106,6 +107,7 @@ class TestFence:
         assert names(world.outcomes(order_id)) == names(world.outcomes(other.subject)) == [world.kind.success]
 
 
+@pytest.mark.row(2)
 class TestCrash:
     @pytest.mark.parametrize("point", [*AROUND, "call.before", "call.after"])
     def test_a_command_survives_a_crash(self, world: World, order_id: str, point: str) -> None:

@@ -119,6 +119,7 @@ def test_a_batch_is_decided_in_its_order(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("several_lines", [False, True], ids=["one-line", "several-lines"])
+@pytest.mark.row(19)
 def test_the_last_hundred_are_sold_once(shop: Shop, several_lines: bool) -> None:
     """16 threads, batches of mixed orders: exactly 100 pieces sold, nobody waits for anybody's deadlock."""
     orders = [clock.new_id() for _ in range(320)]
@@ -142,6 +143,7 @@ def test_the_last_hundred_are_sold_once(shop: Shop, several_lines: bool) -> None
     assert all(available == 99_900 for available, _ in self_made)
 
 
+@pytest.mark.row(19)
 def test_reserving_and_releasing_at_once_conserves_stock(shop: Shop) -> None:
     """Reserve and release of the same orders, mixed in one batch and on twin threads: every piece comes back."""
     orders = [clock.new_id() for _ in range(160)]
@@ -162,6 +164,7 @@ def test_reserving_and_releasing_at_once_conserves_stock(shop: Shop) -> None:
     assert shop.stock("BOOK-1") == (100_000, 0)
 
 
+@pytest.mark.row(19)
 def test_batches_that_take_and_give_back_lock_in_one_order(shop: Shop) -> None:
     """16 threads on the same stock, each batch with orders to reserve and others to release, which are asked for twice:
     no deadlock."""

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.system import FAULTS, System, running
+from tests.faults.matrix import ROUTED, SEEDS
+from tests.support.load import mixes
+from tests.support.system import FAULTS, KINDS, System, running
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`seed`: of all chances in a test, five in the full run of a row that goes with routing. `kinds`: every workflow
+    and bus in one run, and in the full run each in one of its own too."""
+    named = ",".join(str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")).split(",")
+    wanted = set(metafunc.fixturenames) - {name.strip() for name in named}
+    if "seed" in wanted:
+        rows = {number for mark in metafunc.definition.iter_markers("row") for number in mark.args}
+        given = metafunc.config.getoption("seed")
+        seeds = [given] if given is not None else SEEDS if rows & ROUTED else SEEDS[:1]
+        more = [pytest.param(n, marks=pytest.mark.full) for n in seeds[1:]]
+        metafunc.parametrize("seed", [seeds[0], *more], ids=lambda n: f"seed{n}")
+    if "kinds" in wanted:
+        metafunc.parametrize("kinds", mixes(metafunc.config.getoption("workflow")))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full sizes run only when asked for: `-m full`."""
-    if "full" in (config.option.markexpr or ""):
-        return
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full:
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
-        config.hook.pytest_deselected(items=full)
+    """Full sizes run only when asked for: `-m full`. The further seeds go with all workflows in one run."""
+
+    def runs(item: pytest.Item) -> bool:
+        if "full" not in (config.option.markexpr or "") and item.get_closest_marker("full"):
+            return False
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        one_kind = len(parameters.get("kinds", KINDS)) == 1
+        return not one_kind or parameters.get("seed", SEEDS[0]) == SEEDS[0] or config.getoption("seed") is not None
+
+    if dropped := [item for item in items if not runs(item)]:
+        items[:] = [item for item in items if runs(item)]
+        config.hook.pytest_deselected(items=dropped)
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +55,3 @@ def system(_system: System) -> System:
     _system.until_ready()
     _system.clean()
     return _system
-
-
-@pytest.fixture
-def seed() -> int:
-    """Of all chances in a test: ORDERFLOW_TEST_SEED, by default always the same. Printed when a test fails."""
-    value = int(os.environ.get("ORDERFLOW_TEST_SEED", "1"))
-    print(f"repeat with ORDERFLOW_TEST_SEED={value}")
-    return value

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
-from tests.support.load import Load, mixes
+from tests.support.load import Load
 from tests.support.system import KINDS, System, replaced
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(6)]
 
 BACK = 120.0
 """Seconds from the broker's return until every order is terminal."""
@@ -19,7 +19,6 @@ BACK = 120.0
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 
-@pytest.mark.parametrize("kinds", mixes())
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.full)])
 def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
     """Orders are taken all the same, and end right once it answers again."""
@@ -42,7 +41,6 @@ def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kind
     assert any(system.logged(s, "broker away") for s in ("order", "inventory", "payment")), "the fault was felt"
 
 
-@pytest.mark.parametrize("kinds", mixes())
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.full)])
 def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int) -> None:
     """Killed with all queues, subscriptions, rules and executions, and back empty: the stack is deployed again by

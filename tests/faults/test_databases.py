@@ -15,7 +15,7 @@ from orderflow.routing import SERVICES
 from tests.support.load import Load, quick
 from tests.support.system import KINDS, System, order_body, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(7)]
 
 
 @contextmanager

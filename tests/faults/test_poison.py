@@ -15,7 +15,7 @@ from orderflow.envelope import compose
 from orderflow.routing import SERVICES
 from tests.support.system import KINDS, System, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(9)]
 
 _NOISE = {16: 6.0, 200: 1.0}
 """Seconds that an order may take on a busy machine for other reasons, by the number of orders: the p99 of a few is

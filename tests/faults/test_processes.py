@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -17,10 +17,12 @@ import pytest
 from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
-from tests.support.load import Load, mixes, quick
+from tests.support.load import Load, quick
 from tests.support.system import FAULTS, KINDS, System, replaced, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+
+Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 PROCESSES = (*SERVICES, "postgres")
 
@@ -48,13 +50,16 @@ def kill(system: System, name: str, chance: random.Random) -> bool:
     ("orders", "kills", "each"),
     [pytest.param(200, 18, 2, id="200"), pytest.param(1000, 100, 5, id="1000", marks=pytest.mark.full)],
 )
-def test_random_processes_are_killed(system: System, seed: int, orders: int, kills: int, each: int) -> None:
+@pytest.mark.row(1)
+def test_random_processes_are_killed(
+    system: System, seed: int, kinds: Kinds, orders: int, kills: int, each: int, measured: Callable[..., None]
+) -> None:
     """Row 1: kill -9 of a random process every 0.5 to 2 s, the database's among them, under a load of every workflow,
     bus and outcome: nothing that was acknowledged is lost, nothing is done twice."""
     chance = random.Random(seed)
     killed: Counter[str] = Counter()
     deck: list[str] = []
-    with Load(system, KINDS, rate=8, total=orders, seed=seed) as load:
+    with Load(system, kinds, rate=8, total=orders, seed=seed) as load:
         while not load.done or sum(killed.values()) < kills or min(killed[p] for p in PROCESSES) < each:
             time.sleep(chance.uniform(0.5, 2))
             if not deck:
@@ -65,14 +70,15 @@ def test_random_processes_are_killed(system: System, seed: int, orders: int, kil
         last = time.monotonic()
         taken = load.finish()
     print(f"killed: {dict(killed)}; answers: {dict(load.answers)}")
+    measured(kills=sum(killed.values()), fewest_a_process=min(killed[p] for p in PROCESSES))
     system.until_terminal(*taken, seconds=DRAINED)
-    print(f"drained {time.monotonic() - last:.0f} s after the last kill")
+    measured(drained_s=time.monotonic() - last)
     system.check(acknowledged=taken)
     system.no_dead_letters()
 
 
-@pytest.mark.parametrize("kinds", mixes())
-def test_rolling_restart(system: System, seed: int, kinds: tuple[tuple[Workflow, EventBus], ...]) -> None:
+@pytest.mark.row(22)
+def test_rolling_restart(system: System, seed: int, kinds: Kinds, measured: Callable[..., None]) -> None:
     """Row 22: SIGTERM to one service after the other under load: each is gone within ten seconds, by itself; no effect
     is repeated, and no message is lost, parked or left to its lease."""
     took: dict[str, float] = {}
@@ -89,6 +95,7 @@ def test_rolling_restart(system: System, seed: int, kinds: tuple[tuple[Workflow,
             system.until_ready()
         taken = load.finish()
     print(f"seconds to exit: {took}; answers: {dict(load.answers)}")
+    measured(exit_s=max(took.values()))
     assert max(took.values()) <= 10, took
     system.until_terminal(*taken, seconds=DRAINED)
     system.check(acknowledged=taken)
@@ -125,6 +132,7 @@ CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULT
         (Workflow.ORCHESTRATION, "shipping"),
     ),
 )
+@pytest.mark.row(3)
 def test_frozen_within_a_provider_call(system: System, service: str, workflow: Workflow) -> None:
     """Row 3: a process is stopped (SIGSTOP) inside provider calls for three leases. Another takes its orders over, and
     half of them are undone meanwhile. Resumed, it makes its calls too late, and changes nothing: no stale write, no
@@ -165,6 +173,7 @@ def test_frozen_within_a_provider_call(system: System, service: str, workflow: W
 
 
 @pytest.mark.parametrize("service", quick(SERVICES, "order", "payment"))
+@pytest.mark.row(3)
 def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, while another process of it works on."""
     with second(system, service), Load(system, KINDS, rate=8, total=40, seed=seed) as load:

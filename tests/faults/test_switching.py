@@ -11,7 +11,7 @@ from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load
 from tests.support.system import KINDS, System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(21)]
 
 
 def switched(system: System, kind: tuple[Workflow, EventBus]) -> EmbeddedRuntime:

@@ -90,6 +90,7 @@ def nothing_is_placed(system: System, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("case", list(FIELDS))
+@pytest.mark.row(15)
 def test_a_wrong_field_is_refused_by_name(system: System, case: str) -> None:
     changes, pointer = FIELDS[case]
     answer = post(system, json.dumps(order_body() | changes).encode())
@@ -135,6 +136,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("case", list(BODIES))
+@pytest.mark.row(15)
 def test_a_broken_body_is_refused(system: System, case: str) -> None:
     body, status, word = BODIES[case]
     answer = post(system, body)
@@ -207,6 +209,7 @@ BROKEN: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("case", list(BROKEN))
+@pytest.mark.row(15)
 def test_broken_http_is_refused(system: System, case: str) -> None:
     """The caller closes its side after what it sends: a body that stops short is told, not waited for."""
     data, status = BROKEN[case]
@@ -355,6 +358,7 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.row(9, 15)
 def test_garbled_messages_are_parked_and_hold_nothing_up(system: System, service: str) -> None:
     """More of them than a batch, right before an order: each is in the DLQ with its reason, and the order completes."""
     effects = effects_of(system)
@@ -412,6 +416,7 @@ def test_what_means_nothing_to_a_service_is_acknowledged(system: System) -> None
     assert effects_of(system) == effects
 
 
+@pytest.mark.row(23)
 def test_a_newer_version_waits(system: System) -> None:
     """For the consumer that knows it: it is neither parked nor lost, and nothing behind it waits."""
     newer = [envelope(ReleaseStock(), type="orderflow.ReleaseStock.v2") for _ in range(11)]

@@ -85,6 +85,7 @@ def test_a_command_reaches_its_service_only(bus: Memory | Emulated, service: str
 
 
 @pytest.mark.parametrize("event_bus", BUSES)
+@pytest.mark.row(23)
 def test_a_newer_version_reaches_its_listeners_too(bus: Memory | Emulated, event_bus: EventBus) -> None:
     """It must wait in the queue for its consumer, not be filtered out on its way."""
     empty(bus)
@@ -134,6 +135,7 @@ def test_nothing_is_ready_without_the_marker(bus: Memory | Emulated) -> None:
 
 
 @pytest.mark.parametrize(("channel", "target"), [(Channel.QUEUE, "order"), (Channel.BUS, "sns")])
+@pytest.mark.row(13)
 def test_a_batch_that_is_too_large_is_refused_whole(bus: Memory | Emulated, channel: Channel, target: str) -> None:
     """Its entries may still go one by one: the publisher tries that (FAULTS row 13)."""
     if not bus.limits:

@@ -125,6 +125,7 @@ def tells(system: System, kind: Kind, order_id: str, expected: Outcome) -> None:
 
 
 @every_kind
+@pytest.mark.row(18)
 def test_cancelled_before_anything_happened(system: System, kind: Kind) -> None:
     """202 as soon as it is placed, and 202 again; then nothing is left of it."""
     order_id = system.place(kind)
@@ -141,6 +142,7 @@ WAITS = {"payment": ("payments", "payment"), "carrier": ("shipments", "shipping"
 
 @pytest.mark.parametrize("provider", list(SLOW))
 @every_kind
+@pytest.mark.row(18)
 def test_cancelled_while_a_provider_is_at_it(system: System, kind: Kind, provider: str) -> None:
     """The call is under way, and may or may not take effect: afterwards there is no charge and no shipment."""
     order_id = system.place(kind, **SLOW[provider])
@@ -153,6 +155,7 @@ def test_cancelled_while_a_provider_is_at_it(system: System, kind: Kind, provide
 
 
 @every_kind
+@pytest.mark.row(18)
 def test_cancelled_too_late(system: System, kind: Kind) -> None:
     """409 once it is confirmed, and it stays confirmed."""
     order_id = system.place(kind)
@@ -201,6 +204,7 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
     assert not system.timeline(order_id).get("incomplete")
 
 
+@pytest.mark.row(17)
 def test_one_key_a_hundred_times_at_once_is_one_order(system: System) -> None:
     """All get the same 202; all but one are marked as replays. Another body under it is refused (FAULTS row 17)."""
     key = clock.new_id()

@@ -98,6 +98,7 @@ def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> 
     system.check()
 
 
+@pytest.mark.row(18)
 def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine) -> None:
     """By the same machine with a new token; the answer to the old one is harmless."""
     system.runtime.stop("payment")
@@ -112,6 +113,7 @@ def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine)
     system.check()
 
 
+@pytest.mark.row(18)
 def test_a_deadline_undoes_the_order(system: System, machine: Machine) -> None:
     """The arbiter is asked first; the service that comes back refuses the late command and answers the undo."""
     system.runtime.stop("payment")
@@ -132,6 +134,7 @@ def retry(system: System, order_id: str) -> None:
     assert answer.status_code == 202, answer.text
 
 
+@pytest.mark.row(18)
 def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machine) -> None:
     """The execution ends; the retry starts another, and that ends right."""
     system.runtime.stop("payment")
@@ -147,6 +150,7 @@ def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machi
     system.check()
 
 
+@pytest.mark.row(18)
 def test_the_customer_cancels_meanwhile(system: System, machine: Machine) -> None:
     """The machine sees it when it asks to confirm, at the latest."""
     system.runtime.stop("shipping")
@@ -169,6 +173,7 @@ def forge(system: System, service: str, message: Message, **changes: Any) -> str
     return envelope.subject
 
 
+@pytest.mark.row(4, 15)
 def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: Machine) -> None:
     """They are answered, nobody waits for the answer, and nothing is stuck."""
     order_id = system.place(KIND)
@@ -183,6 +188,7 @@ def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: 
     system.no_dead_letters()
 
 
+@pytest.mark.row(6)
 def test_an_execution_that_was_stopped_is_started_again(system: System, machine: Machine) -> None:
     """By the guardian, under another name; what was done is not done twice."""
     system.runtime.stop("shipping")
@@ -196,6 +202,7 @@ def test_an_execution_that_was_stopped_is_started_again(system: System, machine:
     system.check()
 
 
+@pytest.mark.row(6)
 def test_executions_lost_with_their_broker_end_right(system: System, machine: Machine) -> None:
     """LocalStack is killed with orders under way, and comes back empty: nobody is charged twice."""
     ids = [system.place(KIND) for _ in range(6)] + [system.place(KIND, payment_method="pm_card_declined")]

@@ -133,6 +133,7 @@ def maker_of(workflow: Workflow, name: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "outcome"), [c for o, named in NAMED.items() if o in CALLS for c in named])
+@pytest.mark.row(20)
 def test_an_order_is_one_tree(
     system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str], kind: Kind, outcome: str
 ) -> None:
@@ -174,6 +175,7 @@ def has_provider_calls(trace: Trace, outcome: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k[1] is EventBus.SNS], ids=kind_id)
+@pytest.mark.row(20)
 def test_a_cancelled_order_is_one_tree(
     system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str], kind: Kind
 ) -> None:

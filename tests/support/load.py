@@ -31,11 +31,12 @@ _THREADS: Final = 8
 _PAUSE: Final = 0.2
 
 
-def mixes() -> list[Any]:
-    """Parameters for a fault test. Quick: every workflow and bus in one run. Full: a run for each."""
+def mixes(workflow: Workflow | None = None) -> list[Any]:
+    """Parameters for a fault test. Quick: every workflow (or that one) and bus in one run. Full: a run for each."""
+    kinds = tuple(kind for kind in KINDS if workflow in (None, kind[0]))
     return [
-        pytest.param(KINDS, id="all"),
-        *(pytest.param((kind,), id=kind_id(kind), marks=pytest.mark.full) for kind in KINDS),
+        pytest.param(kinds, id=workflow.value if workflow else "all"),
+        *(pytest.param((kind,), id=kind_id(kind), marks=pytest.mark.full) for kind in kinds),
     ]
 
 

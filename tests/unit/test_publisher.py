@@ -92,6 +92,7 @@ def age(url: str) -> None:
         connection.execute("UPDATE outbox SET leased_until = now() - interval '1 s'")
 
 
+@pytest.mark.row(13)
 def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored) -> None:
     """Row 13: one of ten is refused by the broker; the relay sends that one, once its lease has run out."""
     outbox, broker, publisher = parts
@@ -108,6 +109,7 @@ def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored) ->
     assert left(database[1]) == []
 
 
+@pytest.mark.row(13)
 def test_a_refused_batch_goes_one_by_one(parts: Parts, database: Stored) -> None:
     """Row 13: a whole batch is refused for its size; each of its messages still goes, and none is stuck."""
     outbox, broker, publisher = parts
@@ -171,6 +173,7 @@ def test_a_rolled_back_transaction_sends_nothing(parts: Parts, database: Stored)
     assert left(database[1]) == []
 
 
+@pytest.mark.row(11)
 def test_the_relay_skips_no_row_that_commits_late(database: tuple[Database, str]) -> None:
     """Row 11: of two writers the one with the lower ids commits last, again and again; every message is sent once."""
     own, url = database

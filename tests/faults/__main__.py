@@ -1,0 +1,52 @@
+"""`make faults`, or `python -m tests.faults`: the fault matrix, or a part of it, with a table of what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from orderflow.contracts import Workflow
+from tests.faults.matrix import ROUTED, ROWS, SEEDS
+from tests.faults.report import Plugin
+
+
+def main() -> int:
+    """Runs pytest on the tests that are marked with rows; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="make faults",
+        usage='make faults ARGS="[--row N]… [--workflow W] [--seed N] [--quick] [--list]"',
+        description=__doc__,
+        epilog=f"Without --seed, rows {', '.join(map(str, sorted(ROUTED)))} run with seeds {SEEDS[0]} to {SEEDS[-1]}.",
+    )
+    parser.add_argument("--row", action="append", type=int, choices=ROWS, metavar="N", help="only this row; repeatable")
+    parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")
+    parser.add_argument("--seed", type=int, metavar="N", help="of all chances, to repeat a run")
+    parser.add_argument("--quick", action="store_true", help="the sizes of `make test`, not the full ones")
+    parser.add_argument("--only", metavar="TEST", help="one test, by the id that a run told")
+    parser.add_argument("--list", action="store_true", help="name the tests, run none")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(".orderflow/faults.json"),
+        metavar="FILE",
+        help="where the results go (default: %(default)s)",
+    )
+    options = parser.parse_args()
+    os.chdir(Path(__file__).parents[2])
+    sizes = "not full" if options.quick else "(full or not full)"
+    arguments = ["-p", "no:cacheprovider", "-m", f"row and {sizes}"]
+    arguments += [f"--row={row}" for row in options.row or ()]
+    arguments += [f"--workflow={options.workflow}"] if options.workflow else []
+    arguments += [f"--seed={options.seed}", f"--hypothesis-seed={options.seed}"] if options.seed is not None else []
+    arguments += [options.only] if options.only else []
+    if options.list:
+        return int(pytest.main([*arguments, "--collect-only", "-q"]))
+    return int(pytest.main(arguments, plugins=[Plugin(options.json)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
