@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from flask import Blueprint
 
 from orchestrator import api, store, watch
@@ -9,11 +11,18 @@ from orchestrator.guardian import Guardian
 from orchestrator.handlers import Orchestrator
 from orchestrator.timers import SagaSweeper
 from orderflow.bus import Broker
-from orderflow.bus.broker import AwsBroker
+from orderflow.bus.step_functions import StepFunctions
 from orderflow.database import Database
 from orderflow.outbox import Outbox
 from orderflow.service import Service, Sweeper
 from orderflow.settings import Settings
+
+
+@runtime_checkable
+class _RunsExecutions(Protocol):
+    """A broker that has a state machine."""
+
+    step_functions: StepFunctions
 
 
 class _Owners:
@@ -32,7 +41,7 @@ def build(settings: Settings, broker: Broker) -> Service:
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
     owners: list[Sweeper] = [SagaSweeper(outbox, settings)]
-    if isinstance(broker, AwsBroker):  # no other has a state machine
+    if isinstance(broker, _RunsExecutions):
         owners.append(Guardian(database, outbox, broker.step_functions, settings))
 
     def prune() -> None:
@@ -54,5 +63,5 @@ def build(settings: Settings, broker: Broker) -> Service:
 def blueprint(service: Service) -> Blueprint:
     """Its HTTP views."""
     broker = service.broker
-    histories = broker.step_functions if isinstance(broker, AwsBroker) else None
+    histories = broker.step_functions if isinstance(broker, _RunsExecutions) else None
     return api.blueprint(service.settings, service.database, histories)

@@ -105,14 +105,14 @@ class OrderSweeper:
             orders = models.due(unit.connection, drained_ago, _LIMIT)
             if not orders:
                 return False
-            placed = [o.id for o in orders if runs_by_machine(o) or not o.cancelling]
+            placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
             for order in orders:
                 envelope, note = self._look_after(order, snapshots)
                 if envelope:
-                    unit.stage([envelope])
+                    unit.stage(self._to_be_heard(order, envelope, snapshots))
                     entries.append(LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note))
                     done.append((note, envelope.about))
                 elif note:
@@ -123,6 +123,12 @@ class OrderSweeper:
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
         return len(orders) == _LIMIT
+
+    def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, OrderSnapshot]) -> list[Envelope]:
+        """A coordinator can't cancel what it never heard of: its OrderPlaced may be what got lost."""
+        if envelope.name != name_of(OrderCancellationRequested) or is_ours(order):
+            return [envelope]
+        return [_compose(order, OrderPlaced(order=snapshots[order.id]), order.placed_id, order.sends), envelope]
 
     def _look_after(self, order: Order, snapshots: dict[str, OrderSnapshot]) -> tuple[Envelope | None, str]:
         settings = self._settings

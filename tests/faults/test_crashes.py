@@ -1,4 +1,5 @@
-"""FAULTS row 2: a process dies at every boundary between two effects, in every workflow; nothing is lost or doubled.
+"""FAULTS row 2: a process dies at every boundary between two effects, in every workflow over both buses; nothing is
+lost or doubled.
 
 In one process (see `tests.support.world`): the same code and databases, and a crash that is exactly where it should be.
 """
@@ -10,15 +11,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orderflow import failpoints
-from orderflow.contracts import Workflow
+from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import BUILD, IN_MEMORY, Crash, World
+from tests.support.system import KINDS, kind_id
+from tests.support.world import BUILD, Crash, World
 
 CASES = {
     "success": ({}, "CONFIRMED"),
     "declined": ({"payment_method": "pm_card_declined"}, "CANCELLED"),
     "undeliverable": ({"postal_code": "00000"}, "CANCELLED"),
 }
+
+TIMES = {EventBus.SNS: range(1, 20, 2), EventBus.EVENTBRIDGE: range(2, 20, 2)}
+"""Which times that a point is reached, where all goes well: every one, over one bus or the other."""
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +61,14 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 @pytest.mark.parametrize("point", failpoints.POINTS)
-def test_a_crash_at_a_boundary_costs_nothing(world: World, point: str, workflow: Workflow) -> None:
-    """At its first, second … time, for an order of each outcome. Every one of these crashes must have happened."""
+def test_a_crash_at_a_boundary_costs_nothing(world: World, point: str, kind: tuple[Workflow, EventBus]) -> None:
+    """At its first, second … time, for an order of each outcome. It must have happened."""
     crashes = 0
     for case, (changes, expected) in CASES.items():
-        for nth in range(1, 20) if case == "success" else (1, 3):
-            order_id = world.place(**changes, workflow=workflow)
+        for nth in TIMES[kind[1]] if case == "success" else (1, 3):
+            order_id = world.place(**changes, workflow=kind[0], event_bus=kind[1])
             crashed = run_with_crash(world, point, nth)
             crashes += crashed
             world.recover()

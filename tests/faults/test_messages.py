@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from orchestrator.engine import message_for
 from orderflow import clock
 from orderflow import contracts as c
 from orderflow.bus.memory import MemoryQueue
-from orderflow.contracts import EventBus, Workflow
+from orderflow.bus.step_functions import StepFunctions
+from orderflow.contracts import EventBus, Workflow, name_of
 from orderflow.envelope import MAX_BYTES, compose, decode
 from orderflow.errors import Problem, Undecodable
-from orderflow.saga import STEPS
+from orderflow.routing import TABLE
+from orderflow.saga import STEPS, Step
 from services.order.schemas import MAX_LINES
 from tests.support.oracle import check
-from tests.support.world import BUILD, IN_MEMORY, World, request
+from tests.support.system import KINDS, kind_id
+from tests.support.world import BUILD, World, request
 
 OUTCOMES = {
     "success": ({}, "CONFIRMED"),
@@ -24,6 +28,15 @@ OUTCOMES = {
     "declined": ({"payment_method": "pm_card_declined"}, "CANCELLED"),
     "undeliverable": ({"postal_code": "00000"}, "CANCELLED"),
 }
+
+ORDER = c.OrderSnapshot(
+    items=(c.Item(sku="BOOK-1", quantity=1),),
+    total=c.Money(amount=1, currency="EUR"),
+    payment_method="pm_card_visa",
+    address=c.Address(**request().shipping_address.model_dump()),
+)
+
+Kind = tuple[Workflow, EventBus]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,30 +49,35 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 def test_five_times_and_once_more_later(
-    world: World, workflow: Workflow, outcome: str, monkeypatch: pytest.MonkeyPatch
+    world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 4: every message comes five times at once, and again after completion: the state is that of a clean run."""
+    """Row 4: every message comes five times at once, and again after completion: the state is that of a clean run.
+
+    So do the orders that start an execution, and the answers to its tasks."""
     changes, expected = OUTCOMES[outcome]
-    sent: list[tuple[MemoryQueue, str]] = []
-    put = MemoryQueue.put
+    changes = {**changes, "workflow": kind[0], "event_bus": kind[1]}
+    sent: list[Callable[[], object]] = []
 
-    def five_times(queue: MemoryQueue, body: str) -> None:
-        sent.append((queue, body))
-        for _ in range(5):
-            put(queue, body)
+    def five_times(deliver: Callable[..., object]) -> Callable[..., object]:
+        def repeat(*what: object) -> object:
+            sent.append(lambda: deliver(*what))
+            return [deliver(*what) for _ in range(5)][-1]
 
-    clean = world.place(**changes, workflow=workflow)
+        return repeat
+
+    clean = world.place(**changes)
     world.settle()
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryQueue, "put", five_times)
-        repeated = world.place(**changes, workflow=workflow)
+        for receiver, name in ((MemoryQueue, "put"), (StepFunctions, "start"), (StepFunctions, "answer")):
+            patch.setattr(receiver, name, five_times(getattr(receiver, name)))
+        repeated = world.place(**changes)
         world.settle()
-    assert sent
+    assert len(sent) >= 2
     first = snapshot(world, repeated)
-    for queue, body in sent:
-        put(queue, body)
+    for again in sent:
+        again()
     world.settle()
     assert world.status(repeated) == expected
     assert snapshot(world, repeated) == first == snapshot(world, clean)
@@ -81,11 +99,12 @@ def snapshot(world: World, order_id: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("workflow", IN_MEMORY)
-def test_shuffled_and_late(world: World, workflow: Workflow, seed: int) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
     """Row 5: messages come in any order and late, some orders are cancelled meanwhile."""
     chance = random.Random(seed)
-    orders = [world.place(**dict(chance.choice(list(OUTCOMES.values()))[0]), workflow=workflow) for _ in range(12)]
+    outcomes = [changes for changes, _ in OUTCOMES.values()]
+    orders = [world.place(**chance.choice(outcomes), workflow=kind[0], event_bus=kind[1]) for _ in range(12)]
     for _ in range(60):
         name = chance.choice(sorted(BUILD))
         queue = world.broker.queues[name]
@@ -101,36 +120,61 @@ def test_shuffled_and_late(world: World, workflow: Workflow, seed: int) -> None:
     assert world.parked() == []
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
+    """The order's first message is lost, and the customer cancels: it is cancelled, and needs no operator for that."""
+    order_id = world.place(workflow=kind[0], event_bus=kind[1])
+    world.publish("order")
+    lost = world.broker.machine.lose() + sum(len(queue.waiting) for queue in world.broker.queues.values())
+    for queue in world.broker.queues.values():
+        queue.waiting.clear()
+    assert lost
+    assert world.cancel(order_id) == 202
+    world.recover()
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
+
+
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: s.name)
-def test_undo_before_command(world: World, step: object) -> None:
-    """Row 5: an undo that overtakes its command keeps it from ever happening; 100 times."""
-    service, before = step.service, len(world.execute("providers", "SELECT 1 FROM ledger"))  # type: ignore[attr-defined]
-    snapshot = request()
-    command = {
-        "stock": lambda: c.ReserveStock(items=(c.Item(sku="BOOK-1", quantity=1),)),
-        "payment": lambda: c.ChargePayment(amount=c.Money(amount=1, currency="EUR"), payment_method="pm_card_visa"),
-        "shipment": lambda: c.ScheduleShipment(
-            items=(c.Item(sku="BOOK-1", quantity=1),), address=c.Address(**snapshot.shipping_address.model_dump())
-        ),
-    }[step.name]  # type: ignore[attr-defined]
-    ids = [clock.new_id() for _ in range(100)]
-    for message in (step.undo, command):  # type: ignore[attr-defined]
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+def test_undo_before_command(world: World, kind: Kind, step: Step) -> None:
+    """Row 5: an undo that overtakes its command keeps it from ever happening; 25 times each, 600 in all."""
+    before = len(world.execute("providers", "SELECT 1 FROM ledger"))
+    ids = sorted(clock.new_id() for _ in range(25))
+    for message in (asks_for(step.undo, kind[0]), asks_for(step.command, kind[0])):
         for order_id in ids:
             envelope = compose(
-                message(), source="test", order_id=order_id, workflow=Workflow.ORCHESTRATION, event_bus=EventBus.SNS
+                message, source="test", order_id=order_id, workflow=kind[0], event_bus=kind[1], task_token="forged"
             )
-            world.broker.queues[service].put(envelope.encode())
-        while world.deliver(service):
+            world.broker.queues[step.service].put(envelope.encode())
+        while world.deliver(step.service):
             pass
-    world.publish(service)
-    answers = [decode(d.body) for d in world.broker.queues["orchestrator"].waiting]
-    world.broker.queues["orchestrator"].waiting.clear()
-    refusals = [e for e in answers if e.name == step.refusal.__name__]  # type: ignore[attr-defined]
-    assert len(refusals) == 100
+    answers = [decode(body) for (body,) in world.execute(step.service, "SELECT body FROM outbox")]
+    refusals = [e for e in answers if e.name == name_of(step.refusal)]
+    assert sorted(e.subject for e in refusals) == ids
     assert {e.data["reason"] for e in refusals} == {c.UNDONE}
+    assert sorted(e.subject for e in answers if e.name == name_of(step.undone)) == ids
     assert len(world.execute("providers", "SELECT 1 FROM ledger")) == before
+    world.publish(step.service)
+    for queue in world.broker.queues.values():
+        queue.waiting.clear()  # nobody knows these orders
     world.settle()
     check(world.urls)
+
+
+def asks_for(command: type[c.Message], workflow: Workflow) -> c.Message:
+    """What makes a service do the command in a workflow: the command, or the event that it reacts to."""
+    if command not in TABLE[workflow]:
+        if command in {step.undo for step in STEPS}:
+            return c.OrderCancellationRequested()
+        return {
+            c.ReserveStock: c.OrderPlaced(order=ORDER),
+            c.ChargePayment: c.StockReserved(items=ORDER.items, order=ORDER),
+            c.ScheduleShipment: c.OrderPaid(order=ORDER)
+            if workflow is Workflow.HYBRID
+            else c.PaymentCharged(payment_id="p", amount=ORDER.total, order=ORDER),
+        }[command]
+    return message_for(command, ORDER, (), "")
 
 
 def test_the_cap_is_exact() -> None:
@@ -153,15 +197,16 @@ def test_the_cap_is_exact() -> None:
         decode(body(MAX_BYTES + 1))
 
 
-@pytest.mark.parametrize("workflow", IN_MEMORY)
-def test_the_largest_order_goes_through(world: World, workflow: Workflow) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
     """Row 16: every field at its longest, in characters that take most bytes; all its messages stay under the cap."""
     wide = "\N{PILE OF POO}"
     address = {"name": wide * 200, "line1": wide * 200, "city": wide * 100, "postal_code": wide * 20, "country": "DE"}
     items = [{"sku": "LAMP-1", "quantity": 1}] * MAX_LINES
     order_id = world.place(
-        items=items, shipping_address=address, customer_id=wide * 100, payment_method="x" * 64, workflow=workflow
-    )
+        items=items, shipping_address=address, customer_id=wide * 100, payment_method="x" * 64, workflow=kind[0],
+        event_bus=kind[1],
+    )  # fmt: skip
     sizes: list[int] = []
     for queue in world.broker.queues.values():
         put = queue.put

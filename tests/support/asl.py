@@ -1,17 +1,20 @@
-"""Walks through the generated state machine, as far as its states and expressions go: what it would send, and why.
+"""Executions of the generated state machine, as far as its states and expressions go: what they send, and why.
 
 No emulator: it knows just the state types, paths and functions that `localstack/state_machine.py` uses, and fails on
-anything else, so that a test of the definition's own logic needs no LocalStack.
+anything else, so that a test of the definition's own logic needs no LocalStack. `Walk` goes through one by itself;
+`tests.support.machine` lets time and services drive them.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from orderflow import clock
 from orderflow.envelope import Envelope
 
 Answer = dict[str, Any] | None
@@ -24,46 +27,96 @@ class Unresolved(AssertionError):
     """An expression that finds nothing in the data it is applied to."""
 
 
-class Walk:
-    """One execution. `sent` are the messages of its tasks, `states` the names of all states it entered."""
+class Execution:
+    """One execution. It goes on until a state waits: a task for its answer, a Wait for its time.
 
-    def __init__(self, definition: dict[str, Any], data: dict[str, Any], answer: Callable[[Envelope], Answer]) -> None:
+    `send` takes a queue's URL and a message, and says whether it could be sent. `sent` are the messages so far,
+    `states` the names of all states it entered, `events` its history. While it waits, `wait` are the seconds that it
+    will, and `token` the task's (None in a Wait).
+    """
+
+    def __init__(self, definition: dict[str, Any], data: dict[str, Any], send: Callable[[str, Envelope], bool]) -> None:
         self.sent: list[Envelope] = []
         self.waits: list[int] = []
         self.states: list[str] = []
+        self.events: list[dict[str, Any]] = []
         self.data: Any = data
+        self.status = "RUNNING"
+        self.error = ""
+        self.wait = 0
+        self.token: str | None = None
         self._definition = definition
         self._input = copy.deepcopy(data)
-        self._answer = answer
+        self._send = send
 
-    def run(self) -> str:
-        """To the end; the name of the last state."""
-        name = self._definition["StartAt"]
+    def begin(self) -> None:
+        """From the first state on."""
+        self._note("ExecutionStarted", input=json.dumps(self._input))
+        self._go_on(self._definition["StartAt"])
+
+    def succeed(self, output: dict[str, Any]) -> None:
+        """The task's answer has come."""
+        assert self.token, f"{self.states[-1]} waits for no answer"
+        self._go_on(self._succeeded(self._state, output))
+
+    def time_out(self) -> None:
+        """The time of the state that waits is over."""
+        if self.token:
+            self._note("TaskTimedOut", error="States.Timeout")
+            self._go_on(self._caught(self._state, "States.Timeout"))
+        else:
+            self._go_on(str(self._state["Next"]))
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._definition["States"][self.states[-1]]
+        return found
+
+    def _go_on(self, name: str) -> None:
+        self.token = None
         while name:
             self.states.append(name)
             assert len(self.states) < 2000, "it goes round in circles"
-            state = self._definition["States"][name]
+            state = self._state
             name = getattr(self, f"_{state['Type'].lower()}")(state)
-        return self.states[-1]
+
+    def _note(self, kind: str, **details: Any) -> None:
+        event: dict[str, Any] = {"type": kind, "timestamp": clock.utc_now()}
+        if details:
+            family = "stateEntered" if kind.endswith("StateEntered") else kind[0].lower() + kind[1:]
+            event[f"{family}EventDetails"] = details
+        self.events.append(event)
 
     def _task(self, state: dict[str, Any]) -> str:
-        body = self._fill(state["Parameters"]["MessageBody"], self.data)
-        envelope = Envelope.model_validate(body)
+        resource = state["Resource"]
+        waits = resource.endswith(".waitForTaskToken")
+        self.token = str(uuid.uuid4()) if waits else None
+        parameters = self._fill(state["Parameters"], self.data)
+        envelope = Envelope.model_validate(parameters["MessageBody"])
         envelope.message()
         self.sent.append(envelope)
-        answer: Answer = {"MessageId": "m"}
-        if state["Resource"].endswith(".waitForTaskToken"):
-            self.waits.append(self._path(state["TimeoutSecondsPath"], self.data))
-            answer = self._answer(envelope)
-        if answer is None or answer is UNSENT:
-            error = "States.Timeout" if answer is None else "States.TaskFailed"
-            [caught] = [c for c in state["Catch"] if c["ErrorEquals"] == [error]]
-            self._put(caught["ResultPath"], {"Error": error, "Cause": ""})
-            return str(caught["Next"])
-        self._put(state.get("ResultPath", "$"), self._fill(state.get("ResultSelector", {}), answer))
+        self._note("TaskScheduled", resource=resource.rpartition(":")[2], parameters=json.dumps(parameters))
+        if waits:
+            self.wait = self._path(state["TimeoutSecondsPath"], self.data)
+            self.waits.append(self.wait)
+        if not self._send(parameters["QueueUrl"], envelope):
+            self.token = None
+            return self._caught(state, "States.TaskFailed")
+        return "" if waits else self._succeeded(state, {"MessageId": "m"})
+
+    def _succeeded(self, state: dict[str, Any], output: dict[str, Any]) -> str:
+        self._note("TaskSucceeded", output=json.dumps(output))
+        self._put(state.get("ResultPath", "$"), self._fill(state.get("ResultSelector", {}), output))
         return str(state["Next"])
 
+    def _caught(self, state: dict[str, Any], error: str) -> str:
+        """Where an error leads, after all retries in vain."""
+        [caught] = [c for c in state["Catch"] if c["ErrorEquals"] in ([error], ["States.ALL"])]
+        self._put(caught.get("ResultPath", "$"), {"Error": error, "Cause": ""})
+        return str(caught["Next"])
+
     def _pass(self, state: dict[str, Any]) -> str:
+        self._note("PassStateEntered", name=self.states[-1], input=json.dumps(self.data))
         self._put(state.get("ResultPath", "$"), self._fill(state["Parameters"], self.data))
         return str(state["Next"])
 
@@ -75,13 +128,18 @@ class Walk:
         return str(state["Default"])
 
     def _wait(self, state: dict[str, Any]) -> str:
-        self._path(state["SecondsPath"], self.data)
-        return str(state["Next"])
-
-    def _succeed(self, state: dict[str, Any]) -> str:
+        self.wait = self._path(state["SecondsPath"], self.data)
         return ""
 
-    _fail = _succeed
+    def _succeed(self, state: dict[str, Any]) -> str:
+        self.status = "SUCCEEDED"
+        self._note("ExecutionSucceeded")
+        return ""
+
+    def _fail(self, state: dict[str, Any]) -> str:
+        self.status, self.error = "FAILED", state["Error"]
+        self._note("ExecutionFailed", error=self.error)
+        return ""
 
     def _put(self, path: str, value: Any) -> None:
         if path == "$":
@@ -123,7 +181,7 @@ class Walk:
             data = {
                 "Execution": {"Input": self._input},
                 "State": {"EnteredTime": "2025-01-01T00:00:00Z"},
-                "Task": {"Token": "token"},
+                "Task": {"Token": self.token},
             }
             path = path[1:]
         for part in re.findall(r"\.(\w+)|\[(\d+)\]", path):
@@ -132,6 +190,31 @@ class Walk:
             except (KeyError, IndexError, TypeError) as error:
                 raise Unresolved(f"{path} is not in {data}") from error
         return data
+
+
+class Walk(Execution):
+    """An execution whose tasks are answered by `answer`, without anybody waiting."""
+
+    def __init__(self, definition: dict[str, Any], data: dict[str, Any], answer: Callable[[Envelope], Answer]) -> None:
+        super().__init__(definition, data, self._ask)
+        self._answer = answer
+        self._answered: Answer = None
+
+    def run(self) -> str:
+        """To the end; the name of the last state."""
+        self.begin()
+        while self.status == "RUNNING":
+            if self.token and self._answered is not None:
+                self.succeed(self._answered)
+            else:
+                self.time_out()
+        return self.states[-1]
+
+    def _ask(self, queue: str, envelope: Envelope) -> bool:
+        if self.token:
+            self._answered = self._answer(envelope)
+            return self._answered is not UNSENT
+        return True
 
 
 def _split(arguments: str) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The whole system in one process and one thread: five services on the memory bus, real databases, real code.
+"""The whole system in one process and one thread: five services on the memory bus, with its state machine, real
+databases, real code.
 
 Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time pass. So every interleaving
 can be played, and a crash is an exception at a failpoint followed by `restart`.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,11 +16,8 @@ import psycopg
 from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
-from orderflow.bus.memory import MemoryBroker
 from orderflow.calls import CallingApplication
-from orderflow.contracts import Workflow
 from orderflow.errors import Transient
-from orderflow.routing import COORDINATOR
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.inventory import main as inventory
@@ -29,6 +26,7 @@ from services.order.placing import Placing
 from services.order.schemas import OrderRequest
 from services.payment import main as payment
 from services.shipping import main as shipping
+from tests.support.machine import Inline, WholeBroker
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "order": order.build,
@@ -38,24 +36,13 @@ BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "orchestrator": orchestrator.build,
 }
 
-IN_MEMORY: Final = [workflow for workflow in Workflow if COORDINATOR.get(workflow) in BUILD]
-"""The workflows whose coordinator is one of our own processes; a state machine needs a real Step Functions."""
+
+MEMORY: Final[dict[str, Any]] = {"aws_endpoint_url": "http://memory", "lease": 60, "database_pool": 2}
+"""Settings that the world runs with."""
 
 
 class Crash(BaseException):
     """The death of a process, at a failpoint."""
-
-
-class Inline(Executor):
-    """Runs calls at once, in the caller's thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # as an executor does; a Crash passes
-            future.set_exception(error)
-        return future
 
 
 def request(**changes: Any) -> OrderRequest:
@@ -76,16 +63,15 @@ class World:
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
-        self.broker = MemoryBroker()
+        self.broker = WholeBroker(Settings(**MEMORY | dict(self.settings)))
         self.services: dict[str, Service] = {}
+        self._outside: dict[str, psycopg.Connection[Any]] = {}
         for name in BUILD:
             self.start(name)
 
     def start(self, name: str) -> None:
         """A new process of a service: nothing of its memory is left."""
-        values: dict[str, Any] = {"aws_endpoint_url": "http://memory", "lease": 60, "database_pool": 2} | dict(
-            self.settings
-        )
+        values = MEMORY | dict(self.settings)
         values |= {
             "database_url": SecretStr(self.urls[name]),
             "providers_database_url": SecretStr(self.urls["providers"]),
@@ -99,6 +85,8 @@ class World:
     def close(self) -> None:
         for service in self.services.values():
             service.database.close()
+        for connection in self._outside.values():
+            connection.close()
 
     def restart(self, name: str) -> None:
         """kill -9, and a new process; what it had in hand becomes visible again."""
@@ -157,6 +145,7 @@ class World:
 
     def pass_time(self, seconds: float = 0) -> None:
         """Every owner looks after what it owns, as if `seconds` more had passed since the last progress."""
+        self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
             self.execute(
                 name,
@@ -165,6 +154,7 @@ class World:
                 [seconds],
             )
             self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]
+        self.broker.machine.pass_time(seconds)
 
     def expire_leases(self) -> None:
         """The intents of processes that died can be taken over."""
@@ -177,9 +167,10 @@ class World:
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
         """A statement on a service's database, from outside."""
-        with psycopg.connect(self.urls[name], autocommit=True) as connection:
-            cursor = connection.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else []
+        if name not in self._outside:
+            self._outside[name] = psycopg.connect(self.urls[name], autocommit=True)
+        cursor = self._outside[name].execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
 
     def status(self, order_id: str) -> str:
         return str(self.execute("order", "SELECT status FROM orders WHERE id = %s", [order_id])[0][0])

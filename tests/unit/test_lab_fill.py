@@ -9,9 +9,9 @@ import pytest
 
 from lab.bench.fill import fill, stored
 from lab.lines import LabProblem
-from orderflow.contracts import EventBus
+from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import IN_MEMORY, World
+from tests.support.world import World
 
 OUTCOMES = ({}, {"sku": "SOLDOUT-1"}, {"payment_method": "pm_card_declined"}, {"postal_code": "00000"})
 
@@ -41,7 +41,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 def test_copies_of_orders_add_up_like_real_ones(world: World) -> None:
     """Every outcome in every workflow, ten times over: money, shipments and stock agree, in all databases."""
-    for workflow in IN_MEMORY:
+    for workflow in Workflow:
         for outcome in OUTCOMES:
             world.place(**outcome, workflow=workflow, event_bus=EventBus.SNS)
     world.settle()

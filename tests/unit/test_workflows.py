@@ -8,7 +8,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import IN_MEMORY, World
+from tests.support.world import World
 
 OUTCOMES = {
     "success": ({}, "CONFIRMED"),
@@ -28,7 +28,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("workflow", list(Workflow))
 def test_an_order_ends_as_it_should(world: World, workflow: Workflow, outcome: str) -> None:
     """Its status says what became of it, and money, goods and stock agree with that."""
     changes, expected = OUTCOMES[outcome]
@@ -39,7 +39,7 @@ def test_an_order_ends_as_it_should(world: World, workflow: Workflow, outcome: s
     assert world.parked() == []
 
 
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("workflow", list(Workflow))
 def test_a_cancelled_order_gives_everything_back(world: World, workflow: Workflow) -> None:
     """The customer cancels as soon as the order is placed; 202, and 202 again."""
     order_id = world.place(workflow=workflow)
@@ -50,7 +50,7 @@ def test_a_cancelled_order_gives_everything_back(world: World, workflow: Workflo
     check(world.urls)
 
 
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("workflow", list(Workflow))
 def test_a_confirmed_order_stays_confirmed(world: World, workflow: Workflow) -> None:
     order_id = world.place(workflow=workflow)
     world.settle()
@@ -58,7 +58,7 @@ def test_a_confirmed_order_stays_confirmed(world: World, workflow: Workflow) -> 
     assert world.status(order_id) == "CONFIRMED"
 
 
-@pytest.mark.parametrize("workflow", IN_MEMORY)
+@pytest.mark.parametrize("workflow", list(Workflow))
 def test_the_timeline_tells_the_whole_story(world: World, workflow: Workflow) -> None:
     """From placed to confirmed, by the order's own log and its saga's."""
     order_id = world.place(workflow=workflow)

@@ -1,5 +1,5 @@
-"""The whole system under a hostile broker and dying processes: choreography, orchestration and hybrid, real code and
-databases, messages lost, repeated, shuffled and late, cancellations and crashes between any two steps.
+"""The whole system under a hostile broker and dying processes: every workflow over both buses, real code and databases;
+messages lost, repeated, shuffled and late, executions lost, cancellations and crashes between any two steps.
 
 Hypothesis chooses what happens; at the end of every run the broker behaves again, time passes, and the oracle reads all
 databases and the providers' ledger.
@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import BUILD, IN_MEMORY, Crash, World
+from tests.support.system import KINDS
+from tests.support.world import BUILD, Crash, World
 
 SERVICES = sorted(BUILD)
 OUTCOMES = (
@@ -40,9 +41,9 @@ class Hostile(RuleBasedStateMachine):
         self.answers: dict[str, list[int]] = {}
 
     @precondition(lambda self: len(self.placed) < 4)
-    @rule(workflow=st.sampled_from(IN_MEMORY), outcome=st.sampled_from(OUTCOMES))
-    def place(self, workflow: Workflow, outcome: dict[str, object]) -> None:
-        self.placed.append(self.world.place(**dict(outcome), workflow=workflow, event_bus=EventBus.SNS))
+    @rule(kind=st.sampled_from(KINDS), outcome=st.sampled_from(OUTCOMES))
+    def place(self, kind: tuple[Workflow, EventBus], outcome: dict[str, object]) -> None:
+        self.placed.append(self.world.place(**outcome, workflow=kind[0], event_bus=kind[1]))
 
     @precondition(lambda self: self.placed)
     @rule(count=st.integers(1, 6))
@@ -88,6 +89,12 @@ class Hostile(RuleBasedStateMachine):
         queue = self.world.broker.queues[name]
         self.happened["lost"] += len(queue.waiting)
         queue.waiting.clear()
+
+    @precondition(lambda self: self.placed)
+    @rule()
+    def lose_executions(self) -> None:
+        """The state machine has forgotten all its executions; their guardian starts them again."""
+        self.happened["executions lost"] += self.world.broker.machine.lose()
 
     @precondition(lambda self: self.placed)
     @rule(names=st.permutations(SERVICES), point=st.sampled_from(failpoints.POINTS), skip=st.integers(0, 4))
@@ -175,5 +182,5 @@ def test_nothing_is_lost_or_done_twice(world: World) -> None:
         ),
     )
     happened = Hostile.happened
-    assert min(happened["lost"], happened["repeated"], happened["cancel 202"]) > 3, happened
+    assert min(happened[what] for what in ("lost", "executions lost", "repeated", "cancel 202")) > 3, happened
     assert sum(n for what, n in happened.items() if what.startswith("crash")) >= 30, happened

@@ -1,0 +1,152 @@
+"""The memory bus with what AWS puts around it: the filters of topic and event bus, and Step Functions, in this process.
+
+Executions interpret the state machine that the stack deploys (`localstack/state_machine.py`). They go on as soon as a
+task is answered; their timeouts go by a clock that a test moves. What asks and answers them is the real
+`orderflow.bus.step_functions`, with a client that knows the operations it uses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from localstack import state_machine
+from orderflow.bus import Parcel, SendFailure
+from orderflow.bus.aws import Clients
+from orderflow.bus.memory import MemoryBroker, MemoryQueue
+from orderflow.bus.step_functions import StepFunctions
+from orderflow.contracts import EventBus
+from orderflow.envelope import Envelope
+from orderflow.routing import SERVICES, Channel, event_pattern, filter_policy
+from orderflow.settings import Settings
+from tests.support.asl import Execution
+
+INPUT_BYTES: Final = 262_144
+"""The most that Step Functions takes as an execution's input, and as a task's output."""
+
+
+class Inline(Executor):
+    """Runs calls at once, in the caller's thread."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # as an executor does; a Crash passes
+            future.set_exception(error)
+        return future
+
+
+class Machine:
+    """Step Functions as its boto3 client shows it; names and errors are those of the API.
+
+    `now` are the seconds that have passed for its executions.
+    """
+
+    def __init__(self, queues: Mapping[str, MemoryQueue]) -> None:
+        text = json.dumps(state_machine.definition())
+        for service in queues:
+            text = text.replace(f"${{{service.capitalize()}Queue}}", f"http://memory/orderflow-{service}")
+        self.executions: dict[str, Execution] = {}
+        self.now = 0.0
+        self._definition = json.loads(text)
+        self._queues = queues
+        self._ends: dict[str, float] = {}
+        """When the time of the state that waits is over, by execution."""
+
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:
+        if len(input) > INPUT_BYTES:
+            raise _error("InvalidExecutionInput")
+        if name in self.executions:
+            raise _error("ExecutionAlreadyExists")
+        execution = self.executions[name] = Execution(self._definition, json.loads(input), self._send)
+        execution.begin()
+        self._ends[name] = self.now + execution.wait
+
+    def send_task_success(self, *, taskToken: str, output: str) -> None:
+        if len(output) > INPUT_BYTES:
+            raise _error("InvalidOutput")
+        for name, execution in self.executions.items():
+            if execution.token == taskToken:
+                execution.succeed(json.loads(output))
+                self._ends[name] = self.now + execution.wait
+                return
+        raise _error("InvalidToken")
+
+    def describe_execution(self, *, executionArn: str) -> dict[str, str]:
+        found = self._find(executionArn)
+        return {"status": found.status, "error": found.error}
+
+    def get_execution_history(self, *, executionArn: str, **_: Any) -> dict[str, Any]:
+        return {"events": list(self._find(executionArn).events)}
+
+    def pass_time(self, seconds: float) -> None:
+        """Whatever times out meanwhile does so at its own time; what follows from that may time out as well."""
+        self.now += seconds
+        while due := [n for n, e in self.executions.items() if e.status == "RUNNING" and self._ends[n] <= self.now]:
+            for name in due:
+                self.executions[name].time_out()
+                self._ends[name] += self.executions[name].wait
+
+    def lose(self) -> int:
+        """All executions are gone, as with a broker that was wiped; how many were under way."""
+        running = sum(execution.status == "RUNNING" for execution in self.executions.values())
+        self.executions.clear()
+        return running
+
+    def _find(self, arn: str) -> Execution:
+        if found := self.executions.get(arn.rpartition(":")[2]):
+            return found
+        raise _error("ExecutionDoesNotExist")
+
+    def _send(self, queue: str, envelope: Envelope) -> bool:
+        self._queues[queue.rpartition("-")[2]].put(envelope.encode())
+        return True
+
+
+class WholeBroker(MemoryBroker):
+    """See `MemoryBroker`; events pass the filters that the stack gives each bus, and there is a state machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.machine = Machine(self.queues)
+        clients = Clients(settings)
+        clients._urls[f"{clients.stack}-ready"] = "http://memory/000000000000/orderflow-ready"
+        clients._stepfunctions = self.machine
+        self.step_functions = StepFunctions(clients, settings)
+        self.step_functions._pool = Inline()  # type: ignore[assignment]
+
+    def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        if channel is Channel.START:
+            return self.step_functions.start(batch)
+        if channel is Channel.TOKEN:
+            return self.step_functions.answer(batch)
+        return super().send(channel, target, batch)
+
+    def _receivers(self, channel: Channel, target: str, parcel: Parcel) -> Sequence[str]:
+        if channel is Channel.QUEUE:
+            return (target,)
+        told = {"type": parcel.envelope.type, "workflow": parcel.envelope.workflow.value}
+        if target == EventBus.EVENTBRIDGE:
+            event = {"source": "orderflow", "detail-type": told["type"], "detail": told}
+            return [s for s in SERVICES if (pattern := event_pattern(s)) and _admits(pattern, event)]
+        return [s for s in SERVICES if (policy := filter_policy(s)) and _admits(policy, told)]
+
+
+def _admits(rule: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Keys are ANDed, the choices of each ORed, in SNS's filter policies and EventBridge's patterns alike."""
+
+    def holds(choices: Any, value: Any) -> bool:
+        if isinstance(choices, dict):
+            return _admits(choices, value)
+        return any(value.startswith(c["prefix"]) if isinstance(c, dict) else value == c for c in choices)
+
+    return all(holds(choices, told[key]) for key, choices in rule.items())
+
+
+def _error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": code}}, "StepFunctions")
