@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -140,6 +140,16 @@ class OrderRetryRequested(Message):
     why: Text = ""
 
 
+class DeadLetterSettled(Message):
+    """An operator sent a dead letter (`letter` is its short type) back to its queue, or threw it away; the order's
+    timeline keeps it."""
+
+    action: Literal["redriven", "discarded"]
+    letter: Text = ""
+    by: Text = ""
+    why: Text = ""
+
+
 # Inventory.
 class ReserveStock(Message):
     items: tuple[Item, ...]
@@ -217,6 +227,7 @@ MESSAGES: Mapping[str, type[Message]] = {
         ReserveStock, StockReserved, StockRejected, ReleaseStock, StockReleased,
         ChargePayment, PaymentCharged, PaymentDeclined, RefundPayment, PaymentRefunded,
         ScheduleShipment, ShipmentScheduled, ShipmentRejected, CancelShipment, ShipmentCancelled,
+        DeadLetterSettled,
     )
 }  # fmt: skip
 """Every message by its short name."""

@@ -57,6 +57,11 @@ def count_failure(database: Database, message_id: str, error: str) -> int:
     return int(database.query(_COUNT, [message_id, error[:1000]])[0][0])
 
 
+def forgive(connection: Connection, message_ids: Sequence[str]) -> None:
+    """Forgets how often these have failed: redriven, each has all its tries again."""
+    connection.execute(b"DELETE FROM failures WHERE message_id = ANY(%s::uuid[])", [list(message_ids)])
+
+
 def prune(database: Database, older_than: float) -> None:
     """Forgets what was handled, or failed, more than so many seconds ago."""
     for table in ("inbox", "failures"):

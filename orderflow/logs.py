@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -76,12 +77,18 @@ def mask(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMa
             event[key] = _MASK
         elif isinstance(value, str):
             if key in _QUOTING:
-                event[key] = value = _IN_TEXT.sub(_MASK, value)
+                event[key] = value = mask_text(value)
             if len(value) > _LONGEST:
                 event[key] = value[:_LONGEST] + "…"
         elif isinstance(value, Mapping | list | tuple):
             event[key] = _masked(value)
     return event
+
+
+@lru_cache(maxsize=512)  # nearly all are the same few texts, once for each message
+def mask_text(text: str) -> str:
+    """An error's text without what libraries quote in it."""
+    return _IN_TEXT.sub(_MASK, text)
 
 
 def _masked(value: Any) -> Any:

@@ -129,6 +129,9 @@ TABLE: Final[Mapping[Workflow, _Table]] = {
 }
 """(workflow, type) → route, for the workflows that are built."""
 
+OPERATIONS: Final[_Table] = {c.DeadLetterSettled: _to("order")}
+"""What operators cause: no part of any workflow, and the same in all."""
+
 COORDINATOR: Final[Mapping[Workflow, str]] = {
     Workflow.CHOREOGRAPHY: "order",
     Workflow.ORCHESTRATION: "orchestrator",
@@ -141,7 +144,7 @@ COORDINATOR: Final[Mapping[Workflow, str]] = {
 def route(workflow: Workflow, message: type[Message]) -> Route:
     """Where `message` goes. Raises LookupError for a message that this workflow doesn't have."""
     try:
-        return TABLE[workflow][message]
+        return OPERATIONS.get(message) or TABLE[workflow][message]
     except KeyError:
         raise LookupError(f"{name_of(message)} has no route under {workflow.value}") from None
 

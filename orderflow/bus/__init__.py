@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Protocol
 
 from orderflow.envelope import Envelope
@@ -69,6 +70,50 @@ class Queue(Protocol):
         """Moves one message to the dead-letter queue, with the reason. At least once."""
 
 
+HOLD: Final = 60
+"""Seconds that a dead letter stays out of others' sight while it is looked at, unless it is given back before."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that nobody handled. `id` is the broker's; `body` as its queue should have got it.
+
+    `reason` is what parked it, or why it could not be delivered; `at` when it was put there (where SQS itself moved it:
+    when it was first sent); `receives` how often it had been received before, where that is known."""
+
+    queue: str
+    id: str
+    body: str
+    reason: str
+    at: datetime
+    receives: int | None
+    receipt: str
+
+
+class DeadLetterQueue(Protocol):
+    """One dead-letter queue: of a service's queue, or of what should have delivered to it. `name`: without the stack's.
+
+    Every method raises BrokerUnavailable."""
+
+    name: str
+
+    def depth(self) -> int:
+        """About how many letters it holds, those in somebody's hand included."""
+
+    def take(self, limit: int) -> list[DeadLetter]:
+        """Up to `limit` letters, ten at most; nobody else gets them for HOLD seconds."""
+
+    def give_back(self, letters: Sequence[DeadLetter]) -> None:
+        """Lets others see them again."""
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+        """Sends letters to the service's queue, then deletes them here; those that were sent. At least once: if it
+        fails in between they stay here, too, and the service knows by then what it has done."""
+
+    def discard(self, letters: Sequence[DeadLetter]) -> None:
+        """Deletes letters."""
+
+
 class Broker(Protocol):
     """Everything a process asks of its broker."""
 
@@ -81,6 +126,9 @@ class Broker(Protocol):
 
     def queue(self, service: str) -> Queue:
         """The queue of a service."""
+
+    def dead_letters(self, service: str) -> Sequence[DeadLetterQueue]:
+        """The dead-letter queues of all ways to a service: its queue's own, and those of its subscription and rule."""
 
     def ready(self) -> bool:
         """Whether the broker answers and its stack is whole. While it isn't, nothing may be published:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from orderflow.bus import Broker, Parcel, SendFailure
 from orderflow.bus.aws import Clients
+from orderflow.bus.dead_letters import SqsDeadLetters
 from orderflow.bus.eventbridge import EventBridgeBus
 from orderflow.bus.sns import SnsTopic
 from orderflow.bus.sqs import SqsQueue
 from orderflow.bus.step_functions import StepFunctions
 from orderflow.contracts import EventBus
-from orderflow.routing import SERVICES, Channel
+from orderflow.routing import SERVICES, Channel, filter_policy
 from orderflow.settings import Settings
 
 
@@ -40,6 +41,10 @@ class AwsBroker(Broker):
 
     def queue(self, service: str) -> SqsQueue:
         return self._queues[service]
+
+    def dead_letters(self, service: str) -> Sequence[SqsDeadLetters]:
+        ways = ("", "-subscription", "-rule") if filter_policy(service) else ("",)
+        return [SqsDeadLetters(self._clients, service, f"{service}{way}-dlq") for way in ways]
 
     def ready(self) -> bool:
         return self._clients.ready()

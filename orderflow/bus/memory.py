@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
-from orderflow.bus import BATCH, Broker, Delivery, Parcel, Queue, SendFailure
+from orderflow import clock
+from orderflow.bus import BATCH, Broker, DeadLetter, DeadLetterQueue, Delivery, Parcel, Queue, SendFailure
 from orderflow.routing import SERVICES, Channel, heard_by
 
 
@@ -24,6 +26,8 @@ class MemoryQueue(Queue):
         self.waiting: deque[Delivery] = deque()
         self.in_hand: dict[str, Delivery] = {}
         self.parked: list[tuple[Delivery, str]] = []
+        self.parked_at: dict[str, datetime] = {}
+        """By receipt."""
         self._receipts = itertools.count(1)
         self._changed = threading.Condition()
         self._closed = False
@@ -65,6 +69,7 @@ class MemoryQueue(Queue):
         with self._changed:
             if self.in_hand.pop(delivery.receipt, None):
                 self.parked.append((delivery, reason))
+                self.parked_at[delivery.receipt] = clock.utc_now()
 
     def redeliver(self) -> None:
         """What is in hand becomes visible again, as if its visibility timeout had passed."""
@@ -80,11 +85,53 @@ class MemoryQueue(Queue):
             self._changed.notify_all()
 
 
+class MemoryDeadLetters(DeadLetterQueue):
+    """See `DeadLetterQueue`: what a queue has parked."""
+
+    def __init__(self, service: str, queue: MemoryQueue) -> None:
+        self.name = f"{service}-dlq"
+        self._queue = queue
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+
+    def depth(self) -> int:
+        return len(self._queue.parked)
+
+    def take(self, limit: int) -> list[DeadLetter]:
+        with self._lock:
+            free = [(d, reason) for d, reason in self._queue.parked if d.receipt not in self._held]
+            taken = free[: min(limit, BATCH)]
+            self._held |= {d.receipt for d, _ in taken}
+        return [
+            DeadLetter(
+                self.name, d.receipt, d.body, reason, self._queue.parked_at[d.receipt], d.receive_count, d.receipt
+            )
+            for d, reason in taken
+        ]
+
+    def give_back(self, letters: Sequence[DeadLetter]) -> None:
+        with self._lock:
+            self._held -= {letter.receipt for letter in letters}
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
+        for letter in letters:
+            self._queue.put(letter.body)
+        self.discard(letters)
+        return letters
+
+    def discard(self, letters: Sequence[DeadLetter]) -> None:
+        gone = {letter.receipt for letter in letters}
+        with self._lock:
+            self._queue.parked[:] = [(d, reason) for d, reason in self._queue.parked if d.receipt not in gone]
+            self._held -= gone
+
+
 class MemoryBroker(Broker):
     """See `Broker`. `whole = False` plays a broker whose stack is missing."""
 
     def __init__(self) -> None:
         self.queues = {service: MemoryQueue() for service in SERVICES}
+        self._dead_letters = {service: MemoryDeadLetters(service, queue) for service, queue in self.queues.items()}
         self.whole = True
 
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
@@ -101,6 +148,9 @@ class MemoryBroker(Broker):
 
     def queue(self, service: str) -> MemoryQueue:
         return self.queues[service]
+
+    def dead_letters(self, service: str) -> Sequence[MemoryDeadLetters]:
+        return [self._dead_letters[service]]
 
     def ready(self) -> bool:
         return self.whole

@@ -10,6 +10,7 @@ from typing import Any
 
 from orderflow.bus import BATCH, Delivery, Parcel, Queue, SendFailure
 from orderflow.bus.aws import Clients, failures_by_id
+from orderflow.bus.dead_letters import REASON, RECEIVES
 
 
 class SqsQueue(Queue):
@@ -65,7 +66,10 @@ class SqsQueue(Queue):
                 self._clients.sqs.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
 
     def park(self, delivery: Delivery, reason: str) -> None:
-        attributes: dict[str, Any] = {"reason": {"DataType": "String", "StringValue": _printable(reason)[:1000] or "-"}}
+        attributes: dict[str, Any] = {
+            REASON: {"DataType": "String", "StringValue": _printable(reason)[:1000] or "-"},
+            RECEIVES: {"DataType": "Number", "StringValue": str(delivery.receive_count)},
+        }
         with self._clients.guard("sqs"):
             self._clients.sqs.send_message(
                 QueueUrl=self._clients.queue_url(f"{self._name}-dlq"),

@@ -34,6 +34,9 @@ from orderflow.web.access import guard
 from orderflow.web.app import create_app
 from orderflow.web.operations import Answer, operation
 from orderflow.web.problems import not_found
-from orderflow.web.reading import MAX_BODY, RequestModel, body, query
+from orderflow.web.reading import MAX_BODY, OperatorRequest, RequestModel, body, query
 
-__all__ = ["MAX_BODY", "Answer", "RequestModel", "body", "create_app", "guard", "not_found", "operation", "query"]
+__all__ = [
+    "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "body", "create_app", "guard", "not_found", "operation",
+    "query",
+]  # fmt: skip

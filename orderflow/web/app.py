@@ -13,7 +13,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from orderflow.service import Service
-from orderflow.web import metrics, pages, problems
+from orderflow.web import dead_letters, metrics, pages, problems
 from orderflow.web.access import Access, guard
 from orderflow.web.operations import Operation, declared
 from orderflow.web.reading import MAX_BODY, refuse_oversized
@@ -80,7 +80,8 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     app.before_request(_refuse_nul)
     app.before_request(guard(service.settings, lambda endpoint: access[endpoint]))
     problems.install(app)
-    for blueprint in (*blueprints, pages.blueprint(service), metrics.blueprint(service)):
+    own = (dead_letters.blueprint(service), pages.blueprint(service), metrics.blueprint(service))
+    for blueprint in (*blueprints, *own):
         app.register_blueprint(blueprint)
     access: dict[str, Access] = {
         endpoint: (declared(view) or Operation("")).access for endpoint, view in app.view_functions.items()

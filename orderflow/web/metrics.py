@@ -1,4 +1,5 @@
-"""`/metrics`, in the text format of Prometheus. Reads what the parts count anyway; a scrape costs three statements.
+"""`/metrics`, in the text format of Prometheus. Reads what the parts count anyway; a scrape costs three statements, and
+every half a minute a call a dead-letter queue.
 
 Counters and histograms are those of all processes of the service, gauges of the database or of this process.
 """
@@ -21,6 +22,7 @@ from werkzeug.routing import Rule
 from orderflow import measures
 from orderflow.errors import DatabaseUnavailable
 from orderflow.service import Service
+from orderflow.web.depths import Depths
 from orderflow.web.operations import Answer, operation
 
 requests: Final = measures.Counts("http_requests", "Answers", "method", "route", "status")
@@ -55,6 +57,7 @@ class _Collected(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._started = time.time()
+        self._depths = Depths(service.broker.dead_letters(service.name))
 
     def describe(self) -> Iterator[Metric]:
         # Without this the registry would collect once, just to learn the names.
@@ -69,6 +72,7 @@ class _Collected(Collector):
         yield from self._outbox()
         if self._service.works:
             yield from self._consumer()
+        yield self._dead_letters()
         with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz says it; the others matter all the more then
             yield from [_gauge(*gauge) for gauge in self._service.gauges()]
         counted = measures.by_family(self._service.counters.together())
@@ -85,6 +89,12 @@ class _Collected(Collector):
         yield _gauge("outbox_messages", "Staged messages that are not marked as sent", waiting)
         yield _gauge("outbox_parked", "Messages that the broker refused for good", parked)
         yield _gauge("outbox_lag_seconds", "Age of the oldest message not marked as sent", _age(oldest))
+
+    def _dead_letters(self) -> Metric:
+        depth = GaugeMetricFamily("orderflow_dlq_messages", "Dead letters; none while unknown", labels=["queue"])
+        for queue, count in self._depths.read().items():
+            depth.add_metric([queue], count)
+        return depth
 
     def _consumer(self) -> Iterator[Metric]:
         consumer = self._service.consumer

@@ -9,6 +9,7 @@ from orderflow.contracts import (
     CancelOrder,
     ConfirmationRejected,
     ConfirmOrder,
+    DeadLetterSettled,
     Message,
     OrderAccepted,
     OrderCancellationRequested,
@@ -34,6 +35,7 @@ _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)
     CancelOrder,
     OrderAccepted,
     OrderNeedsAttention,
+    DeadLetterSettled,
 }
 
 order_seconds: Final = Histogram(
@@ -64,6 +66,11 @@ class Orders:
         replies: list[Reply] = []
         for incoming in batch:
             order = orders.get(incoming.order_id)
+            if isinstance(incoming.message, DeadLetterSettled):
+                if order is not None and not incoming.known:
+                    log.append(_operator_note(incoming, incoming.message))
+                replies.append([])  # about an order that nobody placed, it is of no use to anybody
+                continue
             if order is None:
                 replies.append(Rejected(f"there is no order {incoming.order_id}"))
                 continue
@@ -150,6 +157,19 @@ def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message:
     order.facts.add(name_of(OrderCancelled))
     order.attention = False
     return OrderCancelled(reason=order.reason)
+
+
+def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> LogEntry:
+    envelope = incoming.envelope
+    return LogEntry(
+        envelope.subject,
+        envelope.source.removeprefix("orderflow/"),
+        "note",
+        f"DeadLetter{settled.action.capitalize()}",
+        envelope.id,
+        envelope.causationid,
+        f"{settled.by}: {settled.why} ({settled.letter})",
+    )
 
 
 def _note(message: Message) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from orderflow.clock import rfc3339
 from orderflow.contracts import EventBus, Sku, Workflow
-from orderflow.web import RequestModel
+from orderflow.web import OperatorRequest, RequestModel
 from services.order.domain import Status
 
 MAX_LINES = 100
@@ -50,11 +50,8 @@ class CancelRequest(RequestModel):
     reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
 
 
-class RetryRequest(RequestModel):
+class RetryRequest(OperatorRequest):
     """Who retries an order that needed attention, and why; both are kept in its timeline."""
-
-    by: _Short
-    why: _Long
 
 
 class OrderQuery(RequestModel):

@@ -108,7 +108,8 @@ def by_calls(endpoint: str, name: str) -> None:
     topic = sns.create_topic(Name=f"{name}-events")["TopicArn"]
     events.create_event_bus(Name=name)
     for service in SERVICES:
-        sqs.create_queue(QueueName=f"{name}-{service}-dlq")
+        for way in ("", "-subscription", "-rule"):
+            sqs.create_queue(QueueName=f"{name}-{service}{way}-dlq")
         url = sqs.create_queue(QueueName=f"{name}-{service}", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         if not filter_policy(service):

@@ -1,0 +1,192 @@
+"""`/dlq`: an operator's view of a service's dead letters, and what may be done with them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from flask import Blueprint
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from orderflow import dead_letters
+from orderflow.clock import rfc3339
+from orderflow.dead_letters import Action, DeadLetters, Letter
+from orderflow.service import Service
+from orderflow.web.operations import Answer, operation
+from orderflow.web.reading import OperatorRequest, RequestModel, body, query
+
+_Time = Annotated[datetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
+_OrderId = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+_Id = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9-]*$")]
+
+
+class DlqQuery(RequestModel):
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    order_id: _OrderId | None = None
+    id: _Id | None = None
+    """Of a letter, or of the message in it."""
+
+
+class Settle(OperatorRequest):
+    """Which letters: by `ids` (of letters, or of the messages in them), of one order, or all. Just one of the three."""
+
+    ids: Annotated[tuple[_Id, ...], Field(max_length=100)] = ()
+    order_id: _OrderId | None = None
+    all: bool = False
+
+    @model_validator(mode="after")
+    def _just_one(self) -> Self:
+        if [bool(self.ids), self.order_id is not None, self.all].count(True) != 1:
+            raise ValueError("give one of ids, order_id and all")
+        return self
+
+    def wants(self, letter: Letter) -> bool:
+        """Whether a letter is meant."""
+        return self.all or _is_of(letter, self.order_id) or bool(self.ids and _is_named(letter, self.ids))
+
+
+class DeadLetterAnswer(BaseModel):
+    """`id` is the letter's; what is in the message is null where it can't be read. `handler`: the command that this
+    service makes of it. `receives`: how often it had been received when it was parked. `size` in bytes."""
+
+    id: str
+    queue: str
+    reason: str
+    at: _Time
+    receives: int | None
+    size: int
+    order_id: str | None
+    message_id: str | None
+    type: str | None
+    handler: str | None
+    workflow: str | None
+    event_bus: str | None
+    source: str | None
+    sent_at: str | None
+    resend: int | None
+    causation_id: str | None
+    trace_id: str | None
+    data: dict[str, Any]
+
+
+class QueueAnswer(BaseModel):
+    name: str
+    messages: int
+
+
+class DlqAnswer(BaseModel):
+    """`queues` hold about so many letters; `complete`: `items` are all that were asked for."""
+
+    items: list[DeadLetterAnswer]
+    queues: list[QueueAnswer]
+    complete: bool
+
+
+class SettledLetter(BaseModel):
+    id: str
+    queue: str
+    order_id: str | None
+    message_id: str | None
+    type: str | None
+
+
+class SettledAnswer(BaseModel):
+    """`missing`: ids that were not found. `left`: about how many letters the service still has."""
+
+    settled: list[SettledLetter]
+    missing: list[str]
+    left: int
+
+
+def blueprint(service: Service) -> Blueprint:
+    """The dead letters of `service`: of its queue, its subscription and its rule."""
+    api = Blueprint("dlq", __name__)
+    letters = DeadLetters(service)
+
+    @api.get("/dlq")
+    @operation("The dead letters of this service", query=DlqQuery, answers={200: DlqAnswer}, access="operator")
+    def look() -> Answer:
+        asked = query(DlqQuery)
+
+        def wanted(letter: Letter) -> bool:
+            named = asked.id is None or _is_named(letter, (asked.id,))
+            return named and (asked.order_id is None or _is_of(letter, asked.order_id))
+
+        found, complete = letters.look(wanted, asked.limit)
+        return DlqAnswer(
+            items=[_answer(letter) for letter in found],
+            queues=[QueueAnswer(name=name, messages=n) for name, n in letters.depths().items()],
+            complete=complete,
+        )
+
+    @api.post("/dlq/redrive")
+    @operation(
+        f"Sends dead letters back to their queue, up to {dead_letters.MOST} at once",
+        body=Settle,
+        answers={200: SettledAnswer},
+        access="operator",
+    )
+    def redrive() -> Answer:
+        return settle("redriven")
+
+    @api.post("/dlq/discard")
+    @operation(
+        f"Throws dead letters away, up to {dead_letters.MOST} at once",
+        body=Settle,
+        answers={200: SettledAnswer},
+        access="operator",
+    )
+    def discard() -> Answer:
+        return settle("discarded")
+
+    def settle(action: Action) -> SettledAnswer:
+        asked = body(Settle)
+        done = letters.settle(action, asked.wants, asked.by, asked.why)
+        return SettledAnswer(
+            settled=[
+                SettledLetter(
+                    id=letter.dead.id,
+                    queue=letter.dead.queue,
+                    order_id=letter.order_id,
+                    message_id=letter.message_id,
+                    type=letter.envelope and letter.envelope.name,
+                )
+                for letter in done
+            ],
+            missing=[i for i in asked.ids if not any(_is_named(letter, (i,)) for letter in done)],
+            left=sum(letters.depths().values()),
+        )
+
+    return api
+
+
+def _is_named(letter: Letter, ids: tuple[str, ...]) -> bool:
+    return letter.dead.id in ids or letter.message_id in ids
+
+
+def _is_of(letter: Letter, order_id: str | None) -> bool:
+    return order_id is not None and letter.order_id == order_id
+
+
+def _answer(letter: Letter) -> DeadLetterAnswer:
+    dead, envelope = letter.dead, letter.envelope
+    return DeadLetterAnswer(
+        id=dead.id,
+        queue=dead.queue,
+        reason=letter.reason,
+        at=dead.at,
+        receives=dead.receives,
+        size=len(dead.body.encode("utf-8", "replace")),
+        order_id=letter.order_id,
+        message_id=letter.message_id,
+        type=envelope and envelope.name,
+        handler=letter.handler,
+        workflow=envelope and envelope.workflow.value,
+        event_bus=envelope and envelope.eventbus.value,
+        source=envelope and envelope.source,
+        sent_at=envelope and envelope.time,
+        resend=envelope and envelope.resend,
+        causation_id=envelope and envelope.causationid,
+        trace_id=envelope and envelope.about.get("trace_id"),
+        data=letter.data,
+    )

@@ -1,0 +1,280 @@
+"""`/dlq` of every service: what an operator sees of dead letters, and what comes of redriving or discarding them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from orderflow import clock, dead_letters
+from orderflow.bus import DeadLetter
+from orderflow.bus.memory import MemoryDeadLetters
+from orderflow.contracts import Workflow
+from orderflow.dead_letters import DeadLetters
+from orderflow.envelope import decode
+from orderflow.routing import COORDINATOR, SERVICES
+from tests.support.oracle import check
+from tests.support.world import BUILD, World
+
+WHO = {"by": "ada", "why": "the handler is mended"}
+
+
+@pytest.fixture(scope="module")
+def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(_world: World) -> World:
+    """Without dead letters."""
+    for queue in _world.broker.queues.values():
+        queue.parked.clear()
+    return _world
+
+
+def park_next(world: World, service: str, reason: str = "handler failed 5 times; last: KeyError('x')") -> str:
+    """Parks what waits in a service's queue; the body."""
+    queue = world.broker.queues[service]
+    [delivery] = queue.receive(10, 0)
+    queue.park(delivery, reason)
+    return delivery.body
+
+
+def shown(world: World, service: str, **query: Any) -> Any:
+    answer = world.http(service).get("/dlq", query_string=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json
+
+
+def settle(world: World, service: str, action: str, **body: Any) -> Any:
+    answer = world.http(service).post(f"/dlq/{action}", json=WHO | body)
+    assert answer.status_code == 200, answer.text
+    return answer.json
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_has_it(world: World, service: str) -> None:
+    """Empty, it says which queues there are; to redrive all of nothing is no error."""
+    assert shown(world, service) == {
+        "items": [], "queues": [{"name": f"{service}-dlq", "messages": 0}], "complete": True,
+    }  # fmt: skip
+    assert settle(world, service, "redrive", all=True) == {"settled": [], "missing": [], "left": 0}
+
+
+def test_what_is_shown_names_order_handler_and_reason_and_nobodys_data(world: World) -> None:
+    """No card token, address, task token or raw body, also where the handler's error quotes them."""
+    order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
+    world.publish("order")
+    body = park_next(
+        world, "inventory",
+        "handler failed 5 times; last: ValueError('pm_card_visa of Ada, 1 Main St')\nDETAIL:  Failing row contains (x)",
+    )  # fmt: skip
+    found = shown(world, "inventory")
+    [letter] = found["items"]
+    assert (letter["order_id"], letter["type"], letter["handler"]) == (order_id, "OrderPlaced", "ReserveStock")
+    assert letter["message_id"] == json.loads(body)["id"]
+    assert letter["workflow"] == "choreography"
+    assert letter["receives"] == 1
+    assert "failed 5 times" in letter["reason"]
+    assert found["queues"] == [{"name": "inventory-dlq", "messages": 1}]
+    for secret in ("pm_card", "Ada", "Main St", "Berlin", "10115", "Failing row"):
+        assert secret not in json.dumps(found), secret
+    settle(world, "inventory", "redrive", all=True)
+    world.settle()
+
+
+def test_what_can_not_be_read_is_shown_by_its_reason_and_size(world: World) -> None:
+    world.broker.queues["payment"].put("no envelope, with a secret in it")
+    world.deliver("payment")
+    [letter] = shown(world, "payment")["items"]
+    assert "no envelope" in letter["reason"]
+    assert letter["size"] == len("no envelope, with a secret in it")
+    assert "secret" not in json.dumps(letter)
+    assert (letter["order_id"], letter["type"], letter["data"]) == (None, None, {})
+    assert shown(world, "payment", order_id=clock.new_id())["items"] == []
+    assert shown(world, "payment", id=letter["id"])["items"] == [letter]
+    assert settle(world, "payment", "discard", ids=[letter["id"]])["left"] == 0
+
+
+@pytest.mark.parametrize("workflow", list(Workflow))
+def test_a_redrive_lets_the_order_go_on(world: World, workflow: Workflow) -> None:
+    """By message id, by order, or all; its timeline says who did it and why, and that is no answer of a coordinator."""
+    for chosen in ("ids", "order_id", "all"):
+        order_id = world.place(workflow=workflow)
+        world.publish("order")
+        service = "orchestrator" if COORDINATOR[workflow] == "orchestrator" else "inventory"
+        body = park_next(world, service)
+        world.settle()
+        assert world.status(order_id) == "PLACED"
+        value = {"ids": [json.loads(body)["id"]], "order_id": order_id, "all": True}[chosen]
+        done = settle(world, service, "redrive", **{chosen: value})
+        assert [letter["order_id"] for letter in done["settled"]] == [order_id]
+        assert done["left"] == 0
+        world.settle()
+        assert world.status(order_id) == "CONFIRMED"
+        [entry] = [e for e in timeline(world, order_id) if e["type"].startswith("DeadLetter")]
+        assert (entry["type"], entry["service"]) == ("DeadLetterRedriven", service)
+        assert entry["note"] == f"ada: the handler is mended ({decode(body).name})"
+        assert entry["causation_id"] == json.loads(body)["id"]
+    check(world.urls)
+    assert world.parked() == []
+
+
+def timeline(world: World, order_id: str) -> Any:
+    return world.http("order").get(f"/orders/{order_id}/timeline").json["entries"]
+
+
+def test_a_redriven_message_may_fail_as_often_again(world: World) -> None:
+    """Its failures are forgiven; otherwise the first one would park it again."""
+    world.place(workflow=Workflow.CHOREOGRAPHY)
+    world.publish("order")
+    message_id = json.loads(park_next(world, "inventory"))["id"]
+    world.execute("inventory", "INSERT INTO failures VALUES (%s, 5, 'x')", [message_id])
+    settle(world, "inventory", "redrive", ids=[message_id])
+    assert not world.execute("inventory", "SELECT 1 FROM failures WHERE message_id = %s", [message_id])
+    world.settle()
+
+
+def test_what_is_discarded_is_gone_and_kept_in_the_timeline(world: World) -> None:
+    order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
+    world.publish("order")
+    park_next(world, "inventory")
+    done = settle(world, "inventory", "discard", order_id=order_id)
+    assert len(done["settled"]) == 1
+    world.settle()
+    assert world.parked() == []
+    assert world.status(order_id) == "PLACED"
+    assert [e["type"] for e in timeline(world, order_id) if e["kind"] == "note"] == ["DeadLetterDiscarded"]
+    world.recover()
+    assert world.status(order_id) == "CONFIRMED", "its owner has sent it again"
+
+
+def test_a_forged_message_leaves_no_trace_elsewhere(world: World) -> None:
+    """About an order that nobody placed there is nothing to note, and no letter about a letter."""
+    order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
+    world.publish("order")
+    forged = decode(park_next(world, "inventory")).model_copy(update={"subject": clock.new_id()})
+    world.broker.queues["inventory"].parked.clear()
+    world.broker.queues["inventory"].put(forged.encode())
+    park_next(world, "inventory")
+    settle(world, "inventory", "discard", all=True)
+    world.settle()
+    assert world.parked() == []
+    world.recover()
+    assert world.status(order_id) == "CONFIRMED"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"all": False}, {"ids": []}, {"ids": ["x"], "all": True}, {"order_id": "no-id"}, {"ids": ["a b"]},
+     {"all": True, "by": ""}, {"all": True, "why": ""}, {"all": True, "more": 1}],
+)  # fmt: skip
+def test_what_is_meant_must_be_said(world: World, body: dict[str, Any]) -> None:
+    """One of ids, order_id and all; and always who, and why."""
+    for action in ("redrive", "discard"):
+        assert world.http("shipping").post(f"/dlq/{action}", json=WHO | body).status_code == 422
+
+
+def test_ids_that_are_not_there_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle(world, "shipping", "redrive", ids=["nothing-here"])["missing"] == ["nothing-here"]
+
+
+class Shelf(MemoryDeadLetters):
+    """Letters of a queue that a test knows; counts what was handed out."""
+
+    def __init__(self, world: World, service: str, number: int) -> None:
+        queue = world.broker.queues[service]
+        for n in range(number):
+            queue.put(f"letter {n}")
+        while deliveries := queue.receive(10, 0):
+            for delivery in deliveries:
+                queue.park(delivery, "a reason")
+        super().__init__(service, queue)
+        self.redriven: list[str] = []
+
+    def redrive(self, letters: Any) -> Any:
+        self.redriven += [letter.body for letter in letters]
+        self.discard(letters)
+        return letters
+
+
+def of(world: World, shelf: Shelf) -> DeadLetters:
+    letters = DeadLetters(world.services["shipping"])
+    letters._queues = [shelf]
+    return letters
+
+
+def test_several_operators_at_once_lose_and_double_nothing(world: World) -> None:
+    """Two redrive all while two list: every letter is sent once, each list gives back what it held."""
+    shelf = Shelf(world, "shipping", 300)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(of(world, shelf).look(lambda letter: True, 500)[0]))
+
+    def redrive() -> None:
+        of(world, shelf).settle("redriven", lambda letter: True, "ada", "test")
+
+    threads = [threading.Thread(target=job) for job in (look, redrive, look, redrive)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(seen) == 2, "both lists came to an end"
+    assert sorted(shelf.redriven) == sorted(f"letter {n}" for n in range(300))
+    assert shelf.depth() == 0
+
+
+def test_one_in_anothers_hand_is_waited_for(world: World) -> None:
+    shelf = Shelf(world, "shipping", 3)
+    held = shelf.take(2)
+    threading.Timer(0.3, shelf.give_back, [held]).start()
+    found, complete = of(world, shelf).look(lambda letter: True, 10)
+    assert len(found) == 3
+    assert complete
+
+
+def test_one_that_stays_in_anothers_hand_is_not_waited_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer says that it is not complete; what was seen is free again."""
+    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.3)
+    shelf = Shelf(world, "shipping", 5)
+    shelf.take(2)
+    found, complete = of(world, shelf).look(lambda letter: True, 10)
+    assert (len(found), complete) == (3, False)
+    assert len(shelf.take(10)) == 3
+
+
+def test_what_comes_back_meanwhile_is_not_sent_again(world: World) -> None:
+    """A message whose handler still fails is parked again at once; a redrive of all must come to an end."""
+    shelf = Shelf(world, "shipping", 25)
+
+    def comes_back(letters: list[DeadLetter]) -> list[DeadLetter]:
+        Shelf.redrive(shelf, letters)
+        for letter in letters:
+            queue = world.broker.queues["shipping"]
+            queue.put(letter.body)
+            queue.park(queue.receive(1, 0)[0], "again")
+        return letters
+
+    shelf.redrive = comes_back  # type: ignore[method-assign]
+    assert len(of(world, shelf).settle("redriven", lambda letter: True, "ada", "test")) == 25
+    assert shelf.depth() == 25
+
+
+def test_without_its_database_a_letter_stays(world: World) -> None:
+    """Nothing is done that could not be recorded."""
+    park_next_of = Shelf(world, "shipping", 1)
+    assert park_next_of.depth() == 1
+    database = world.services["shipping"].database
+    database.close()
+    try:
+        answer = world.http("shipping").post("/dlq/discard", json=WHO | {"all": True})
+        assert answer.status_code == 503
+    finally:
+        world.start("shipping")
+    assert len(shown(world, "shipping")["items"]) == 1
