@@ -130,7 +130,7 @@ class Consumer:
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         verdicts: list[tuple[Delivery, Verdict]] = []
-        first: dict[str, tuple[Envelope, Delivery]] = {}
+        first: dict[str, tuple[Envelope, Delivery]] = {}  # of each message, the one to handle
         repeats: list[tuple[Delivery, str]] = []
         for delivery in deliveries:
             try:
@@ -138,10 +138,13 @@ class Consumer:
             except Undecodable as error:
                 verdicts.append((delivery, Park(str(error))))
                 continue
-            if envelope.id in first:
-                repeats.append((delivery, envelope.id))
-            else:
+            twin = first.get(envelope.id)
+            if twin is None or envelope.resend > twin[0].resend:
+                # The later one of a step of Step Functions has the token that still counts.
                 first[envelope.id] = (envelope, delivery)
+                repeats += [(twin[1], envelope.id)] if twin else []
+            else:
+                repeats.append((delivery, envelope.id))
         fates: dict[str, Verdict | Future[Verdict]] = dict(
             zip(first, self._processor.process([e for e, _ in first.values()]), strict=True)
         )

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from orderflow.arrays import ArrayDumper
 from orderflow.errors import ConfigurationError, DatabaseUnavailable
 
 Connection = psycopg.Connection[TupleRow]
@@ -40,6 +41,7 @@ class Database:
             max_idle=120,
             reconnect_timeout=5,
             kwargs={"options": _SESSION, "connect_timeout": 2, "application_name": name, "autocommit": True},
+            configure=_prepare,
             name=name,
             open=False,
         )
@@ -78,6 +80,10 @@ class Database:
         except DatabaseUnavailable:
             return False
         return True
+
+
+def _prepare(connection: Connection) -> None:
+    connection.adapters.register_dumper(list, ArrayDumper)
 
 
 @contextmanager
