@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import bench, demo, lifecycle, order, saga, workflow
+from cli import bench, demo, dlq, lifecycle, order, saga, workflow
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(demo.demo)
 app.command()(bench.bench)
 app.add_typer(order.app, name="order")
 app.add_typer(saga.app, name="saga")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(workflow.app, name="workflow")
 
 

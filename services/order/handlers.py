@@ -112,7 +112,8 @@ class Orders:
             case ConfirmOrder():
                 return [confirm(order)]
             case CancelOrder(reason=reason, facts=facts):
-                return [cancel(order, reason, facts)]
+                answer = cancel(order, reason, facts)
+                return [answer] if answer else []
             case OrderNeedsAttention(reason=reason):
                 order.attention, order.reason = order.open, order.reason or reason
                 return []
@@ -141,8 +142,11 @@ def confirm(order: Order) -> Message:
     return OrderConfirmed()
 
 
-def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message:
-    """CancelOrder: CANCELLED if nothing is owed any more, else cancelling; never once it is confirmed."""
+def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message | None:
+    """CancelOrder: CANCELLED if nothing is owed any more, else cancelling; never once it is confirmed.
+
+    No answer to who has undone all that it knows of while a step is owed that it doesn't know: it is of an older
+    version, and would go round. A newer one will ask, or an operator."""
     if order.confirmed:
         return OrderConfirmed()
     if order.cancelled:
@@ -153,6 +157,8 @@ def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message:
     order.facts |= set(facts) & coordinator.KNOWN_FACTS
     if not order.cancelling or still_owed(order.facts):
         order.facts.add(name_of(OrderCancellationRequested))
+        if name_of(OrderCancellationRequested) in facts:
+            return None
         return OrderCancellationRequested(reason=order.reason)
     order.facts.add(name_of(OrderCancelled))
     order.attention = False
@@ -166,9 +172,8 @@ def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> LogEntry:
         envelope.source.removeprefix("orderflow/"),
         "note",
         f"DeadLetter{settled.action.capitalize()}",
-        envelope.id,
-        envelope.causationid,
-        f"{settled.by}: {settled.why} ({settled.letter})",
+        causation_id=envelope.causationid,
+        note=f"{settled.by}: {settled.why} ({settled.letter})",
     )
 
 
