@@ -46,8 +46,8 @@ _PROBLEM: Final = {
 }
 
 
-def document(app: Flask, service: str) -> dict[str, Any]:
-    """The document of all declared views of `app`."""
+def document(app: Flask, service: str, *, with_keys: bool) -> dict[str, Any]:
+    """The document of all declared views of `app`. `with_keys`: whether callers must show one (ORDERFLOW_AUTH=key)."""
     views = [(rule, d) for rule, d in _declared(app) if not d.hidden]
     wanted: set[tuple[type[BaseModel], JsonSchemaMode]] = set()
     for _, view in views:
@@ -59,7 +59,7 @@ def document(app: Flask, service: str) -> dict[str, Any]:
     for rule, view in views:
         path = _ARGUMENT.sub(r"{\2}", rule.rule)
         for method in sorted((rule.methods or set()) & set(_METHODS)):
-            paths.setdefault(path, {})[method.lower()] = _operation(rule, view, names)
+            paths.setdefault(path, {})[method.lower()] = _operation(rule, method, view, names, with_keys=with_keys)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -82,7 +82,9 @@ def _declared(app: Flask) -> Iterable[tuple[Rule, Operation]]:
             yield rule, view
 
 
-def _operation(rule: Rule, view: Operation, names: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+def _operation(
+    rule: Rule, method: str, view: Operation, names: Mapping[Any, dict[str, Any]], *, with_keys: bool
+) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": _FORMATS.get(kind, {"type": "string"})}
         for kind, name in _ARGUMENT.findall(rule.rule)
@@ -101,7 +103,7 @@ def _operation(rule: Rule, view: Operation, names: Mapping[Any, dict[str, Any]])
     found: dict[str, Any] = {
         "summary": view.summary,
         "operationId": rule.endpoint.rpartition(".")[2],
-        "responses": _responses(view, names),
+        "responses": _responses(method, view, names, with_keys=with_keys),
     }
     if parameters:
         found["parameters"] = parameters
@@ -110,12 +112,12 @@ def _operation(rule: Rule, view: Operation, names: Mapping[Any, dict[str, Any]])
             "required": not view.body_optional,
             "content": {"application/json": {"schema": names[view.body, "validation"]}},
         }
-    if view.access != "open":
+    if with_keys and view.access != "open":
         found["security"] = [{"key": []}]
     return found
 
 
-def _responses(view: Operation, names: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+def _responses(method: str, view: Operation, names: Mapping[Any, dict[str, Any]], *, with_keys: bool) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in sorted(view.answers.items()):
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
@@ -127,7 +129,9 @@ def _responses(view: Operation, names: Mapping[Any, dict[str, Any]]) -> dict[str
             }
     refusals = set(view.problems)
     if view.access != "open":
-        refusals |= {401, 403, 503}
+        refusals |= {401, 403, 503} if with_keys else {503}
+    if method != "GET":
+        refusals |= {403}  # from another site's page
     if view.body:
         refusals |= {400, 413, 415}
     if view.body or view.query:

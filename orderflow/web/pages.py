@@ -68,7 +68,7 @@ def blueprint(service: Service) -> Blueprint:
 
     @cache
     def described() -> str:
-        return json.dumps(document(current_app, service.name))
+        return json.dumps(document(current_app, service.name, with_keys=service.settings.orderflow_auth == "key"))
 
     @pages.get("/openapi.json")
     @operation("This document", access="open", hidden=True)

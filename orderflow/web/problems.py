@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 from flask import Flask, Response, request
@@ -19,6 +20,9 @@ from orderflow.web.reading import validation_problem
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
+
+_IN_A_PATH: Final = "/:@!$&'()*+,;=-._~"
+"""Characters that stand for themselves in a URI's path: https://www.rfc-editor.org/rfc/rfc3986#section-3.3"""
 
 _OWN_HEADERS: Final = frozenset({"content-type", "content-length"})
 
@@ -44,7 +48,7 @@ def answer(problem: Problem, extra: Mapping[str, Any] | None = None) -> Response
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.path[:500],
+        "instance": quote(request.path[:500], safe=_IN_A_PATH),
     }
     if problem.errors:
         content["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors]

@@ -9,10 +9,12 @@ import pytest
 
 from tests.support.web import client_of
 
+KEYS: dict[str, Any] = {"orderflow_auth": "key", "orderflow_api_keys": "a", "orderflow_operator_keys": "o"}
+
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    answer = client_of().get("/openapi.json")
+    answer = client_of(**KEYS).get("/openapi.json")
     assert answer.content_type == "application/json"
     found: dict[str, Any] = answer.get_json()
     return found
@@ -69,3 +71,12 @@ def test_requests_and_refusals_are_described(document: dict[str, Any]) -> None:
     limit = document["paths"]["/things"]["get"]["parameters"][0]
     assert (limit["name"], limit["in"], limit["required"]) == ("limit", "query", False)
     assert not document["paths"]["/things/{thing_id}/close"]["post"]["requestBody"]["required"]
+
+
+def test_without_keys_none_is_asked_for() -> None:
+    """What is said is what is so: a post is still refused to other sites' pages."""
+    paths = client_of().get("/openapi.json").get_json()["paths"]
+    for method, operation in (o for methods in paths.values() for o in methods.items()):
+        assert "security" not in operation
+        assert "401" not in operation["responses"]
+        assert ("403" in operation["responses"]) == (method != "get")
