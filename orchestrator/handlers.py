@@ -72,10 +72,10 @@ class Orchestrator:
 
     def _apply(self, sagas: dict[str, Saga], incoming: Incoming, log: list[LogEntry]) -> Reply:
         message, envelope = incoming.message, incoming.envelope
+        if COORDINATOR[envelope.workflow] != self.service:
+            return Rejected(f"an order under {envelope.workflow.value} has no saga")
         saga = sagas.get(incoming.order_id)
         if saga is None:
-            if COORDINATOR[envelope.workflow] != self.service:
-                return Rejected(f"an order under {envelope.workflow.value} has no saga")
             if isinstance(message, OrderCancellationRequested):
                 # It can overtake its OrderPlaced. Everything else answers what this orchestrator sent.
                 return Transient(f"no saga yet for order {incoming.order_id}")
