@@ -23,3 +23,14 @@ def test_links_lead_somewhere(path: Path) -> None:
     """Every relative link names a file or folder that is there."""
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["guarantees.md", "take-it.md"])
+def test_files_and_tests_that_are_named_exist(name: str) -> None:
+    """A promise whose proof was renamed, or is gone, is no promise."""
+    text = (ROOT / "docs" / name).read_text()
+    named = re.findall(r"`((?:orderflow|orchestrator|services|localstack|tests)/[\w/.]*)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    for path, test in named:
+        assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
