@@ -1,0 +1,53 @@
+"""Further processes of a running system's services, and the system with other settings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cli.runtime import EmbeddedRuntime
+from tests.support.system import System
+
+
+def apply(
+    system: System, settings: Mapping[str, str] | None = None, overrides: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
+    """`up` with further settings, for all services or for single ones: those that change are restarted, gracefully.
+
+    `system.runtime.up()` takes them back."""
+    ours = {name: str(port) for name, port in system.ports.items()}
+    runtime = EmbeddedRuntime(
+        system.runtime.home.path, {**system.runtime.plan.settings, **ours, **(settings or {})}, overrides
+    )
+    runtime.up()
+    system.until_ready()
+
+
+@contextmanager
+def workers(
+    system: System, service: str, log: Path, *each: Mapping[str, str], before: str = ""
+) -> Iterator[list[subprocess.Popen[Any]]]:
+    """Further processes of a service without a port, one for each of these environments on top of the service's own.
+
+    `before` is Python that runs in each first; all of them write to `log`."""
+    code = f"import sys, orderflow.serve; {before}; sys.exit(orderflow.serve.main([{service!r}]))"
+    with log.open("ab") as output:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env=system.runtime.env(service) | {"ORDERFLOW_ROLE": "worker"} | more,
+                cwd=system.runtime.home.path, stdout=output, stderr=output,
+            )
+            for more in each
+        ]  # fmt: skip
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(15)
