@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _TICK: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
+"""Seconds between prunings; where less than that is kept, a quarter of what is kept."""
 _COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
 """Batches of due orders at a tick; after an outage many are due at once."""
@@ -139,11 +140,14 @@ class Service:
 
     def _maintain(self) -> None:
         relayed = pruned = counted = time.monotonic()
+        settings = self.settings
+        shortest = min(settings.keep_inbox, settings.keep_log, settings.keep_idempotency_keys)
+        prune_every = min(_PRUNE_EVERY, shortest / 4)
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
             self._try("heartbeat", self.consumer.keep_in_hand)
             self._try("mark sent", self.outbox.flush)
-            if now - relayed >= self.settings.lease / 2:
+            if now - relayed >= settings.lease / 2:
                 relayed = now
                 self._try("relay", self.publisher.relay)
             if self.works:
@@ -151,7 +155,7 @@ class Service:
             if now - counted >= _COUNT_EVERY:
                 counted = now
                 self._try("counters", self.counters.hand_in)
-            if now - pruned >= _PRUNE_EVERY:
+            if now - pruned >= prune_every:
                 pruned = now
                 self._try("prune", self.prune)
 
