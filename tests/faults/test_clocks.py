@@ -1,0 +1,203 @@
+"""FAULTS row 8: the clocks of the processes are wrong, each in its own way, and jump; leases and deadlines go by the
+database's. (LocalStack doesn't check the time in a request's signature; AWS refuses one that is 15 minutes off.)"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import tests.support
+from orderflow.contracts import ChargePayment, EventBus, Money, Workflow
+from orderflow.envelope import compose
+from orderflow.routing import SERVICES
+from tests.support.load import Load
+from tests.support.processes import apply, workers
+from tests.support.system import KINDS, System, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("faults-system"), pytest.mark.row(8)]
+
+MINUTES, DAY = 600, 86400
+WRONG = {"order": MINUTES, "inventory": -MINUTES, "payment": DAY, "shipping": -DAY, "orchestrator": -DAY}
+"""Seconds that a service's clock is fast."""
+
+WATCHED = {
+    "outbox": "OLD.leased_until > clock_timestamp() AND NEW.leased_until > OLD.leased_until",
+    "payments": "OLD.lease_until > clock_timestamp() AND NEW.state = OLD.state AND NEW.fence > OLD.fence",
+    "shipments": "OLD.lease_until > clock_timestamp() AND NEW.state = OLD.state AND NEW.fence > OLD.fence",
+}
+"""Tables with leases, and when a row is taken from somebody whose lease still runs."""
+WATCH = """
+CREATE TABLE IF NOT EXISTS thefts (what text);
+CREATE FUNCTION note_theft() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO thefts VALUES (TG_TABLE_NAME); RETURN NULL; END $$;
+"""
+ON_TABLE = "CREATE TRIGGER note_theft AFTER UPDATE ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION note_theft();"
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that shifts a process's clock."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (cc) to build what shifts a process's clock")
+    built = tmp_path_factory.mktemp("skew") / "skew.so"
+    source = Path(tests.support.__file__).with_name("skew.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", built, source, "-ldl"], check=True)
+    return built
+
+
+class Clocks:
+    """What shifts the clocks of processes: a file each, read anew every time."""
+
+    def __init__(self, shim: Path, folder: Path) -> None:
+        self._shim = shim
+        self._folder = folder
+
+    def of(self, name: str, seconds: int) -> dict[str, str]:
+        """The environment of a process whose clock is so fast."""
+        self.set(name, seconds)
+        return {"LD_PRELOAD": str(self._shim), "SKEW_FILE": str(self._folder / name)}
+
+    def set(self, name: str, seconds: int) -> None:
+        """Sets the clock of running processes."""
+        (self._folder / f"{name}.new").write_text(str(seconds))
+        (self._folder / f"{name}.new").rename(self._folder / name)
+
+
+@pytest.fixture
+def clocks(shim: Path, tmp_path: Path) -> Clocks:
+    return Clocks(shim, tmp_path)
+
+
+def fast(message_id: str) -> float:
+    """Seconds that the clock was fast which made this UUIDv7 just now."""
+    return int(message_id.replace("-", "")[:12], 16) / 1000 - time.time()
+
+
+@contextmanager
+def thefts(system: System) -> Iterator[Callable[[], list[str]]]:
+    """Watches every lease in every database; gives those that were taken while they ran."""
+    tables = {s: ["outbox"] for s in SERVICES} | {
+        "payment": ["outbox", "payments"],
+        "shipping": ["outbox", "shipments"],
+    }
+    for service, names in tables.items():
+        system.sql(service, WATCH + "".join(ON_TABLE.format(n, WATCHED[n]) for n in names))
+    try:
+        yield lambda: [what for s in SERVICES for (what,) in system.sql(s, "SELECT what FROM thefts")]
+    finally:
+        for service in SERVICES:
+            system.sql(service, "DROP FUNCTION note_theft CASCADE; DROP TABLE thefts")
+
+
+def test_no_lease_is_stolen(
+    system: System, clocks: Clocks, seed: int, tmp_path: Path, measured: Callable[..., None]
+) -> None:
+    """Two processes of each service that calls a provider, days apart: they compete for the same intents, and relay
+    the same outbox. In the middle clocks jump, also backwards."""
+    log = tmp_path / "workers.log"
+    apply(system, overrides={service: clocks.of(service, seconds) for service, seconds in WRONG.items()})
+    for provider in ("payment", "shipping"):
+        system.http.put(system.url(provider, "/simulator/faults"), json={"latency": 0.7}).raise_for_status()
+    try:
+        with (
+            thefts(system) as stolen,
+            workers(system, "payment", log, clocks.of("payment-2", -DAY)),
+            workers(system, "shipping", log, clocks.of("shipping-2", DAY)),
+            workers(system, "inventory", log, clocks.of("inventory-2", DAY)),
+        ):
+            until(lambda: log.read_text().count('"starting"') >= 3)
+            shifts = {"order": fast(system.place()), "orchestrator": fast(opened(system))}
+            asked_again = [system.place((Workflow.ORCHESTRATION, EventBus.SNS)) for _ in range(10)]
+            for order_id in asked_again:
+                system.send("payment", *(charge(order_id) for _ in range(4)))
+            with Load(system, KINDS, rate=8, total=80, seed=seed) as load:
+                load.until_taken(40)
+                for name, seconds in (("order", -MINUTES), ("payment", -DAY), ("payment-2", DAY), ("shipping", 0)):
+                    clocks.set(name, seconds)
+                shifts["order, later"] = fast(system.place())
+                taken = load.finish()
+            system.until_terminal(*taken, *asked_again)
+            system.check(acknowledged=[*taken, *asked_again])
+            taken_from_others = stolen()
+        competed = log.read_text().count("another process is at the charge")
+        competed += len(system.logged("payment", "another process is at the charge"))
+    finally:
+        system.sql("providers", "UPDATE faults SET latency = 0")
+    measured(stolen=len(taken_from_others), competed=competed, shifts={n: round(s) for n, s in shifts.items()})
+    assert taken_from_others == []
+    assert competed, "both processes wanted the same intent"
+    expected = {"order": MINUTES, "orchestrator": -DAY, "order, later": -MINUTES}
+    assert {name: abs(shifts[name] - seconds) < 60 for name, seconds in expected.items()} == dict.fromkeys(
+        expected, True
+    )
+    for order_id in asked_again:
+        assert system.ledger(order_id) == ["charge", "shipment"]
+        assert system.sql("payment", "SELECT fence FROM payments WHERE order_id = %s", order_id) == [(1,)]
+    system.no_dead_letters()
+
+
+def opened(system: System) -> str:
+    """The id of a message that the orchestrator has just made."""
+    order_id = system.place((Workflow.ORCHESTRATION, EventBus.SNS))
+    asked = "SELECT message_id::text FROM saga_log WHERE order_id = %s AND type = 'ReserveStock'"
+    return str(until(lambda: system.sql("orchestrator", asked, order_id))[0][0])
+
+
+def charge(order_id: str) -> str:
+    """The orchestrator's command once more, as a message of its own."""
+    return compose(
+        ChargePayment(amount=Money(amount=3998, currency="EUR"), payment_method="pm_card_visa"), source="orchestrator",
+        order_id=order_id, workflow=Workflow.ORCHESTRATION, event_bus=EventBus.SNS,
+    ).encode()  # fmt: skip
+
+
+TIMES = {"RESEND_AFTER": "5,7", "UNDO_AFTER": "9"}
+OWNERS = {Workflow.CHOREOGRAPHY: "order", Workflow.ORCHESTRATION: "orchestrator", Workflow.HYBRID: "orchestrator"}
+"""Who undoes an order at its deadline. (In step-functions it is AWS, by its own clock.)"""
+LATE = """
+SELECT extract(epoch FROM d.at - p.at)::float FROM {0} d JOIN {0} p USING (order_id)
+WHERE d.note = 'deadline' AND p.type = 'StockReserved' AND order_id = ANY(%s::uuid[])
+"""
+
+
+def lateness(system: System) -> list[float]:
+    """Seconds after their deadline at which orders are undone whose payment doesn't answer."""
+    system.runtime.stop("payment")
+    placed: dict[str, list[str]] = {"order": [], "orchestrator": []}
+    for number in range(12):
+        workflow, owner = list(OWNERS.items())[number % len(OWNERS)]
+        placed[owner].append(system.place((workflow, EventBus.SNS)))
+        time.sleep(0.25)  # the owner looks once a second: spread over its whole period
+    logs = {"order": "order_log", "orchestrator": "saga_log"}
+
+    def late() -> list[float]:
+        found = [system.sql(o, LATE.format(logs[o]), ids) for o, ids in placed.items()]
+        return [seconds - float(TIMES["UNDO_AFTER"]) for rows in found for (seconds,) in rows]
+
+    until(lambda: len(late()) == 12, what=lambda: str(late()))
+    system.runtime.start("payment")
+    orders = [order_id for ids in placed.values() for order_id in ids]
+    assert set(system.until_terminal(*orders)) == {"CANCELLED"}
+    system.check(acknowledged=orders)
+    return late()
+
+
+def test_deadlines_keep(system: System, clocks: Clocks, measured: Callable[..., None]) -> None:
+    """With clocks that are a day off, orders are undone when they are with right ones: never early, and at the median
+    within a second."""
+    apply(system, TIMES)
+    right = lateness(system)
+    apply(system, TIMES, {service: clocks.of(service, -WRONG[service]) for service in ("order", "orchestrator")})
+    assert abs(fast(system.place()) + MINUTES) < 60
+    wrong = lateness(system)
+    measured(off_s=median(wrong) - median(right), earliest_s=min(wrong), latest_s=max(wrong))
+    assert min(wrong) >= 0
+    assert abs(median(wrong) - median(right)) <= 1

@@ -1,0 +1,128 @@
+"""FAULTS row 24: a long run leaves no growing table and no growing process; a backlog is worked off, and no healthy
+order is undone for being late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import psutil
+import pytest
+
+from orderflow.contracts import EventBus, Workflow
+from orderflow.routing import SERVICES
+from tests.support.load import Load
+from tests.support.processes import apply
+from tests.support.system import System, statuses_of, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-system"), pytest.mark.row(24)]
+
+MEGABYTE = 1024 * 1024
+
+KINDS = ((Workflow.CHOREOGRAPHY, EventBus.SNS), (Workflow.ORCHESTRATION, EventBus.SNS))
+PRUNED = {
+    "order": ("inbox", "outbox", "order_log", "idempotency_keys"),
+    "orchestrator": ("inbox", "outbox", "saga_log"),
+    "inventory": ("inbox", "outbox"),
+    "payment": ("inbox", "outbox"),
+    "shipping": ("inbox", "outbox"),
+}
+"""Tables that would grow without end."""
+
+
+def rows(system: System) -> dict[str, int]:
+    """Rows by table."""
+    return {
+        f"{service}.{table}": system.sql(service, f"SELECT count(*) FROM {table}")[0][0]
+        for service, tables in PRUNED.items()
+        for table in tables
+    }
+
+
+def memory(system: System) -> dict[str, float]:
+    """Resident megabytes by service, all its processes together."""
+    found = {}
+    for service in SERVICES:
+        main = psutil.Process(system.runtime.pid(service))
+        found[service] = sum(p.memory_info().rss for p in (main, *main.children(recursive=True))) / MEGABYTE
+    return found
+
+
+def grown(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Megabytes by which each service was larger in the last third of a run than in the middle one."""
+    third = len(samples) // 3
+    middle, last = samples[third : 2 * third], samples[2 * third :]
+    return {s: median(m[s] for m in last) - median(m[s] for m in middle) for s in SERVICES}
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("orders", "rate", "keep"),
+    [pytest.param(150, 15, 4, id="150"), pytest.param(10_000, 25, 60, id="10000", marks=pytest.mark.full)],
+)
+def test_a_soak_leaves_nothing_growing(
+    system: System, seed: int, orders: int, rate: int, keep: int, measured: Callable[..., None]
+) -> None:
+    """Tables hold no more than what their retention keeps, and are empty when it has passed; the processes' memory has
+    no trend (at full size: the quick one ends before they have taken what they need)."""
+    kept = str(keep)
+    apply(system, {"KEEP_INBOX": kept, "KEEP_LOG": kept, "KEEP_IDEMPOTENCY_KEYS": kept})
+    samples: list[dict[str, float]] = []
+    most: dict[str, int] = {}
+    with Load(system, KINDS, rate=rate, total=orders, seed=seed) as load:
+        while not load.done:
+            samples.append(memory(system))
+            most = {table: max(n, most.get(table, 0)) for table, n in rows(system).items()}
+            load.until_taken(min(orders, len(load.acknowledged) + orders // 60), seconds=60)
+        taken = load.finish()
+    system.until_terminal(*taken)
+    system.check(acknowledged=taken)
+    inbox = sum(n for table, n in most.items() if table.endswith(".inbox"))
+    growth = grown(samples)
+    measured(orders=len(taken), most_rows_in_inboxes=inbox, most_rows=max(most.values()), grown_mb=max(growth.values()))
+    measured(memory_mb=sum(samples[-1].values()), memory_by_service=samples[-1], grown_by_service=growth, rows=most)
+    until(lambda: not any(rows(system).values()), keep + 60, lambda: {t: n for t, n in rows(system).items() if n})
+    handled = 3 * orders
+    assert inbox > 0
+    if orders >= 10_000:
+        assert inbox < handled, "they were pruned while the load ran"
+        assert max(growth.values()) < 5, growth
+    system.no_dead_letters()
+
+
+SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
+"""A tenth of the usual times, so that one minute's work is as much too late as ten are by default."""
+
+
+@pytest.fixture
+def patient(system: System) -> Iterator[System]:
+    """A system with short deadlines whose owners, order and orchestrator, don't hear of anything for the moment."""
+    apply(system, SHORT, {"order": {"ORDERFLOW_ROLE": "web"}})
+    system.runtime.stop("orchestrator")
+    yield system
+    system.runtime.up()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("orders", "overdue"), [pytest.param(300, 1, id="300"), pytest.param(3000, 10, id="3000", marks=pytest.mark.full)]
+)
+def test_a_backlog_is_no_failure(
+    patient: System, seed: int, orders: int, overdue: float, measured: Callable[..., None]
+) -> None:
+    """The owners of all deadlines were away, and find a backlog that takes them longer than these: everything that they
+    wait for is in it, so no order is undone, and little is sent again."""
+    system = patient
+    with Load(system, KINDS, rate=200, total=orders, seed=seed, mix=({},)) as load:
+        taken = load.finish()
+    waiting = system.waiting()
+    began = time.monotonic()
+    apply(system, SHORT)
+    assert set(system.until_terminal(*taken, seconds=600)) <= {"CONFIRMED"}, statuses_of(system, taken)
+    took = time.monotonic() - began
+    again = system.sql("order", "SELECT count(*) FROM order_log WHERE note LIKE 'sent again%'")[0][0]
+    measured(orders=orders, waiting=sum(waiting.values()), worked_off_s=took, sent_again=again)
+    assert took > overdue * float(SHORT["UNDO_AFTER"])
+    system.check(acknowledged=taken)
+    system.no_dead_letters()
