@@ -21,7 +21,7 @@ class AwsBroker(Broker):
 
     def __init__(self, settings: Settings) -> None:
         self._clients = Clients(settings)
-        self._queues = {service: SqsQueue(self._clients, service) for service in SERVICES}
+        self._queues = {s: SqsQueue(self._clients, s, visibility=settings.visibility) for s in SERVICES}
         self._buses: dict[EventBus, SnsTopic | EventBridgeBus] = {
             EventBus.SNS: SnsTopic(self._clients),
             EventBus.EVENTBRIDGE: EventBridgeBus(self._clients),

@@ -14,11 +14,12 @@ from orderflow.bus.dead_letters import REASON, RECEIVES
 
 
 class SqsQueue(Queue):
-    """See `Queue`; also a destination for commands."""
+    """See `Queue`; also a destination for commands. `visibility` seconds a received message is its receiver's."""
 
-    def __init__(self, clients: Clients, service: str) -> None:
+    def __init__(self, clients: Clients, service: str, *, visibility: int) -> None:
         self._clients = clients
         self._name = f"{clients.stack}-{service}"
+        self._visibility = visibility
 
     @property
     def _url(self) -> str:
@@ -38,6 +39,7 @@ class SqsQueue(Queue):
                 QueueUrl=self._url,
                 MaxNumberOfMessages=min(limit, BATCH),
                 WaitTimeSeconds=wait,
+                VisibilityTimeout=self._visibility,
                 AttributeNames=["ApproximateReceiveCount"],
             )
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from statistics import quantiles
 
 import pytest
@@ -13,13 +14,15 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Item, ReserveStock, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES
+from orderflow.settings import Settings
 from tests.support.system import KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(9)]
 
-_NOISE = {16: 6.0, 200: 1.0}
-"""Seconds that an order may take on a busy machine for other reasons, by the number of orders: the p99 of a few is
-their slowest. One that waited for a poison message's visibility would take 30 s."""
+VISIBILITY = Settings.model_fields["visibility"].default
+
+_NOISE = 1.0
+"""Seconds that one order in a hundred may take for other reasons, on a machine that does other things too."""
 
 
 def poison(number: int) -> str:
@@ -53,15 +56,24 @@ def times(system: System, orders: int, *, poisoned: random.Random | None = None)
     return took
 
 
-@pytest.mark.parametrize("orders", [16, pytest.param(200, marks=pytest.mark.full)])
-def test_healthy_orders_do_not_wait_behind_poison(system: System, seed: int, orders: int) -> None:
-    """Eleven messages, more than a batch, at the head of each queue: p99 at most doubles; all poison is parked, at the
-    first receive."""
-    baseline = times(system, orders)
-    poisoned = times(system, orders, poisoned=random.Random(seed))
+def test_poison_is_parked_and_holds_nobody_up(system: System, seed: int, measured: Callable[..., None]) -> None:
+    """Eleven messages, more than a batch, at the head of each queue, and more in between: all are parked with their
+    reason, and no healthy order of their batches has to wait until its message becomes visible again. (What it costs
+    in time is for the full size: the p99 of a few orders is their slowest.)"""
+    took = times(system, 16, poisoned=random.Random(seed))
+    measured(slowest_s=max(took))
+    assert max(took) < VISIBILITY
+    system.check()
+
+
+@pytest.mark.full
+def test_healthy_orders_do_not_wait_behind_poison(system: System, seed: int, measured: Callable[..., None]) -> None:
+    """With the same poison around 200 orders, their p99 at most doubles."""
+    baseline = times(system, 200)
+    poisoned = times(system, 200, poisoned=random.Random(seed))
     p99 = [quantiles(t, n=100, method="inclusive")[98] for t in (baseline, poisoned)]
-    print(f"p99 without {p99[0]:.2f} s, with {p99[1]:.2f} s")
-    assert p99[1] <= 2 * p99[0] + _NOISE[orders]
+    measured(p99_s=p99[1], p99_without_s=p99[0])
+    assert p99[1] <= 2 * p99[0] + _NOISE
     system.check()
 
 
