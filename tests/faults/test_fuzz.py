@@ -1,0 +1,329 @@
+"""FAULTS row 15: whatever is sent to a route or put into a queue is refused, quickly, and the next order succeeds."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import random
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import psutil
+import pytest
+import structlog
+
+from orderflow import clock
+from orderflow.bus.memory import MemoryBroker
+from orderflow.contracts import (
+    Address,
+    ChargePayment,
+    ConfirmOrder,
+    EventBus,
+    Item,
+    Message,
+    Money,
+    OrderCancellationRequested,
+    OrderPlaced,
+    OrderSnapshot,
+    PaymentCharged,
+    ReserveStock,
+    ScheduleShipment,
+    StockReserved,
+    Workflow,
+)
+from orderflow.envelope import compose, decode
+from orderflow.errors import NewerVersion, Rejected
+from orderflow.routing import SERVICES
+from orderflow.service import Service
+from orderflow.serving.running import module_of
+from orderflow.settings import Settings
+from orderflow.web import create_app
+from orderflow.web.reading import MAX_BODY
+from tests.support.fuzz import Fuzzer
+from tests.support.system import KINDS, System, order_body, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
+
+MEGABYTES: Final = 50
+"""That a process may have grown by, over the whole of it."""
+
+# Messages, to the consumer itself
+
+_SNAPSHOT: Final = OrderSnapshot(
+    items=(Item(sku="BOOK-1", quantity=1),), total=Money(amount=1999, currency="EUR"), payment_method="pm_card_visa",
+    address=Address(name="Ada", line1="1 Main St", city="Berlin", postal_code="10115", country="DE"),
+)  # fmt: skip
+
+HEARD: Final[dict[str, tuple[Message, ...]]] = {
+    "order": (ConfirmOrder(), PaymentCharged(payment_id="ch_1", amount=_SNAPSHOT.total, order=_SNAPSHOT)),
+    "inventory": (ReserveStock(items=_SNAPSHOT.items), OrderPlaced(order=_SNAPSHOT)),
+    "payment": (
+        ChargePayment(amount=_SNAPSHOT.total, payment_method="pm_card_visa"),
+        StockReserved(items=_SNAPSHOT.items, order=_SNAPSHOT),
+    ),
+    "shipping": (ScheduleShipment(items=_SNAPSHOT.items, address=_SNAPSHOT.address),
+                 PaymentCharged(payment_id="ch_1", amount=_SNAPSHOT.total, order=_SNAPSHOT)),
+    "orchestrator": (OrderPlaced(order=_SNAPSHOT), StockReserved(items=_SNAPSHOT.items)),
+}  # fmt: skip
+"""What each service makes of a message is damaged from: a command or a reply, and an event."""
+
+
+ANSWERED: Final = {service: messages[0] for service, messages in HEARD.items()} | {
+    "orchestrator": StockReserved(items=_SNAPSHOT.items)
+}
+"""What each service answers, or goes on from, about an order that it knows."""
+
+
+def envelope(message: Message, order_id: str | None = None) -> dict[str, Any]:
+    """A valid message about an order that nobody has placed."""
+    made = compose(
+        message, source="fuzz", order_id=order_id or clock.new_id(), workflow=Workflow.ORCHESTRATION,
+        event_bus=EventBus.SNS,
+    )  # fmt: skip
+    fields: dict[str, Any] = json.loads(made.encode())
+    return fields
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """A line for each parked message, kept by pytest, would be most of the memory that is measured."""
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(wrapper_class=before)
+
+
+@pytest.fixture
+def service(request: pytest.FixtureRequest, new_database: Callable[[str | None], str]) -> Iterator[Service]:
+    """One service on a real database, with a queue in this process. Its threads don't run: `consumer.step` does it."""
+    settings = Settings(
+        aws_endpoint_url="http://127.0.0.1:1", database_url=new_database(request.param),
+        providers_database_url=new_database(None), provider_attempts=1,
+    )  # fmt: skip
+    made: Service = module_of(request.param).build(settings, MemoryBroker())
+    made.database.open()
+    yield made
+    made.stop(grace=3)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("service", SERVICES, indirect=True)
+@pytest.mark.usefixtures("quiet")
+def test_no_message_breaks_a_consumer(service: Service, seed: int, count: int, measured: Callable[..., None]) -> None:
+    """Each is handled, parked with a reason, or waits (of a newer version, say); no handler fails; none takes a
+    second; the memory stays; a valid one behind them all is answered."""
+    fuzzer, chance = Fuzzer(seed), random.Random(seed)
+    queue = service.broker.queue(service.name)
+    known = [_known(service) for _ in range(10)]
+    before = _megabytes(psutil.Process())
+    fates: Counter[str] = Counter()
+    slowest = 0.0
+    for _ in range(count):
+        order_id = chance.choice(known) if chance.random() < 0.5 else None
+        body = fuzzer.message(envelope(chance.choice(HEARD[service.name]), order_id))
+        queue.put(body)
+        began = time.monotonic()
+        assert service.consumer.step(0) == 1
+        until(lambda: not service.consumer.busy)
+        slowest = max(slowest, time.monotonic() - began)
+        fates[_fate(queue, body)] += 1
+    gc.collect()
+    grown = _megabytes(psutil.Process()) - before
+    measured(messages=count, **fates, slowest_ms=round(slowest * 1000), grown_mb=round(grown))
+    assert fates["parked"] > count / 3, "most of them were no messages at all"
+    assert fates["done"], "some were as good as any"
+    assert service.database.query("SELECT * FROM failures") == []
+    assert slowest < 1
+    assert grown < MEGABYTES
+    _answers_a_valid_one(service)
+
+
+def _fate(queue: Any, body: str) -> str:
+    """What became of the one message; the queue is empty again."""
+    if queue.parked:
+        [(_, reason)] = queue.parked
+        assert reason
+        queue.parked.clear()
+        return "parked"
+    if not queue.in_hand and not queue.waiting:
+        return "done"
+    queue.in_hand.clear()
+    queue.waiting.clear()  # the delay until it comes again can be none
+    assert _will_be(body) == "waits", body
+    return "waits"
+
+
+def _known(service: Service) -> str:
+    """The id of an order that the service knows, as far as it must know of one."""
+    order_id = clock.new_id()
+    if service.name == "order":
+        app = create_app(service, [module_of("order").blueprint(service)])
+        answer = app.test_client().post("/orders", json=order_body(workflow="orchestration"))
+        order_id = answer.json["id"]
+    if service.name == "orchestrator":
+        service.broker.queue(service.name).put(json.dumps(envelope(OrderPlaced(order=_SNAPSHOT), order_id)))
+        assert service.consumer.step(0) == 1
+    return order_id
+
+
+def _answers_a_valid_one(service: Service) -> None:
+    order_id = _known(service)
+    count = "SELECT count(*) FROM outbox WHERE order_id = %s"
+    before = service.database.query(count, [order_id])[0][0]
+    service.broker.queue(service.name).put(json.dumps(envelope(ANSWERED[service.name], order_id)))
+    assert service.consumer.step(0) == 1
+    until(lambda: service.database.query(count, [order_id])[0][0] > before)
+
+
+# The same through real queues
+
+
+@pytest.mark.xdist_group("faults-system")
+def test_no_message_in_a_queue_breaks_the_system(system: System, seed: int, measured: Callable[..., None]) -> None:
+    """200 to each service, through SQS: what can't be handled is in its DLQ, queues and outboxes empty themselves, and
+    the next orders of every kind succeed."""
+    fuzzer, chance = Fuzzer(seed), random.Random(seed)
+    parked: Counter[str] = Counter()
+    for service in SERVICES:
+        bodies: list[str] = []
+        while len(bodies) < 200:
+            body = fuzzer.message(envelope(chance.choice(HEARD[service])))
+            fate = _will_be(body)
+            if fate != "waits" and body and not re.search("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", body):
+                bodies.append(body)
+                parked[service] += fate == "parked"
+        system.send(service, *bodies)
+    until(lambda: not system.waiting(), what=system.waiting)
+    dead = system.dead_letters()
+    measured(messages=200 * len(SERVICES), dead_letters=sum(dead.values()))
+    for service in SERVICES:
+        # At least; others read well, and are about an order that the service should know, or lack what it needs.
+        assert parked[service] <= dead[f"{service}-dlq"]
+    orders = [system.place(kind) for kind in KINDS]
+    assert set(system.until_terminal(*orders)) == {"CONFIRMED"}
+    for service in SERVICES:
+        until(lambda s=service: not system.sql(s, "SELECT 1 FROM outbox LIMIT 1"))
+        assert system.sql(service, "SELECT last_error FROM failures") == []
+    system.clean()  # of what was done for orders that nobody has placed
+
+
+def _will_be(body: str) -> str:
+    try:
+        message = decode(body).message()
+    except NewerVersion:
+        return "waits"
+    except Rejected:
+        return "parked"
+    # The orchestrator may hear of it before it hears of the order.
+    return "waits" if isinstance(message, OrderCancellationRequested) else "read"
+
+
+# Bodies, over HTTP
+
+VALID: Final[dict[str, Any]] = {
+    "OrderRequest": order_body(workflow="choreography", event_bus="sns"),
+    "CancelRequest": {"reason": "changed my mind"},
+    "RetryRequest": {"by": "ada", "why": "the carrier is back"},
+    "RestockRequest": {"quantity": 3},
+    "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
+    "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
+}
+"""What a body is damaged from, by the model that the route reads; `{}` for others."""
+
+
+@pytest.mark.xdist_group("faults-system")
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_request_breaks_a_service(
+    system: System, seed: int, service: str, count: int, measured: Callable[..., None]
+) -> None:
+    """So many bodies for each route that takes one, and a tenth of that in addresses for each that doesn't: no 5xx,
+    problem+json for what is refused, none takes a second, the memory stays, and the next order succeeds."""
+    fuzzer = Fuzzer(seed)
+    order_id = system.place()
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    processes = [psutil.Process(system.runtime.pid(service))]
+    processes += processes[0].children(recursive=True)
+    before = sum(map(_megabytes, processes))
+    statuses: Counter[int] = Counter()
+    times: list[float] = []
+    routes = 0
+    for path, methods in system.get(service, "/openapi.json")["paths"].items():
+        for method, operation in methods.items():
+            if "requestBody" in operation:
+                routes += 1
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                valid = VALID.get(schema["$ref"].rpartition("/")[2], {})
+                # No such SKU: what happens to be right must not change the stock.
+                target = path.replace("{order_id}", order_id).replace("{sku}", "NOPE-1")
+                requests = (fuzzer.request(method.upper(), target, valid) for _ in range(count))
+            else:
+                names = [parameter["name"] for parameter in operation.get("parameters", ())]
+                requests = (_bare(method.upper(), fuzzer.target(path, names)) for _ in range(count // 10))
+            for request in requests:
+                status, took = _ask(system, service, request)
+                statuses[status] += 1
+                times.append(took)
+    grown = sum(map(_megabytes, processes)) - before
+    refused = sum(n for status, n in statuses.items() if status >= 400)
+    measured(
+        body_routes=routes, requests=len(times), refused=refused, slowest_ms=round(max(times) * 1000),
+        grown_mb=round(grown),
+    )  # fmt: skip
+    assert refused > len(times) / 3
+    assert grown < MEGABYTES
+    for provider in ("payment", "shipping"):
+        system.http.put(system.url(provider, "/simulator/faults"), json={})
+    placed = [i for (i,) in system.sql("order", "SELECT id::text FROM orders")]
+    system.until_terminal(*placed)
+    assert set(system.until_terminal(*(system.place(kind) for kind in KINDS))) == {"CONFIRMED"}
+    system.check(acknowledged=placed)
+
+
+def _bare(method: str, target: str) -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+def _ask(system: System, service: str, request: bytes) -> tuple[int, float]:
+    """The status and the seconds of one request, the quickest of three times if the first takes one (the machine has
+    other work). What is wrong with the answer fails the test, showing what was asked."""
+    took = []
+    while True:
+        began = time.monotonic()
+        answer = _exchange(system.ports[f"{service.upper()}_PORT"], request)
+        took.append(time.monotonic() - began)
+        shown = f"{request[:2000]!r} → {answer[:500]!r}"
+        if not answer:
+            # It answers what is too long without reading all of it; the reset may overtake the answer.
+            assert len(request) > MAX_BODY, shown
+            return 413, min(took)
+        heading = answer.partition(b"\r\n\r\n")[0].lower()
+        status = int(heading.split(maxsplit=2)[1])
+        assert status < 500, shown
+        assert (b"content-type: application/problem+json" in heading) == (status >= 400), shown
+        if took[-1] < 1:
+            return status, min(took)
+        assert len(took) < 3, f"took {took} s: {shown}"
+
+
+def _exchange(port: int, request: bytes) -> bytes:
+    """All that is answered; the caller's side is closed after the request, so that nothing is waited for."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        received = b""
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65536):
+                received += part
+        except OSError:
+            pass  # it has closed already, after its answer
+        return received
+
+
+def _megabytes(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20
