@@ -72,9 +72,13 @@ class SagaSweeper:
             reason = f"no answer to {saga.open_type} after {saga.sends + 1} times"
             saga.reason = saga.reason or reason
             return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
+        assert saga.open_type is not None
+        if saga.state is State.COMPENSATING and engine.decide(saga.workflow, saga.facts).send is not MESSAGES[saga.open_type]:
+            # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
+            message = advance(saga, settings)
+            return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
         saga.sends += 1
         saga.next_in = self._next_look(saga)
-        assert saga.open_type is not None
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
         return _compose(saga, message, saga.sends), f"sent again, time {saga.sends}"
 

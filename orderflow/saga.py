@@ -72,7 +72,10 @@ def owed(facts: Collection[str]) -> tuple[Step, ...] | None:
     if known & _OWES_ALL:
         return STEPS
     refused = [i for i, step in enumerate(STEPS) if c.name_of(step.refusal) in known]
-    return STEPS[: max(refused)] if refused else None
+    if not refused:
+        return None
+    # Before the refused step, or known to be done all the same: the refused one may be new among the steps.
+    return tuple(s for i, s in enumerate(STEPS) if i < max(refused) or c.name_of(s.success) in known)
 
 
 def undone(facts: Collection[str]) -> tuple[Step, ...]:

@@ -48,15 +48,19 @@ class Machine:
     """
 
     def __init__(self, queues: Mapping[str, MemoryQueue]) -> None:
-        text = json.dumps(state_machine.definition())
-        for service in queues:
-            text = text.replace(f"${{{service.capitalize()}Queue}}", f"http://memory/orderflow-{service}")
         self.executions: dict[str, Execution] = {}
         self.now = 0.0
-        self._definition = json.loads(text)
         self._queues = queues
         self._ends: dict[str, float] = {}
         """When the time of the state that waits is over, by execution."""
+        self.deploy()
+
+    def deploy(self) -> None:
+        """What executions go by that start from now on; those under way keep what they have."""
+        text = json.dumps(state_machine.definition())
+        for service in self._queues:
+            text = text.replace(f"${{{service.capitalize()}Queue}}", f"http://memory/orderflow-{service}")
+        self._definition = json.loads(text)
 
     def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:
         if len(input) > INPUT_BYTES:
