@@ -40,6 +40,13 @@ class Server:
                 connection.execute(f"CREATE DATABASE {name} TEMPLATE {self._template(connection, service)}")
         return self._at(name)
 
+    def copy(self, url: str) -> str:
+        """The URL of a copy of a database as it is now. Nobody may be connected to it."""
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rpartition('/')[2]}")
+        return self._at(name)
+
     def drop(self, url: str) -> None:
         """Drops a database, whoever is connected to it."""
         with psycopg.connect(self._url, autocommit=True) as connection:

@@ -294,6 +294,17 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
         runtime.reset()
 
 
+@contextmanager
+def overridden(system: System, overrides: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """The running system, with other settings for single services meanwhile; their processes start anew."""
+    settings = dict(system.runtime.plan.settings) | {name: str(port) for name, port in system.ports.items()}
+    try:
+        EmbeddedRuntime(system.runtime.home.path, settings, overrides).up()
+        yield
+    finally:
+        system.runtime.up()
+
+
 def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
     """Waits until a part has another process than `pid`."""
     until(lambda: system.runtime.pid(name) not in (0, pid), seconds)

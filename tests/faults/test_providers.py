@@ -1,0 +1,87 @@
+"""FAULTS row 14: a provider is slow and fails now and then; nobody knows whether a charge took place."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orderflow.contracts import EventBus, Workflow
+from tests.support.load import Load
+from tests.support.system import System, overridden
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(14)]
+
+PROVIDERS = ("payment", "shipping")
+FAULTY = {"error_rate": 0.05, "latency": 2}
+MIX = ({}, {}, {}, {"postal_code": "00000"}, {"payment_method": "pm_card_declined"})
+TERMINAL = 300.0
+
+
+@pytest.fixture
+def patient(system: System) -> Iterator[System]:
+    """Providers that take two seconds are waited for: with a shorter timeout no answer of theirs would be in time."""
+    with overridden(system, {service: {"PROVIDER_TIMEOUT": "3"} for service in PROVIDERS}):
+        yield system
+        for service in PROVIDERS:
+            system.http.put(system.url(service, "/simulator/faults"), json={})
+
+
+def counted(system: System) -> Counter[str]:
+    """Calls of both providers, attempts, and calls without an answer, since the services started counting."""
+    found: Counter[str] = Counter()
+    for service in PROVIDERS:
+        text = system.http.get(system.url(service, "/metrics")).text
+        for what, count in re.findall(r'^orderflow_provider_calls_total\{kind="\w+",what="(\w+)"\} (\S+)$', text, re.M):
+            found[what] += int(float(count))
+    return found
+
+
+def needed(system: System) -> int:
+    """How many calls all orders need: one for each intent, and one for its undo."""
+    count = "SELECT count(*) + count(*) FILTER (WHERE state = 'undone') FROM {}"
+    tables = {"payment": "payments", "shipping": "shipments"}
+    return sum(int(system.sql(service, count.format(table))[0][0]) for service, table in tables.items())
+
+
+@pytest.mark.parametrize("orders", [48, pytest.param(400, marks=pytest.mark.full)])
+def test_slow_and_failing_now_and_then(
+    patient: System,
+    seed: int,
+    kinds: tuple[tuple[Workflow, EventBus], ...],
+    orders: int,
+    measured: Callable[..., None],
+) -> None:
+    """One call in twenty ends without an answer, half of these after it took effect; each takes two seconds. Every
+    order ends, nobody pays twice, and the providers are hardly asked more often than need be."""
+    system = patient
+    for service in PROVIDERS:
+        assert system.http.put(system.url(service, "/simulator/faults"), json=FAULTY).status_code == 200
+    before, due = counted(system), needed(system)
+    with Load(system, kinds, rate=4, total=orders, seed=seed, mix=MIX) as load:
+        taken = load.finish()
+    system.until_terminal(*taken, seconds=TERMINAL)
+    system.check(acknowledged=taken)
+    system.no_dead_letters()
+    made, calls = counted(system) - before, needed(system) - due
+    per_call = made["attempts"] / calls
+    measured(calls=calls, attempts=made["attempts"], per_call=round(per_call, 3))
+    assert made["attempts"] > calls, "some attempts failed"
+    assert per_call <= 1.2
+
+
+def test_unknown_before_and_after_the_charge(
+    system: System, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
+) -> None:
+    """The provider gives no answer twice, first before it took the money, then after: asked a third time under the same
+    key it says that it has, and has once."""
+    orders = [system.place(kind, payment_method="pm_card_timeout") for kind in kinds for _ in range(2)]
+    assert set(system.until_terminal(*orders, seconds=TERMINAL)) == {"CONFIRMED"}
+    keys = [f"{order_id}:charge" for order_id in orders]
+    attempts = system.sql("providers", "SELECT attempts FROM idempotency_keys WHERE key = ANY(%s)", keys)
+    measured(orders=len(orders), attempts=sum(n for (n,) in attempts))
+    assert attempts == [(3,)] * len(orders)
+    assert [system.ledger(order_id) for order_id in orders] == [["charge", "shipment"]] * len(orders)
+    system.check(acknowledged=orders)
