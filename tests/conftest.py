@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -26,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, help="of all chances in fault tests")
 
 
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """Of a test that is one of several with the same function; else none."""
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
+
+
 _FIRST = ("faults-system", "system", "step-functions", "runtime")
 """Groups that take longest; begun first, one a test process, so that none is left for the end."""
 
@@ -37,8 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     rows, workflow = config.getoption("row"), config.getoption("workflow")
 
     def wanted(item: pytest.Item) -> bool:
-        callspec = getattr(item, "callspec", None)
-        named = workflows_of(callspec.params.values()) if callspec else []
+        named = workflows_of(parameters_of(item).values())
         marked = {number for mark in item.iter_markers("row") for number in mark.args}
         return (not rows or bool(marked & set(rows))) and (not workflow or not named or workflow in named)
 
@@ -51,6 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marker:
             return str(marker.args[0])
         name = "system" if "system" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        if "world" in getattr(item, "fixturenames", ()) and "kind" in (parameters := parameters_of(item)):
+            name += f"-{parameters['kind'][1]}"  # by event bus: each half has a world of its own
         item.add_marker(pytest.mark.xdist_group(name))
         return name
 
