@@ -73,7 +73,8 @@ class SagaSweeper:
             saga.reason = saga.reason or reason
             return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
         assert saga.open_type is not None
-        if saga.state is State.COMPENSATING and engine.decide(saga.workflow, saga.facts).send is not MESSAGES[saga.open_type]:
+        decided = engine.decide(saga.workflow, saga.facts).send
+        if saga.state is State.COMPENSATING and decided is not MESSAGES[saga.open_type]:
             # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
             message = advance(saga, settings)
             return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
