@@ -66,7 +66,7 @@ def test_a_handler_outlasts_its_visibility(
     """Two processes of a service. Without its heartbeat the message becomes visible while it is being handled, and the
     second process takes it too; with it, nobody else gets it. One effect in any case."""
     log = tmp_path / "workers.log"
-    before = HEARTBEAT_KILLED if killed else ""
+    before = HEARTBEAT_KILLED if killed else "pass"
     with slow(system, service), workers(system, service, log, SETTINGS, SETTINGS, before=before):
         until(lambda: log.read_text().count('"starting"') >= 2)
         order_id = system.place((Workflow.CHOREOGRAPHY, EventBus.SNS))

@@ -29,7 +29,7 @@ def apply(
 
 @contextmanager
 def workers(
-    system: System, service: str, log: Path, *each: Mapping[str, str], before: str = ""
+    system: System, service: str, log: Path, *each: Mapping[str, str], before: str = "pass"
 ) -> Iterator[list[subprocess.Popen[Any]]]:
     """Further processes of a service without a port, one for each of these environments on top of the service's own.
 
