@@ -59,6 +59,7 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
     return False
 
 
+@pytest.mark.row(2)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)

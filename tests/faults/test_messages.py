@@ -50,6 +50,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.row(4)
 def test_five_times_and_once_more_later(
     world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,8 +99,8 @@ def snapshot(world: World, order_id: str) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.row(5)
 def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
     """Row 5: messages come in any order and late, some orders are cancelled meanwhile."""
     chance = random.Random(seed)
@@ -121,6 +122,7 @@ def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.row(18)
 def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
     """The order's first message is lost, and the customer cancels: it is cancelled, and needs no operator for that."""
     order_id = world.place(workflow=kind[0], event_bus=kind[1])
@@ -137,6 +139,7 @@ def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: s.name)
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.row(5)
 def test_undo_before_command(world: World, kind: Kind, step: Step) -> None:
     """Row 5: an undo that overtakes its command keeps it from ever happening; 25 times each, 600 in all."""
     before = len(world.execute("providers", "SELECT 1 FROM ledger"))
@@ -177,6 +180,7 @@ def asks_for(command: type[c.Message], workflow: Workflow) -> c.Message:
     return message_for(command, ORDER, (), "")
 
 
+@pytest.mark.row(16)
 def test_the_cap_is_exact() -> None:
     """Row 16: an envelope of exactly the cap is read, one byte more is not."""
     envelope = compose(
@@ -198,6 +202,7 @@ def test_the_cap_is_exact() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.row(16)
 def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
     """Row 16: every field at its longest, in characters that take most bytes; all its messages stay under the cap."""
     wide = "\N{PILE OF POO}"
@@ -219,6 +224,7 @@ def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
     check(world.urls)
 
 
+@pytest.mark.row(16)
 def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 16: where limits of fields would not keep it under the cap, POST does."""
     monkeypatch.setattr("services.order.placing.MAX_BYTES", 4096 + 300)

@@ -166,6 +166,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
     made.close()
 
 
+@pytest.mark.row(2, 4, 5)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_done_twice(world: World) -> None:

@@ -1,0 +1,57 @@
+"""The fault matrix: every row has a test, and the table says what was measured."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from orderflow.contracts import EventBus, Workflow
+from tests.faults import matrix
+from tests.faults.matrix import ROWS, Result
+from tests.support.system import KINDS
+
+TESTS = Path(__file__).parents[1]
+
+
+def shown(results: list[Result], *rows: int, without: set[int] = frozenset()) -> list[str]:
+    """The table's lines about rows."""
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(matrix.table(results, rows, without))
+    return [line for line in console.export_text().splitlines() if line.startswith("│")]
+
+
+def test_every_row_has_a_test() -> None:
+    """And none is marked with a row that there isn't."""
+    assert matrix.tested(TESTS) == set(ROWS)
+
+
+def test_what_a_test_is_about() -> None:
+    """Its parameters name workflows alone, with a bus, or many at once."""
+    assert matrix.workflows_of([3, "hybrid", None]) == []
+    assert matrix.workflows_of([Workflow.HYBRID, True]) == [Workflow.HYBRID]
+    assert matrix.workflows_of([(Workflow.ORCHESTRATION, EventBus.SNS)]) == [Workflow.ORCHESTRATION]
+    assert matrix.workflows_of([KINDS]) == list(Workflow)
+
+
+def test_the_table_counts_by_workflow() -> None:
+    """A test of many workflows counts in each of them; numbers are shown with their range."""
+    both = [Workflow.CHOREOGRAPHY, Workflow.HYBRID]
+    results = [
+        Result([1], "a", both, "passed", 10, measured={"kills": 18, "drained_s": 4.25}),
+        Result([1], "b", [Workflow.HYBRID], "failed", 5, "lost an order", {"kills": 104, "note": "no number"}),
+        Result([1, 3], "c", [], "skipped", 0, "no cc"),
+    ]
+    [row] = shown(results, 1)
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells == ["1 ●", ROWS[1], "✔ 1", "", "", "✔ 1 ✘ 1", "- 1", "kills 18…104, drained_s 4.2, 15 s"]
+    assert matrix.reasons(results) == ["skipped in row 1, 3: no cc"]
+    assert [len(row["tests"]) for row in matrix.as_json(results)[:3]] == [3, 0, 1]
+
+
+def test_a_row_without_a_test_says_so() -> None:
+    """It is not left out."""
+    [first, second] = shown([], 7, 8, without={8})
+    assert "no test in this selection" in first
+    assert second.rstrip(" │").endswith("no test")
