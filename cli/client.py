@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
@@ -77,9 +79,21 @@ class Api:
         found: Json = self._ask("POST", service, path, operator, json=body, headers=dict(headers or {})).json()
         return found
 
+    def put(self, service: str, path: str, body: Json) -> Json:
+        """Like `post`, as an operator."""
+        found: Json = self._ask("PUT", service, path, operator=True, json=body).json()
+        return found
+
     def text(self, service: str, path: str) -> str:
         """The answer as it is, such as `/metrics`."""
         return self._ask("GET", service, path, operator=False).text
+
+    def clock_ahead(self, service: str) -> float:
+        """Seconds that the clock of a service's machine is ahead of this one's; by HTTP's Date, so good to a second."""
+        began = time.time()
+        answer = self._ask("GET", service, "/healthz", operator=False)
+        middle = (began + time.time()) / 2
+        return parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5 - middle
 
     def trace(self, trace_id: str) -> Json | None:
         """A trace from Jaeger, in Jaeger's own form; None where there is no Jaeger, or it doesn't have the trace."""

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import bench, demo, dlq, lifecycle, order, saga, workflow
+from cli import bench, demo, dlq, doctor, lifecycle, order, saga, simulator, workflow
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(
@@ -20,10 +20,12 @@ app = typer.Typer(
 lifecycle.register(app)
 app.command()(demo.demo)
 app.command()(bench.bench)
+app.command()(doctor.doctor)
 app.add_typer(order.app, name="order")
 app.add_typer(saga.app, name="saga")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(workflow.app, name="workflow")
+app.add_typer(simulator.app, name="simulator")
 
 
 def main() -> None:

@@ -106,7 +106,9 @@ def list_orders(
     if page["next_cursor"]:
         console.print(f"\n[dim]more: orderflow order list --cursor {page['next_cursor']}[/]", soft_wrap=True)
     if stuck:
-        console.print("\n[dim]Why: orderflow order timeline <id>. When its cause is gone: orderflow order retry <id>[/]")
+        console.print(
+            "\n[dim]Why: orderflow order timeline <id>; when the cause is gone: orderflow order retry <id>[/]"
+        )
 
 
 @app.command()

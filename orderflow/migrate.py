@@ -20,8 +20,7 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
 
     Raises DatabaseUnavailable.
     """
-    folder = folder_of(service)
-    head = max(path.stem.split("_")[0] for path in folder.glob("[0-9]*.py"))
+    folder, head = folder_of(service), head_of(service)
     ends = time.monotonic() + patience
     while True:
         try:
@@ -34,6 +33,11 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
             if time.monotonic() > ends:
                 raise DatabaseUnavailable(f"{service}'s database does not answer: {error}") from error
             time.sleep(0.3)
+
+
+def head_of(service: str) -> str:
+    """The revision that the code of `service` is written for."""
+    return max(path.stem.split("_")[0] for path in folder_of(service).glob("[0-9]*.py"))
 
 
 def folder_of(service: str) -> Path:

@@ -21,6 +21,7 @@ from werkzeug.routing import Rule
 
 from orderflow import measures
 from orderflow.errors import DatabaseUnavailable
+from orderflow.migrate import head_of
 from orderflow.service import Service
 from orderflow.web.depths import Depths
 from orderflow.web.operations import Answer, operation
@@ -29,7 +30,8 @@ requests: Final = measures.Counts("http_requests", "Answers", "method", "route",
 
 _OUTBOX: Final = """
 SELECT count(*) FILTER (WHERE parked IS NULL), count(*) FILTER (WHERE parked IS NOT NULL),
-       min(entry::text) FILTER (WHERE parked IS NULL)
+       min(entry::text) FILTER (WHERE parked IS NULL), extract(epoch FROM clock_timestamp())::float,
+       (SELECT max(version_num) FROM alembic_version)
 FROM outbox
 """
 
@@ -57,6 +59,7 @@ class _Collected(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._started = time.time()
+        self._head = head_of(service.name)
         self._depths = Depths(service.broker.dead_letters(service.name))
 
     def describe(self) -> Iterator[Metric]:
@@ -81,11 +84,14 @@ class _Collected(Collector):
 
     def _outbox(self) -> Iterator[Metric]:
         try:
-            [(waiting, parked, oldest)] = self._service.database.query(_OUTBOX)
+            [(waiting, parked, oldest, clock, revision)] = self._service.database.query(_OUTBOX)
         except (DatabaseUnavailable, psycopg.Error):
             yield _gauge("database_up", "Whether the database answers", 0)
             return
         yield _gauge("database_up", "Whether the database answers", 1)
+        yield _gauge("database_schema_current", "Whether its schema is this code's", revision == self._head)
+        ahead = clock - time.time()
+        yield _gauge("database_clock_ahead_seconds", "How far its clock is ahead of this process's", ahead)
         yield _gauge("outbox_messages", "Staged messages that are not marked as sent", waiting)
         yield _gauge("outbox_parked", "Messages that the broker refused for good", parked)
         yield _gauge("outbox_lag_seconds", "Age of the oldest message not marked as sent", _age(oldest))

@@ -215,3 +215,16 @@ class TestShipping:
     def test_what_is_not_there(self, shipments: Site, path: str) -> None:
         """404, malformed or unknown."""
         assert shipments.get(path.format(clock.new_id()))[0] == 404
+
+
+def test_metrics_tell_a_database_of_another_schema(stock: Site) -> None:
+    """Which an older or newer process has left; and how far its clock is from this one's."""
+
+    def gauge(name: str) -> float:
+        lines = stock.client.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(f"orderflow_{name} ")).split()[1])
+
+    assert gauge("database_up") == gauge("database_schema_current") == 1
+    assert abs(gauge("database_clock_ahead_seconds")) < 2
+    stock.service.database.query("UPDATE alembic_version SET version_num = '0000'")
+    assert gauge("database_schema_current") == 0
