@@ -113,7 +113,9 @@ def _of_one_that_is_down(system: Runtime) -> list[Finding]:
         return found
     try:
         if isinstance(system, EmbeddedRuntime):
-            preflight.check_all(system.home)
+            preflight.check_python()
+            preflight.check_packages()
+            preflight.check_disk(system.home.path if system.home.path.exists() else PROJECT)
         plan = system.plan
         traced = isinstance(system, ContainerRuntime) or shutil.which("jaeger") is not None
         preflight.check_ports({name: port for name, port in plan.ports.items() if traced or name not in _JAEGER})
@@ -174,8 +176,8 @@ def _show(findings: list[Finding]) -> None:
         last = finding.check
     console = views.console()
     console.print(table)
-    counts = {level: sum(f.level == level for f in findings) for level in ("problem", "warning")}
+    counts = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}
     if any(counts.values()):
-        console.print(f"\n{counts['problem']} problems, {counts['warning']} warnings")
+        console.print("\n" + ", ".join(f"{n} {level}{'' if n == 1 else 's'}" for level, n in counts.items()))
     else:
         console.print("\n[green]✓[/] nothing is wrong")

@@ -154,6 +154,7 @@ def test_of_a_system_that_is_down_it_says_so(tmp_path: Path, monkeypatch: pytest
     assert [(f["check"], f["level"]) for f in told["findings"]] == [("runtime", "problem"), ("start", "ok")]
     assert "isn't running" in told["findings"][0]["text"]
     assert told["findings"][0]["way_out"] == "start it: make up"
+    assert not (tmp_path / "home").exists(), "it only looks"
 
 
 def test_what_would_keep_it_from_starting_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
