@@ -14,10 +14,10 @@ import pytest
 import orderflow
 from orderflow.contracts import EventBus, Message, Workflow
 from orderflow.envelope import Envelope
-from tests.support.load import Load
+from tests.support.load import Load, each_kind
 from tests.support.oracle import check
 from tests.support.processes import apply
-from tests.support.system import KINDS, System, kind_id, order_body
+from tests.support.system import System, order_body
 from tests.support.world import BUILD, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.row(23)]
@@ -68,7 +68,7 @@ class Deploy:
 
 @sequences
 @changes
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 def test_older_and_newer_work_together(
     world: World,
     kind: tuple[Workflow, EventBus],

@@ -18,8 +18,8 @@ from orderflow.errors import Problem, Undecodable
 from orderflow.routing import TABLE
 from orderflow.saga import STEPS, Step
 from services.order.schemas import MAX_LINES
+from tests.support.load import each_kind
 from tests.support.oracle import check
-from tests.support.system import KINDS, kind_id
 from tests.support.world import BUILD, World, request
 
 OUTCOMES = {
@@ -49,7 +49,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(4)
 def test_five_times_and_once_more_later(
     world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +99,7 @@ def snapshot(world: World, order_id: str) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
 def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
     """Row 5: messages come in any order and late, some orders are cancelled meanwhile."""
@@ -121,7 +121,7 @@ def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
     assert world.parked() == []
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(18)
 def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
     """The order's first message is lost, and the customer cancels: it is cancelled, and needs no operator for that."""
@@ -138,7 +138,7 @@ def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda s: s.name)
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
 def test_undo_before_command(world: World, kind: Kind, step: Step) -> None:
     """Row 5: an undo that overtakes its command keeps it from ever happening; 25 times each, 600 in all."""
@@ -201,7 +201,7 @@ def test_the_cap_is_exact() -> None:
         decode(body(MAX_BYTES + 1))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+@pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(16)
 def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
     """Row 16: every field at its longest, in characters that take most bytes; all its messages stay under the cap."""

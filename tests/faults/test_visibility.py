@@ -11,7 +11,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import quick
-from tests.support.processes import workers
+from tests.support.processes import apply, workers
 from tests.support.system import System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("faults-system"), pytest.mark.row(12)]
@@ -35,7 +35,8 @@ WHERE datname = 'orderflow_inventory' AND state = 'active' AND (wait_event = 'Pg
 
 @contextmanager
 def slow(system: System, service: str) -> Iterator[None]:
-    """Inventory's transaction, or payment's call outside any, takes its time."""
+    """Inventory's transaction, or payment's call outside any, takes its time; and nobody sends anything again."""
+    apply(system, overrides={"order": {"RESEND_AFTER": "40,50,60"}})
     if service == "inventory":
         system.sql("inventory", SLOW_HANDLER)
     else:
@@ -48,8 +49,7 @@ def slow(system: System, service: str) -> Iterator[None]:
             system.sql("inventory", "DROP TRIGGER ponder ON reservations; DROP FUNCTION ponder")
         else:
             system.sql("providers", "UPDATE faults SET latency = 0")
-        system.runtime.start(service)
-        system.until_ready()
+        system.runtime.up()
 
 
 @pytest.mark.parametrize(

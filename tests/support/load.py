@@ -40,6 +40,14 @@ def mixes(workflow: Workflow | None = None) -> list[Any]:
     ]
 
 
+def each_kind() -> list[Any]:
+    """Parameters for a test in one process. Quick: every workflow over SNS. Full: over both buses."""
+    return [
+        pytest.param(kind, id=kind_id(kind), marks=() if kind[1] is EventBus.SNS else pytest.mark.full)
+        for kind in KINDS
+    ]
+
+
 def quick(cases: Sequence[Any], *chosen: Any) -> list[Any]:
     """Parameters of which only the chosen run in `make test`."""
     assert set(chosen) <= set(cases)
