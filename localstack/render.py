@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from localstack import state_machine
+from localstack import alarms, state_machine
+from localstack.tags import Block, Equals, Flow, GetAtt, If, Not, Ref, Sub, dump
 from orderflow.routing import SERVICES, event_pattern, filter_policy
 
 STACK: Final = Path(__file__).with_name("stack.yaml")
@@ -34,63 +33,41 @@ _HEADER: Final = """\
 """
 
 
-class _Ref(str):
-    """`!Ref` to a resource or parameter."""
-
-
-class _GetAtt(str):
-    """`!GetAtt` of Resource.Attribute."""
-
-
-class _Sub(str):
-    """`!Sub` with ${…} placeholders."""
-
-
-class _If(list):  # type: ignore[type-arg]
-    """`!If` of a condition's name, what holds, and what else."""
-
-
-class _Equals(list):  # type: ignore[type-arg]
-    """`!Equals` of two values."""
-
-
-class _Block(str):
-    """Text of several lines, kept as it is."""
-
-
-def _arn(resource: str) -> _GetAtt:
-    return _GetAtt(f"{resource}.Arn")
+def _arn(resource: str) -> GetAtt:
+    return GetAtt(f"{resource}.Arn")
 
 
 def _queue(name: str, **properties: Any) -> dict[str, Any]:
-    return {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": _Sub("${Name}-" + name), **properties}}
+    return {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": Sub("${Name}-" + name), **properties}}
 
 
 def _dlq(name: str, **properties: Any) -> dict[str, Any]:
-    return _queue(name, MessageRetentionPeriod=DLQ_RETENTION_SECONDS, **properties)
+    return Flow(_queue(name, MessageRetentionPeriod=DLQ_RETENTION_SECONDS, **properties))
 
 
-def _admit(queue: str, **source_of: _Ref | _GetAtt) -> dict[str, Any]:
-    """A queue policy by which only the named sources may send: `sns=` a topic, `events=` a rule."""
+def _admit(*queues: str, **source_of: Ref | GetAtt) -> dict[str, Any]:
+    """A policy of queues by which only the named sources may send: `sns=` a topic, `events=` a rule."""
     statements = [
         {
             "Effect": "Allow",
             "Principal": {"Service": f"{service}.amazonaws.com"},
             "Action": "sqs:SendMessage",
-            "Resource": _arn(queue),
+            "Resource": [_arn(queue) for queue in queues],
             "Condition": {"ArnEquals": {"aws:SourceArn": source}},
         }
         for service, source in source_of.items()
     ]
     document = {"Version": "2012-10-17", "Statement": statements}
-    return {"Type": "AWS::SQS::QueuePolicy", "Properties": {"Queues": [_Ref(queue)], "PolicyDocument": document}}
+    return Flow(
+        Type="AWS::SQS::QueuePolicy", Properties={"Queues": [Ref(q) for q in queues], "PolicyDocument": document}
+    )
 
 
 def _service(name: str) -> dict[str, Any]:
     """The queue of one service with its DLQ, and what feeds it from the topic and the bus."""
     title = name.capitalize()
     queue = f"{title}Queue"
-    own_arn = _Sub("arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:${Name}-" + name)
+    own_arn = Sub("arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:${Name}-" + name)
     resources = {
         # By name, because the queue already points at its DLQ: two GetAtts would be a circle.
         f"{title}Dlq": _dlq(
@@ -107,11 +84,10 @@ def _service(name: str) -> dict[str, Any]:
         return resources
     return resources | {
         f"{title}SubscriptionDlq": _dlq(f"{name}-subscription-dlq"),
-        f"{title}SubscriptionDlqPolicy": _admit(f"{title}SubscriptionDlq", sns=_Ref("Events")),
         f"{title}Subscription": {
             "Type": "AWS::SNS::Subscription",
             "Properties": {
-                "TopicArn": _Ref("Events"),
+                "TopicArn": Ref("Events"),
                 "Protocol": "sqs",
                 "Endpoint": _arn(queue),
                 "RawMessageDelivery": True,
@@ -124,8 +100,8 @@ def _service(name: str) -> dict[str, Any]:
         f"{title}Rule": {
             "Type": "AWS::Events::Rule",
             "Properties": {
-                "Name": _Sub("${Name}-" + name),
-                "EventBusName": _Ref("Bus"),
+                "Name": Sub("${Name}-" + name),
+                "EventBusName": Ref("Bus"),
                 "EventPattern": event_pattern(name),
                 "Targets": [
                     {
@@ -138,7 +114,7 @@ def _service(name: str) -> dict[str, Any]:
             },
         },
         f"{title}RuleDlqPolicy": _admit(f"{title}RuleDlq", events=_arn(f"{title}Rule")),
-        f"{title}QueuePolicy": _admit(queue, sns=_Ref("Events"), events=_arn(f"{title}Rule")),
+        f"{title}QueuePolicy": _admit(queue, sns=Ref("Events"), events=_arn(f"{title}Rule")),
     }
 
 
@@ -157,7 +133,7 @@ def _machine() -> dict[str, Any]:
         "Effect": "Allow",
         "Principal": {"Service": "states.amazonaws.com"},
         "Action": "sts:AssumeRole",
-        "Condition": {"StringEquals": {"aws:SourceAccount": _Ref("AWS::AccountId")}},
+        "Condition": {"StringEquals": {"aws:SourceAccount": Ref("AWS::AccountId")}},
     }
     log = {
         "Level": "ERROR",
@@ -168,7 +144,7 @@ def _machine() -> dict[str, Any]:
         "OrdersLog": {
             "Type": "AWS::Logs::LogGroup",
             "Condition": "Logged",
-            "Properties": {"LogGroupName": _Sub("/aws/vendedlogs/states/${Name}-orders"), "RetentionInDays": 30},
+            "Properties": {"LogGroupName": Sub("/aws/vendedlogs/states/${Name}-orders"), "RetentionInDays": 30},
         },
         "OrdersRole": {
             "Type": "AWS::IAM::Role",
@@ -179,7 +155,7 @@ def _machine() -> dict[str, Any]:
                         "PolicyName": "send",
                         "PolicyDocument": {
                             "Version": "2012-10-17",
-                            "Statement": [may_send, _If(["Logged", may_log, _Ref("AWS::NoValue")])],
+                            "Statement": [may_send, If(["Logged", may_log, Ref("AWS::NoValue")])],
                         },
                     }
                 ],
@@ -188,13 +164,13 @@ def _machine() -> dict[str, Any]:
         "Orders": {
             "Type": "AWS::StepFunctions::StateMachine",
             "Properties": {
-                "StateMachineName": _Sub("${Name}-orders"),
+                "StateMachineName": Sub("${Name}-orders"),
                 "StateMachineType": "STANDARD",
                 "RoleArn": _arn("OrdersRole"),
-                "LoggingConfiguration": _If(["Logged", log, _Ref("AWS::NoValue")]),
-                "DefinitionString": _Block(state_machine.text()),
+                "LoggingConfiguration": If(["Logged", log, Ref("AWS::NoValue")]),
+                "DefinitionString": Block(state_machine.text()),
                 "DefinitionSubstitutions": {
-                    f"{service.capitalize()}Queue": _Ref(f"{service.capitalize()}Queue")
+                    f"{service.capitalize()}Queue": Ref(f"{service.capitalize()}Queue")
                     for service in state_machine.RECEIVERS
                 },
             },
@@ -205,19 +181,22 @@ def _machine() -> dict[str, Any]:
 def template() -> dict[str, Any]:
     """The stack as data; short-form intrinsics are `str` subclasses."""
     resources: dict[str, Any] = {
-        "Events": {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": _Sub("${Name}-events")}},
-        "Bus": {"Type": "AWS::Events::EventBus", "Properties": {"Name": _Ref("Name")}},
+        "Events": {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": Sub("${Name}-events")}},
+        "Bus": {"Type": "AWS::Events::EventBus", "Properties": {"Name": Ref("Name")}},
     }
     for service in SERVICES:
         resources |= _service(service)
+    subscription_dlqs = [name for name in resources if name.endswith("SubscriptionDlq")]
+    resources["SubscriptionDlqsPolicy"] = _admit(*subscription_dlqs, sns=Ref("Events"))
     machine = _machine()
     # Publishers hold back until they see it: SNS and EventBridge accept and drop what has no way yet.
     whole = [*resources, *(name for name, resource in machine.items() if "Condition" not in resource)]
     resources |= machine
     resources["Ready"] = {"Type": "AWS::SQS::Queue", "DependsOn": whole} | {
-        "Properties": {"QueueName": _Sub("${Name}-ready")}
+        "Properties": {"QueueName": Sub("${Name}-ready")}
     }
-    outputs = {f"{s.capitalize()}QueueUrl": {"Value": _Ref(f"{s.capitalize()}Queue")} for s in SERVICES}
+    resources |= alarms.resources(resources)
+    outputs = {f"{s.capitalize()}QueueUrl": {"Value": Ref(f"{s.capitalize()}Queue")} for s in SERVICES}
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "orderflow's messaging: topic, bus, a queue a service, dead letters, state machine.",
@@ -234,35 +213,26 @@ def template() -> dict[str, Any]:
                 "AllowedValues": ["on", "off"],
                 "Description": "Whether the state machine logs its errors to CloudWatch Logs; off in LocalStack.",
             },
+            "AlarmTopic": {
+                "Type": "String",
+                "Default": "",
+                "Description": "ARN of the SNS topic that alarms go to. Empty (LocalStack): there are no alarms.",
+            },
         },
-        "Conditions": {"Logged": _Equals([_Ref("Logging"), "on"])},
+        "Conditions": {
+            "Logged": Equals([Ref("Logging"), "on"]),
+            alarms.CONDITION: Not([Equals([Ref("AlarmTopic"), ""])]),
+        },
         "Resources": resources,
         "Outputs": outputs
-        | {"TopicArn": {"Value": _Ref("Events")}, "BusName": {"Value": _Ref("Bus")}}
-        | {"StateMachineArn": {"Value": _Ref("Orders")}},
+        | {"TopicArn": {"Value": Ref("Events")}, "BusName": {"Value": Ref("Bus")}}
+        | {"StateMachineArn": {"Value": Ref("Orders")}},
     }
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True  # CloudFormation reads anchors, people rather not
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-for _tag, _kind in (("!Ref", _Ref), ("!GetAtt", _GetAtt), ("!Sub", _Sub)):
-    _Dumper.add_representer(_kind, lambda dumper, value, tag=_tag: dumper.represent_scalar(tag, str(value)))
-for _tag, _list in (("!If", _If), ("!Equals", _Equals)):
-    _Dumper.add_representer(_list, lambda dumper, value, tag=_tag: dumper.represent_sequence(tag, list(value)))
-_Dumper.add_representer(
-    _Block, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style="|")
-)
 
 
 def render() -> str:
     """The text of `stack.yaml`."""
-    return _HEADER + yaml.dump(template(), Dumper=_Dumper, sort_keys=False, width=110)
+    return _HEADER + dump(template())
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
 for _tag, _long in (("!Ref", "Ref"), ("!GetAtt", "Fn::GetAtt"), ("!Sub", "Fn::Sub")):
     _Loader.add_constructor(_tag, lambda loader, node, long=_long: {long: loader.construct_scalar(node)})
 
-for _tag, _long in (("!If", "Fn::If"), ("!Equals", "Fn::Equals")):
+for _tag, _long in (("!If", "Fn::If"), ("!Equals", "Fn::Equals"), ("!Not", "Fn::Not")):
     _Loader.add_constructor(_tag, lambda loader, node, long=_long: {long: loader.construct_sequence(node, deep=True)})
 
 TEMPLATE: dict[str, Any] = yaml.load(render.STACK.read_text(encoding="utf-8"), Loader=_Loader)
@@ -73,14 +73,16 @@ def test_every_way_to_a_queue_has_dead_letters_of_its_own() -> None:
 
 
 def test_policies_admit_only_the_stacks_own_topic_and_rules() -> None:
-    """Each statement names one AWS service, one action, one queue, and a source that this stack makes."""
+    """Each statement names one AWS service, one action, its queues, and a source that this stack makes. No queue that
+    is fed by topic or bus is without."""
     policies = of_type("AWS::SQS::QueuePolicy")
-    assert policies
+    admitted = [queue["Ref"] for policy in policies.values() for queue in policy["Queues"]]
+    ways = ("Queue", "SubscriptionDlq", "RuleDlq")
+    assert sorted(admitted) == sorted(f"{s.capitalize()}{way}" for s in LISTENERS for way in ways)
     for policy in policies.values():
-        (queue,) = policy["Queues"]
         for statement in policy["PolicyDocument"]["Statement"]:
             assert statement["Action"] == "sqs:SendMessage"
-            assert statement["Resource"] == arn(queue["Ref"])
+            assert statement["Resource"] == [arn(queue["Ref"]) for queue in policy["Queues"]]
             source = statement["Condition"]["ArnEquals"]["aws:SourceArn"]
             kind = RESOURCES[source.get("Ref") or source["Fn::GetAtt"].removesuffix(".Arn")]["Type"]
             expected = {"sns.amazonaws.com": "AWS::SNS::Topic", "events.amazonaws.com": "AWS::Events::Rule"}
@@ -124,6 +126,23 @@ def test_the_state_machine_may_send_to_its_queues_only() -> None:
     assert sends == {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": [arn(queue) for queue in queues]}
     assert logs["Fn::If"][0] == "Logged"
     assert all(action.startswith("logs:") for action in logs["Fn::If"][1]["Action"])
+
+
+def test_every_queue_has_its_alarm() -> None:
+    """A dead letter anywhere, and a message that nobody takes; they tell the topic that is named, or don't exist."""
+    alarms = of_type("AWS::CloudWatch::Alarm")
+    assert all(RESOURCES[name]["Condition"] == "Alarmed" for name in alarms)
+    watched = {a["Dimensions"][0]["Value"]["Fn::GetAtt"].removesuffix(".QueueName"): a for a in alarms.values()}
+    assert watched.keys() == of_type("AWS::SQS::Queue").keys() - {"Ready"}
+    assert len({alarm["AlarmName"]["Fn::Sub"] for alarm in alarms.values()}) == len(alarms)
+    for queue, alarm in watched.items():
+        assert (alarm["Namespace"], alarm["ComparisonOperator"]) == ("AWS/SQS", "GreaterThanThreshold")
+        assert alarm["AlarmActions"] == [{"Ref": "AlarmTopic"}]
+        depth = ("ApproximateNumberOfMessagesVisible", 0)
+        expected = depth if queue.endswith("Dlq") else ("ApproximateAgeOfOldestMessage", 60)
+        assert (alarm["MetricName"], alarm["Threshold"]) == expected
+    assert TEMPLATE["Conditions"]["Alarmed"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopic"}, ""]}]}
+    assert TEMPLATE["Parameters"]["AlarmTopic"]["Default"] == ""
 
 
 def test_cloudformation_takes_the_file_as_it_is() -> None:
