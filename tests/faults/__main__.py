@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from orderflow.contracts import Workflow
+from tests.faults import rotation
 from tests.faults.matrix import ROUTED, ROWS, SEEDS
 from tests.faults.report import Plugin
 
@@ -26,7 +28,8 @@ def main() -> int:
     parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")
     parser.add_argument("--seed", type=int, metavar="N", help="of all chances, to repeat a run")
     parser.add_argument("--quick", action="store_true", help="the sizes of `make test`, not the full ones")
-    parser.add_argument("--only", metavar="TEST", help="one test, by the id that a run told")
+    parser.add_argument("--only", action="append", default=[], metavar="TEST", help="this test or file; repeatable")
+    parser.add_argument("--of-the-day", action="store_true", help="a part of about three minutes, another one each day")
     parser.add_argument("--list", action="store_true", help="name the tests, run none")
     parser.add_argument(
         "--json",
@@ -42,7 +45,10 @@ def main() -> int:
     arguments += [f"--row={row}" for row in options.row or ()]
     arguments += [f"--workflow={options.workflow}"] if options.workflow else []
     arguments += [f"--seed={options.seed}", f"--hypothesis-seed={options.seed}"] if options.seed is not None else []
-    arguments += [options.only] if options.only else []
+    if options.of_the_day:
+        options.only = rotation.of_the_day(datetime.now(UTC).date())
+        print("today's part:", *options.only)
+    arguments += options.only
     if options.list:
         return int(pytest.main([*arguments, "--collect-only", "-q"]))
     return int(pytest.main(arguments, plugins=[Plugin(options.json)]))

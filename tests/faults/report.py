@@ -29,7 +29,8 @@ class Report(TerminalReporter):
         super().__init__(config, console.file)
         self._console = console
         self._json_path = json_path
-        self._rows = config.getoption("row") or list(matrix.ROWS)
+        self._rows = config.getoption("row") or matrix.ROWS
+        self._some = config.args_source is pytest.Config.ArgsSource.ARGS
         self._tests = Path(str(config.rootpath)) / "tests"
         self._about: dict[str, tuple[Sequence[int], Any]] = {}
         self._reports: dict[str, list[pytest.TestReport]] = {}
@@ -81,7 +82,8 @@ class Report(TerminalReporter):
 
     def _show_matrix(self) -> None:
         without = set(matrix.ROWS) - matrix.tested(self._tests)
-        self._console.print(matrix.table(self.results, self._rows, without))
+        rows = {row for row in self._rows if not self._some or any(row in r.rows for r in self.results)}
+        self._console.print(matrix.table(self.results, rows, without))
         for line in matrix.reasons(self.results):
             self._console.print(line, markup=False, highlight=False)
         self._json_path.parent.mkdir(parents=True, exist_ok=True)

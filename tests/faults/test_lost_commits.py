@@ -55,6 +55,7 @@ def test_at_every_commit(world: World, lost: dict[str, LostCommits], kind: Kind,
                 with suppress(Transient):  # it may be met by whatever happens until the order has ended
                     world.settle()
                     world.recover()
+                lost[service].disarm()
                 world.recover()
                 assert world.status(order_id) == expected, (changes, service, nth)
                 if not lost[service].fired:
