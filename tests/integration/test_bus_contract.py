@@ -123,6 +123,33 @@ def test_a_parked_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulate
     assert reason.startswith("no envelope")
 
 
+def test_dead_letters_are_looked_at_sent_back_and_thrown_away(bus: Memory | Emulated) -> None:
+    """Whoever takes some has them alone, until they are given back; a redriven one comes as it first came."""
+    empty(bus)
+    bus.parked("shipping")
+    queue = bus.broker.queue("shipping")
+    sent = [parcel() for _ in range(12)]
+    for batch in (sent[:10], sent[10:]):
+        bus.broker.send(Channel.QUEUE, "shipping", batch)
+    for _ in range(2):
+        for delivery in queue.receive(10, 2):
+            queue.park(delivery, "a reason")
+    own, *others = bus.broker.dead_letters("shipping")
+    assert (own.depth(), [other.depth() for other in others]) == (12, [0] * len(others))
+    letters = own.take(10) + own.take(10)
+    assert sorted(letter.body for letter in letters) == sorted(p.body for p in sent)
+    assert {(letter.queue, letter.reason, letter.receives) for letter in letters} == {("shipping-dlq", "a reason", 1)}
+    assert own.take(10) == []
+    own.give_back(letters[:6])
+    again = own.take(10)
+    assert {letter.id for letter in again} == {letter.id for letter in letters[:6]}
+    own.discard(again[:1])
+    back = [*again[1:], *letters[6:]]
+    assert len(own.redrive(back)) == 11
+    assert own.depth() == 0
+    assert sorted(d.body for d in receive_all(bus, "shipping", 11)) == sorted(letter.body for letter in back)
+
+
 def test_nothing_is_ready_without_the_marker(bus: Memory | Emulated) -> None:
     """Publishers hold back: topic and bus would take and drop what they have no subscription for."""
     assert bus.broker.ready()

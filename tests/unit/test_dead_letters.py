@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from orderflow import clock, dead_letters
 from orderflow.bus import DeadLetter
@@ -15,7 +17,7 @@ from orderflow.bus.memory import MemoryDeadLetters
 from orderflow.contracts import Workflow
 from orderflow.dead_letters import DeadLetters
 from orderflow.envelope import decode
-from orderflow.routing import COORDINATOR, SERVICES
+from orderflow.routing import COORDINATOR, MACHINE, SERVICES
 from tests.support.oracle import check
 from tests.support.world import BUILD, World
 
@@ -30,11 +32,14 @@ def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(_world: World) -> World:
-    """Without dead letters."""
+def world(_world: World) -> Iterator[World]:
+    """Without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
     for queue in _world.broker.queues.values():
         queue.parked.clear()
-    return _world
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield _world
+    structlog.configure(**before)
 
 
 def park_next(world: World, service: str, reason: str = "handler failed 5 times; last: KeyError('x')") -> str:
@@ -127,6 +132,39 @@ def test_a_redrive_lets_the_order_go_on(world: World, workflow: Workflow) -> Non
 
 def timeline(world: World, order_id: str) -> Any:
     return world.http("order").get(f"/orders/{order_id}/timeline").json["entries"]
+
+
+FAIL = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a bug in the handler'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON payments FOR EACH ROW WHEN (NEW.state = 'undone') EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.mark.parametrize("workflow", list(Workflow))
+def test_a_redriven_undo_ends_an_order_that_needs_attention(world: World, workflow: Workflow) -> None:
+    """The answer is enough, but where the state machine gave up: there an operator's retry starts another execution."""
+    world.execute("payment", FAIL)
+    try:
+        order_id = world.place(workflow=workflow, postal_code="00000")
+        for _ in range(60):
+            world.settle()
+            world.expire_leases()
+            for queue in world.broker.queues.values():
+                queue.redeliver()
+            world.pass_time(12)
+            if world.status(order_id) == "NEEDS_ATTENTION":
+                break
+    finally:
+        world.execute("payment", "DROP TRIGGER refuse ON payments; DROP FUNCTION refuse")
+    assert world.status(order_id) == "NEEDS_ATTENTION"
+    assert settle(world, "payment", "redrive", order_id=order_id)["settled"]
+    world.settle()
+    if COORDINATOR[workflow] == MACHINE:
+        assert world.status(order_id) == "NEEDS_ATTENTION"
+        assert world.http("order").post(f"/orders/{order_id}/retry", json=WHO).status_code == 202
+        world.recover()
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls)
 
 
 def test_a_redriven_message_may_fail_as_often_again(world: World) -> None:
