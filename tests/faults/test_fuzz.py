@@ -185,13 +185,13 @@ def _answers_a_valid_one(service: Service) -> None:
 
 @pytest.mark.xdist_group("faults-system")
 def test_no_message_in_a_queue_breaks_the_system(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """200 to each service, through SQS: what can't be handled is in its DLQ, queues and outboxes empty themselves, and
+    """100 to each service, through SQS: what can't be handled is in its DLQ, queues and outboxes empty themselves, and
     the next orders of every kind succeed."""
     fuzzer, chance = Fuzzer(seed), random.Random(seed)
     parked: Counter[str] = Counter()
     for service in SERVICES:
         bodies: list[str] = []
-        while len(bodies) < 200:
+        while len(bodies) < 100:
             body = fuzzer.message(envelope(chance.choice(HEARD[service])))
             fate = _will_be(body)
             if fate != "waits" and body and not re.search("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", body):
@@ -200,7 +200,7 @@ def test_no_message_in_a_queue_breaks_the_system(system: System, seed: int, meas
         system.send(service, *bodies)
     until(lambda: not system.waiting(), what=system.waiting)
     dead = system.dead_letters()
-    measured(messages=200 * len(SERVICES), dead_letters=sum(dead.values()))
+    measured(messages=100 * len(SERVICES), dead_letters=sum(dead.values()))
     for service in SERVICES:
         # At least; others read well, and are about an order that the service should know, or lack what it needs.
         assert parked[service] <= dead[f"{service}-dlq"]
