@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from orderflow import clock, inbox
-from orderflow.contracts import Item, Message, ReleaseStock, ReserveStock
-from orderflow.database import Database
-from orderflow.envelope import Envelope, decode
-from orderflow.outbox import Outbox
-from orderflow.processor import Done, Processor, Verdict
-from services.inventory import models
-from services.inventory.handlers import Inventory
+from orderflow import clock
+from orderflow.contracts import Item, ReleaseStock, ReserveStock
+from orderflow.envelope import Envelope
+from orderflow.processor import Done
+from tests.support.shop import THREADS, Shop
 from tests.support.steps import ask, names
 
-THREADS = 16
-
-
-class Shop:
-    """Inventory in one process of many threads."""
-
-    def __init__(self, url: str) -> None:
-        self.database = Database(url, size=THREADS)
-        self.database.open()
-        self.processor = Processor(
-            Inventory(), Outbox(self.database, lease=10),
-            lambda message_id, error: inbox.count_failure(self.database, message_id, error), parked_at=5,
-        )  # fmt: skip
-
-    def handle(self, *envelopes: Envelope) -> list[Verdict]:
-        return self.processor.process(envelopes)  # type: ignore[return-value]
-
-    def ask(self, message: Message, order_id: str) -> str:
-        """The one outcome, by name."""
-        before = len(self.outcomes(order_id))
-        [verdict] = self.handle(ask(message, order_id))
-        assert isinstance(verdict, Done)
-        [outcome] = self.outcomes(order_id)[before:]
-        return names([outcome])[0]
-
-    def outcomes(self, order_id: str) -> list[Message]:
-        rows = self.database.query("SELECT body FROM outbox WHERE order_id = %s::uuid ORDER BY entry", [order_id])
-        return [decode(body).message() for (body,) in rows]
-
-    def stock(self, sku: str) -> tuple[int, int]:
-        """(available, reserved)"""
-        found = models.stock_of(self.database, sku)
-        assert found is not None
-        return found[1:]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -118,29 +86,29 @@ def test_a_batch_is_decided_in_its_order(shop: Shop) -> None:
     assert shop.stock("RARE-1") == (0, 100)
 
 
-@pytest.mark.parametrize("several_lines", [False, True], ids=["one-line", "several-lines"])
 @pytest.mark.row(19)
-def test_the_last_hundred_are_sold_once(shop: Shop, several_lines: bool) -> None:
-    """16 threads, batches of mixed orders: exactly 100 pieces sold, nobody waits for anybody's deadlock."""
-    orders = [clock.new_id() for _ in range(320)]
-    skus = ["RARE-1", "BOOK-1", "MUG-1", "LAMP-1"] if several_lines else ["RARE-1"]
-
-    def batch(part: Sequence[str]) -> list[Verdict]:
-        asked = []
-        for order_id in part:
-            lines = random.sample(skus, len(skus))
-            asked.append(ask(ReserveStock(items=tuple(Item(sku=s, quantity=1) for s in lines)), order_id))
-        return shop.handle(*asked)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        verdicts = [v for part in pool.map(batch, [orders[i::64] for i in range(64)]) for v in part]
-    assert all(isinstance(v, Done) for v in verdicts), [v for v in verdicts if not isinstance(v, Done)]
-    sold = [o for o in orders if names(shop.outcomes(o)) == ["StockReserved"]]
-    assert len(sold) == 100
-    for sku in skus:
-        assert shop.stock(sku)[1] == 100
-    self_made = [shop.stock(sku) for sku in skus if sku != "RARE-1"]
-    assert all(available == 99_900 for available, _ in self_made)
+@pytest.mark.parametrize(
+    "skus", [["RARE-1"], ["RARE-1", "BOOK-1", "MUG-1", "LAMP-1"]], ids=["one-line", "several-lines"]
+)
+def test_the_last_hundred_are_sold_once(shop: Shop, skus: list[str], measured: Callable[..., None]) -> None:
+    """16 threads in each of 4 processes, batches of mixed orders: exactly 100 pieces sold, nobody waits for anybody's
+    deadlock."""
+    command = [sys.executable, "-m", "tests.support.shop", shop.url, "160", *skus]
+    pipe = subprocess.PIPE
+    buyers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(4)]
+    assert [buyer.stdout.readline() for buyer in buyers if buyer.stdout] == ["ready\n"] * 4
+    for buyer in buyers:
+        assert buyer.stdin is not None
+        buyer.stdin.write("now\n")
+        buyer.stdin.flush()
+    told = [json.loads(buyer.communicate(timeout=60)[0]) for buyer in buyers]
+    assert [t["not_done"] for t in told] == [[]] * 4
+    sold = [t["reserved"] for t in told]
+    measured(sold=sum(sold), fewest_of_a_process=min(sold))
+    assert sum(sold) == 100
+    assert sum(bool(n) for n in sold) > 1, "processes competed"
+    assert shop.stock("RARE-1") == (0, 100)
+    assert {shop.stock(sku) for sku in skus[1:]} <= {(99_900, 100)}
 
 
 @pytest.mark.row(19)

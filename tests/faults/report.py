@@ -113,7 +113,7 @@ class Plugin:
     def __init__(self, json_path: Path) -> None:
         self._json_path = json_path
         # Tests' output is captured meanwhile: the display writes to a copy of what stdout is now.
-        self._file = os.fdopen(os.dup(1), "w")
+        self._file = os.fdopen(os.dup(1), "w", buffering=1)
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:

@@ -1,0 +1,87 @@
+"""Inventory on a real database, in one process of many threads; as a program, a process that buys all it can."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from orderflow import clock, inbox
+from orderflow.contracts import Item, Message, ReserveStock
+from orderflow.database import Database
+from orderflow.envelope import Envelope, decode
+from orderflow.outbox import Outbox
+from orderflow.processor import Done, Processor, Verdict
+from services.inventory import models
+from services.inventory.handlers import Inventory
+from tests.support.steps import ask, names
+
+THREADS = 16
+
+
+class Shop:
+    """Inventory in one process of many threads."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.database = Database(url, size=THREADS)
+        self.database.open()
+        self.processor = Processor(
+            Inventory(), Outbox(self.database, lease=10),
+            lambda message_id, error: inbox.count_failure(self.database, message_id, error), parked_at=5,
+        )  # fmt: skip
+
+    def handle(self, *envelopes: Envelope) -> list[Verdict]:
+        return self.processor.process(envelopes)  # type: ignore[return-value]
+
+    def ask(self, message: Message, order_id: str) -> str:
+        """The one outcome, by name."""
+        before = len(self.outcomes(order_id))
+        [verdict] = self.handle(ask(message, order_id))
+        assert isinstance(verdict, Done)
+        [outcome] = self.outcomes(order_id)[before:]
+        return names([outcome])[0]
+
+    def outcomes(self, order_id: str) -> list[Message]:
+        rows = self.database.query("SELECT body FROM outbox WHERE order_id = %s::uuid ORDER BY entry", [order_id])
+        return [decode(body).message() for (body,) in rows]
+
+    def stock(self, sku: str) -> tuple[int, int]:
+        """(available, reserved)"""
+        found = models.stock_of(self.database, sku)
+        assert found is not None
+        return found[1:]
+
+
+def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]:
+    """Asks for one piece of each SKU for each order, in batches of mixed lines, on all threads."""
+
+    def batch(part: Sequence[str]) -> list[Verdict]:
+        lines = {order_id: random.sample(skus, len(skus)) for order_id in part}
+        items = {i: tuple(Item(sku=sku, quantity=1) for sku in lines[i]) for i in part}
+        return shop.handle(*(ask(ReserveStock(items=items[order_id]), order_id) for order_id in part))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [v for part in pool.map(batch, [orders[i::THREADS] for i in range(THREADS)]) for v in part]
+
+
+def main(url: str, number: str, *skus: str) -> None:
+    """Says `ready`, waits for a line, buys, and tells as JSON how many orders got their pieces."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    shop = Shop(url)
+    orders = [clock.new_id() for _ in range(int(number))]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    verdicts = buy(shop, orders, skus)
+    reserved = sum(names(shop.outcomes(order_id)) == ["StockReserved"] for order_id in orders)
+    print(json.dumps({"reserved": reserved, "not_done": [str(v) for v in verdicts if not isinstance(v, Done)]}))
+    shop.database.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
