@@ -58,17 +58,19 @@ class Decision:
 
 
 def decide(workflow: Workflow, facts: Collection[str]) -> Decision:
-    """The decision for a saga. A final fact wins over everything."""
-    if name_of(c.OrderConfirmed) in facts:
-        return Decision(State.CONFIRMED)
-    if name_of(c.OrderCancelled) in facts:
+    """The decision for a saga. The arbiter's final word wins over everything but its own: one that says that it cancels
+    what it had ended was restored from a backup, and has forgotten it."""
+    cancels = bool(_ARBITER_CANCELS.intersection(facts))
+    if name_of(c.OrderCancelled) in facts and not (cancels and still_owed(facts)):
         return Decision(State.CANCELLED)
+    if name_of(c.OrderConfirmed) in facts and not cancels:
+        return Decision(State.CONFIRMED)
     debts = owed(facts)
     if debts is None:
         move = _next_move(workflow, facts)
         return Decision(State.RUNNING, move.send, move.service)
-    if _may_be_confirmed(workflow, facts):
-        # The order could be confirmed at this very moment: ask the arbiter before anything is undone.
+    if _arbiter_is_to_be_asked(facts):
+        # The order could be confirmed, at this very moment or by what this saga has forgotten.
         return Decision(State.COMPENSATING, c.CancelOrder, "order")
     remaining = still_owed(facts)
     if remaining:
@@ -81,12 +83,10 @@ def _next_move(workflow: Workflow, facts: Collection[str]) -> Move:
     return next((move for move in moves if name_of(move.until) not in facts), moves[-1])
 
 
-def _may_be_confirmed(workflow: Workflow, facts: Collection[str]) -> bool:
-    """Whether the last move may have been sent while the arbiter has not said that it cancels."""
+def _arbiter_is_to_be_asked(facts: Collection[str]) -> bool:
+    """Whether silence, or somebody else's undo, is all that speaks against the order."""
     known = set(facts)
-    if known & _ARBITER_CANCELS or not known & {DEADLINE, STEP_UNDONE}:
-        return False
-    return all(name_of(move.until) in known for move in FORWARD[workflow][:-1])
+    return bool(known & {DEADLINE, STEP_UNDONE}) and not known & _ARBITER_CANCELS
 
 
 def last_word(workflow: Workflow, snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:

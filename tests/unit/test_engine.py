@@ -7,7 +7,7 @@ import pytest
 from orchestrator.engine import State, decide, message_for
 from orderflow import contracts as c
 from orderflow.contracts import Workflow
-from orderflow.saga import DEADLINE
+from orderflow.saga import DEADLINE, STEP_UNDONE
 from tests.support.world import request
 
 FORWARD = ("StockReserved", "PaymentCharged", "ShipmentScheduled")
@@ -32,17 +32,28 @@ ORCHESTRATION, HYBRID = Workflow.ORCHESTRATION, Workflow.HYBRID
         (ORCHESTRATION, (*FORWARD[:2], "ShipmentRejected"), State.COMPENSATING, c.RefundPayment),
         (ORCHESTRATION, (*FORWARD[:2], "ShipmentRejected", "PaymentRefunded"), State.COMPENSATING, c.ReleaseStock),
         (ORCHESTRATION, ("OrderCancellationRequested",), State.COMPENSATING, c.CancelShipment),
-        (ORCHESTRATION, (DEADLINE,), State.COMPENSATING, c.CancelShipment),
-        # Where the order may be confirmed at this moment, the arbiter is asked before anything is undone.
+        # Where nobody said no, the arbiter is asked before anything is undone.
+        (ORCHESTRATION, (DEADLINE,), State.COMPENSATING, c.CancelOrder),
+        (ORCHESTRATION, (DEADLINE, "OrderCancellationRequested"), State.COMPENSATING, c.CancelShipment),
+        (ORCHESTRATION, (*FORWARD[:1], STEP_UNDONE), State.COMPENSATING, c.CancelOrder),
         (ORCHESTRATION, (*FORWARD, DEADLINE), State.COMPENSATING, c.CancelOrder),
         (ORCHESTRATION, (*FORWARD, DEADLINE, "OrderCancellationRequested"), State.COMPENSATING, c.CancelShipment),
         (ORCHESTRATION, (*FORWARD, "ConfirmationRejected"), State.COMPENSATING, c.CancelShipment),
         (HYBRID, (*FORWARD[:2], DEADLINE), State.COMPENSATING, c.CancelOrder),
         (HYBRID, (*FORWARD[:2], "ShipmentRejected"), State.COMPENSATING, c.RefundPayment),
-        (HYBRID, (*FORWARD[:1], DEADLINE), State.COMPENSATING, c.CancelShipment),
+        (HYBRID, (*FORWARD[:1], DEADLINE), State.COMPENSATING, c.CancelOrder),
         # The arbiter's word is final, whatever else is known.
         (ORCHESTRATION, (*FORWARD, DEADLINE, "OrderConfirmed"), State.CONFIRMED, None),
         (ORCHESTRATION, ("StockRejected", "OrderCancelled"), State.CANCELLED, None),
+        # But an arbiter that was restored from a backup may say another.
+        (ORCHESTRATION, (*FORWARD, "OrderConfirmed", "ConfirmationRejected"), State.COMPENSATING, c.CancelShipment),
+        (HYBRID, (*FORWARD[:2], "OrderConfirmed", "OrderCancellationRequested"), State.COMPENSATING, c.CancelShipment),
+        (
+            ORCHESTRATION,
+            ("StockRejected", "OrderCancelled", "OrderCancellationRequested"),
+            State.COMPENSATING,
+            c.CancelShipment,
+        ),
     ],
 )
 def test_decisions(workflow: Workflow, facts: tuple[str, ...], state: State, send: object) -> None:
