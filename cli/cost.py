@@ -23,15 +23,19 @@ _HANDLED: Final = "orderflow_messages_handled_total"
 _UNHEARD: Final = "orderflow_messages_unheard_total"
 
 _NOT_FOR_AN_ORDER: Final = frozenset(
-    {"ReceiveMessage", "GetQueueUrl", "DescribeExecution", "GetExecutionHistory", "ListExecutions"}
-)
-"""Counted otherwise (receives), or not caused by an order: looking for the stack's marker after a pause, and at an
-execution, which drawing its timeline does by itself."""
+    {
+        "ReceiveMessage", "GetQueueUrl", "GetQueueAttributes", "DescribeExecution", "GetExecutionHistory",
+        "ListExecutions",
+    }
+)  # fmt: skip
+"""Counted otherwise (receives), or not caused by an order: looking for the stack's marker after a pause, how many dead
+letters there are (which reading the metrics asks), and at an execution, which drawing its timeline does by itself."""
 
 NOTE: Final = (
     "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
-    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution are "
-    "left out. What a state machine does by itself (transitions, sends) is billed as such, and no call of a service."
+    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution or a "
+    "dead-letter queue are left out. What a state machine does by itself (transitions, sends) is billed as such, and no "
+    "call of a service."
 )
 
 

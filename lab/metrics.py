@@ -13,6 +13,8 @@ from lab.system import Counts, System
 from orderflow.routing import SERVICES
 
 _CALLS: Final = "orderflow_aws_calls_total"
+_BY_READING: Final = "GetQueueAttributes"
+"""How many dead letters there are, which a service asks when its metrics are read."""
 _DELIVERIES: Final = "orderflow_messages_handled_total"
 """Counts every message that came to a verdict, also those that a service has no reaction to."""
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes by a proxy
@@ -29,7 +31,7 @@ def read(system: System) -> Counts:
         except OSError as error:
             raise LabProblem(f"{service} shows no metrics: {error}") from error
         for sample in [s for family in text_string_to_metric_families(text) for s in family.samples]:
-            if sample.name == _CALLS:
+            if sample.name == _CALLS and sample.labels["operation"] != _BY_READING:
                 calls[f"{sample.labels['service']}:{sample.labels['operation']}"] += int(sample.value)
             elif sample.name == _DELIVERIES:
                 deliveries += int(sample.value)

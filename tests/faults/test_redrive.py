@@ -22,7 +22,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import SERVICES
 from tests.support.oracle import check
-from tests.support.system import KINDS, kind_id
+from tests.support.system import KINDS, System, kind_id, until
 from tests.support.world import BUILD, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(10)]
@@ -190,7 +190,9 @@ def owners_look(world: World, seconds: Sequence[float]) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize(("kind", "meanwhile"), CASES)
-def test_redriven_long_after(world: World, seed: int, kind: Kind, number: int, meanwhile: str) -> None:
+def test_redriven_long_after(
+    world: World, seed: int, kind: Kind, number: int, meanwhile: str, measured: Callable[..., None]
+) -> None:
     """As many that had been handled as that had not, half of these after the charge. A state machine's tokens are spent
     by then, if it has asked again: that answer is lost on it, and what was done is told to whoever asks next."""
     chance = random.Random(seed)
@@ -218,9 +220,68 @@ def test_redriven_long_after(world: World, seed: int, kind: Kind, number: int, m
         assert sum(spent_tokens.values()) > spent
     world.recover()
     statuses = Counter(world.status(order_id) for order_id in stuck)
-    print(f"{letters} letters; {len(stuck)} orders: {dict(now)}, in the end {dict(statuses)}")
+    measured(letters=letters, then=dict(now), in_the_end=dict(statuses))
     assert {order_id: world.status(order_id) for order_id in done} == ended
     assert ledger(world, done) == before, "no second effect"
     assert statuses.keys() <= {"CONFIRMED", "CANCELLED"}
     check(world.urls)
     assert world.parked() == []
+
+
+def peek(system: System, service: str, number: int) -> list[str]:
+    """The bodies of so many messages that wait in a service's queue, which has nobody who takes them. They stay."""
+    found: dict[str, str] = {}
+
+    def enough() -> bool:
+        answer = system.aws("sqs").receive_message(
+            QueueUrl=system.queue(service), MaxNumberOfMessages=10, VisibilityTimeout=2, WaitTimeSeconds=1
+        )
+        found.update({message["MessageId"]: message["Body"] for message in answer.get("Messages", ())})
+        return len(found) >= number
+
+    until(enough, what=lambda: f"{len(found)} of {number}")
+    return list(found.values())[:number]
+
+
+def redrive_all_of(system: System, service: str) -> int:
+    """Until none is left; how many were sent."""
+    count = 0
+    while True:
+        answer = system.http.post(system.url(service, "/dlq/redrive"), json=WHO | {"all": True})
+        assert answer.status_code == 200, answer.text
+        count += len(answer.json()["settled"])
+        if not answer.json()["left"]:
+            return count
+
+
+@pytest.mark.xdist_group("faults-system")
+@pytest.mark.parametrize("number", [16, pytest.param(100, marks=pytest.mark.full)])
+def test_redriven_long_after_on_a_real_system(
+    system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
+) -> None:
+    """The same for payment's queue, over SQS and HTTP: what payment had handled, and charges it could not record."""
+    system.runtime.stop("payment")
+    done = [system.place(kinds[n % len(kinds)]) for n in range(number)]
+    bodies = peek(system, "payment", number)
+    system.runtime.start("payment")
+    ended = system.until_terminal(*done)
+    before = [system.ledger(order_id) for order_id in done]
+    system.sql("payment", FAIL)
+    stuck = [system.place(kinds[n % len(kinds)]) for n in range(number)]
+    until(lambda: system.depth("payment-dlq") >= number, what=lambda: system.depth("payment-dlq"))
+    system.sql("payment", MEND)
+    assert sum("charge" in system.ledger(order_id) for order_id in stuck) == number, "charged, and not recorded"
+    system.send("payment-dlq", *bodies)
+    for service in SERVICES:
+        system.sql(service, "DELETE FROM inbox")
+    for database, statement in LATER.items():
+        system.sql(database, statement)
+    letters = redrive_all_of(system, "payment")
+    assert letters >= 2 * number
+    statuses = Counter(system.until_terminal(*stuck))
+    measured(letters=letters, in_the_end=dict(statuses))
+    assert statuses.keys() <= {"CONFIRMED", "CANCELLED"}
+    system.check(acknowledged=[*done, *stuck])
+    assert system.until_terminal(*done) == ended
+    assert [system.ledger(order_id) for order_id in done] == before, "no second effect"
+    system.no_dead_letters()
