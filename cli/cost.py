@@ -34,8 +34,8 @@ letters there are (which reading the metrics asks), and at an execution, which d
 NOTE: Final = (
     "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
     "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution or a "
-    "dead-letter queue are left out. What a state machine does by itself (transitions, sends) is billed as such, and no "
-    "call of a service."
+    "dead-letter queue are left out. What a state machine does by itself (transitions, sends) is billed as such, and "
+    "no call of a service."
 )
 
 
