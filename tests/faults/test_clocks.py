@@ -158,9 +158,12 @@ TIMES = {"RESEND_AFTER": "5,7", "UNDO_AFTER": "9"}
 OWNERS = {Workflow.CHOREOGRAPHY: "order", Workflow.ORCHESTRATION: "orchestrator", Workflow.HYBRID: "orchestrator"}
 """Who undoes an order at its deadline. (In step-functions it is AWS, by its own clock.)"""
 LATE = """
-SELECT extract(epoch FROM d.at - p.at)::float FROM {0} d JOIN {0} p USING (order_id)
-WHERE d.note = 'deadline' AND p.type = 'StockReserved' AND order_id = ANY(%s::uuid[])
+SELECT extract(epoch FROM d.at - (
+    SELECT min(p.at) FROM {0} p WHERE p.order_id = d.order_id AND p.type = 'StockReserved'
+))::float
+FROM {0} d WHERE d.note = 'deadline' AND d.order_id = ANY(%s::uuid[])
 """
+"""Seconds from the last progress; what is sent again is answered again, which is none."""
 
 
 def lateness(system: System) -> list[float]:
