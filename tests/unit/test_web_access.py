@@ -61,6 +61,15 @@ def test_operators_routes_take_operators_keys_only(guarded: FlaskClient) -> None
     assert guarded.post("/restock").status_code == 401
 
 
+def test_dead_letters_are_for_operators_only(guarded: FlaskClient) -> None:
+    """To see them, too: they tell of other people's orders."""
+    for call in (guarded.get, guarded.post):
+        for path in ("/dlq",) if call == guarded.get else ("/dlq/redrive", "/dlq/discard"):
+            assert call(path, headers=bearer("customer-1")).status_code == 403
+            assert call(path).status_code == 401
+    assert guarded.get("/dlq", headers=bearer("operator-1")).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", "/docs", "/docs/start.js"])
 def test_health_metrics_and_docs_are_open(guarded: FlaskClient, path: str) -> None:
     """What probes and readers need has no lock."""
