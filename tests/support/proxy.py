@@ -43,6 +43,8 @@ def proxy(url: str, tap: Callable[[], Tap]) -> Iterator[str]:
                         client.close()
                         continue
                     upstream.settimeout(None)
+                    for one in (client, upstream):  # what comes in small pieces goes on at once
+                        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     open_sockets.extend((client, upstream))
                     mine = tap()
                     for job in (_ask, _answer):
