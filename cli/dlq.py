@@ -23,7 +23,6 @@ app = typer.Typer(
     orderflow dlq redrive ID --why "handler mended"   back to its queue: it is handled as if it had just come
     orderflow dlq discard ID --why "forged"           gone; its order goes on, or is undone, without it
 
-    \b
     A redrive is safe to repeat: a message that had its effect before is only answered. Find out why it failed first;
     what fails again comes back. Both are kept in the order's timeline, with who and why (operators).""",
     no_args_is_help=True,
@@ -36,7 +35,7 @@ Service = Annotated[
     str | None, typer.Option("--service", "-s", **one_of(*SERVICES, metavar="SERVICE", text="Default: all."))
 ]
 Order = Annotated[str | None, typer.Option("--order", help="Those of one order: its id, or `last`.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]…", help="Of letters, or of the messages in them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Of letters, or of the messages in them.")]
 All = Annotated[bool, typer.Option("--all", help="All of --service, or of all services. Asks first.")]
 Why = Annotated[str, typer.Option(help="Kept in the log and in the orders' timelines.")]
 By = Annotated[str | None, typer.Option(help="Who does it.", show_default="your user name")]
