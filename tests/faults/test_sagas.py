@@ -98,6 +98,56 @@ def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
     assert world.parked() == []
 
 
+def asleep(world: World, seconds: float) -> None:
+    """All is stopped for so long, and the broker forgets everything; then all is started, and the owners look."""
+    for queue in world.broker.queues.values():
+        queue.waiting.clear()
+        queue.in_hand.clear()
+    world.broker.machine.lose()
+    for name, table in (("order", "orders"), ("orchestrator", "sagas")):
+        times = ", ".join(f"{column} = {column} - make_interval(secs => %s)" for column in ("next_at", "progress_at"))
+        world.execute(name, f"UPDATE {table} SET {times}", [seconds, seconds])
+    for name in BUILD:
+        world.restart(name)
+    for _ in range(3):
+        for owner in ("order", "orchestrator"):
+            world.services[owner].sweeper.sweep(0)  # type: ignore[union-attr]
+        world.settle()
+    world.relay()
+    world.settle()
+
+
+@every_kind
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_a_deadline_that_passed_while_its_owner_was_away(world: World, rounds: int, kind: Kind) -> None:
+    """All is stopped for an hour with an order under way: it goes on, and nothing is undone."""
+    order_id = place(world, kind)
+    for _ in range(rounds):
+        for name in BUILD:
+            world.publish(name)
+            world.deliver(name)
+    asleep(world, 3600)
+    assert world.status(order_id) == "CONFIRMED"
+    check(world.urls, acknowledged=[order_id])
+
+
+@every_kind
+@every_step
+def test_a_reply_that_does_not_come_after_that_either(world: World, step: Step, kind: Kind) -> None:
+    """Then the deadline passes, a little later, and the order is undone."""
+    with losing(world, step.success) as lost:
+        order_id = place(world, kind)
+        world.settle()
+        asleep(world, 3600)
+        assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID"), "asked once more first"
+        for _ in range(7):
+            wait(world, 10)
+        assert lost.total() > 1
+    wait(world, 10)
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
+
+
 @every_kind
 @every_step
 def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) -> None:
