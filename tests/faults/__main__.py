@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--row", action="append", type=int, choices=ROWS, metavar="N", help="only this row; repeatable")
     parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")
     parser.add_argument("--seed", type=int, metavar="N", help="of all chances, to repeat a run")
-    parser.add_argument("--quick", action="store_true", help="the sizes of `make test`, not the full ones")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a quarter of an hour")
     parser.add_argument("--only", action="append", default=[], metavar="TEST", help="this test or file; repeatable")
     parser.add_argument("--of-the-day", action="store_true", help="a part of about three minutes, another one each day")
     parser.add_argument("--list", action="store_true", help="name the tests, run none")
@@ -41,7 +41,7 @@ def main() -> int:
     options = parser.parse_args()
     os.chdir(Path(__file__).parents[2])
     sizes = "not full" if options.quick else "(full or not full)"
-    arguments = ["-p", "no:cacheprovider", "-m", f"row and {sizes}"]
+    arguments = ["-p", "no:cacheprovider", "-m", f"row and {sizes} and (extra or not extra)"]
     arguments += [f"--row={row}" for row in options.row or ()]
     arguments += [f"--workflow={options.workflow}"] if options.workflow else []
     arguments += [f"--seed={options.seed}", f"--hypothesis-seed={options.seed}"] if options.seed is not None else []

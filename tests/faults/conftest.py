@@ -28,10 +28,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Full sizes run only when asked for: `-m full`. The further seeds go with all workflows in one run."""
+    """What is `full` or `extra` runs only where `-m` names that. Further seeds go with all workflows in one run."""
+    expression = config.option.markexpr or ""
 
     def runs(item: pytest.Item) -> bool:
-        if "full" not in (config.option.markexpr or "") and item.get_closest_marker("full"):
+        if any(mark not in expression and item.get_closest_marker(mark) for mark in ("full", "extra")):
             return False
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         one_kind = len(parameters.get("kinds", KINDS)) == 1
