@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from flask import Blueprint
-from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
 from orderflow import dead_letters
 from orderflow.clock import rfc3339
@@ -27,8 +27,18 @@ class DlqQuery(RequestModel):
     """Of a letter, or of the message in it."""
 
 
+_ONE_OF: Final[list[JsonValue]] = [
+    {"required": ["ids"], "properties": {"ids": {"type": "array", "minItems": 1}}},
+    {"required": ["order_id"], "properties": {"order_id": {"type": "string"}}},
+    {"required": ["all"], "properties": {"all": {"const": True}}},
+]
+"""In JSON Schema's words what `Settle` checks."""
+
+
 class Settle(OperatorRequest):
     """Which letters: by `ids` (of letters, or of the messages in them), of one order, or all. Just one of the three."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_OF})
 
     ids: Annotated[tuple[_Id, ...], Field(max_length=100)] = ()
     order_id: _OrderId | None = None
