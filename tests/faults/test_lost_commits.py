@@ -12,10 +12,10 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from orderflow.errors import Transient
 from orderflow.routing import SERVICES
-from tests.support.load import Load
+from tests.support.load import Load, each_kind
 from tests.support.oracle import check
 from tests.support.proxy import LostCommits
-from tests.support.system import KINDS, System, kind_id, order_body, overridden, until
+from tests.support.system import KINDS, System, order_body, overridden, until
 from tests.support.world import BUILD, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.row(7)]
@@ -40,9 +40,7 @@ def world(new_database: Callable[[str | None], str], lost: dict[str, LostCommits
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, id=kind_id(k), marks=pytest.mark.full if n % 2 else ()) for n, k in enumerate(KINDS)]
-)
+@pytest.mark.parametrize("kind", each_kind())
 def test_at_every_commit(world: World, lost: dict[str, LostCommits], kind: Kind, measured: Callable[..., None]) -> None:
     """The first, second … of each service, for an order that succeeds and one that is undone: what was done is known to
     the next who asks, and not done again."""

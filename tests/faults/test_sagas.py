@@ -17,7 +17,7 @@ from orderflow.bus import Parcel, SendFailure
 from orderflow.contracts import EventBus, Message, OrderConfirmed, ShipmentScheduled, Workflow, name_of
 from orderflow.routing import COORDINATOR, Channel
 from orderflow.saga import STEPS, Step
-from tests.support.load import quick
+from tests.support.load import each_kind, quick
 from tests.support.oracle import check
 from tests.support.steps import in_background
 from tests.support.system import KINDS, kind_id, until
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 
 Kind = tuple[Workflow, EventBus]
 
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=kind_id)
+every_kind = pytest.mark.parametrize("kind", each_kind())
 every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 
 
