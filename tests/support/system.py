@@ -297,12 +297,15 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
 @contextmanager
 def overridden(system: System, overrides: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
     """The running system, with other settings for single services meanwhile; their processes start anew."""
-    settings = dict(system.runtime.plan.settings) | {name: str(port) for name, port in system.ports.items()}
+    runtime = system.runtime
+    before = runtime._overrides
     try:
-        EmbeddedRuntime(system.runtime.home.path, settings, overrides).up()
+        runtime._overrides = {name: dict(more) for name, more in overrides.items()}
+        runtime.up()
         yield
     finally:
-        system.runtime.up()
+        runtime._overrides = before
+        runtime.up()
 
 
 def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
