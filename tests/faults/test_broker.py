@@ -9,7 +9,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load
-from tests.support.system import KINDS, System, replaced
+from tests.support.system import System, replaced
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(6)]
 
@@ -62,15 +62,3 @@ def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int
     print(f"terminal {time.monotonic() - back:.0f} s after it was back; answers {dict(load.answers)}")
     system.check(acknowledged=taken)
     system.no_dead_letters()
-
-
-def test_everything_is_stopped_and_started_again(system: System, seed: int) -> None:
-    """`down` with orders in every state, then `up`: the broker has forgotten all, and every order goes on."""
-    with Load(system, KINDS, rate=20, total=40, seed=seed) as load:
-        taken = load.finish()
-    in_flight = system.open_orders()
-    system.runtime.down()
-    assert in_flight, "some orders were under way"
-    system.runtime.up()
-    system.until_terminal(*taken, seconds=BACK)
-    system.check(acknowledged=taken)
