@@ -15,6 +15,9 @@ from tests.support.system import free_ports
 SETTINGS = {
     # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
     "LONG_POLL": "1",
+    # What a killed consumer had in hand comes again after this.
+    "VISIBILITY": "10",
+    "HEARTBEAT": "3",
     "RESEND_AFTER": "5,10,20",
     "UNDO_RESEND_EVERY": "5",
     # Far beyond what a busy machine needs: here an order is undone for its outcome, never for being late.

@@ -11,8 +11,8 @@ import pytest
 
 from cli.runtime.probe import answers
 from orderflow.routing import SERVICES
-from tests.support.engine import need_engine
-from tests.support.infrastructure import Infrastructure, infrastructure, provider
+from tests.support.engine import need_engine, provider
+from tests.support.infrastructure import Infrastructure, infrastructure
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -14,10 +14,6 @@ class ContainerSystem(System):
 
     runtime: ContainerRuntime  # type: ignore[assignment]
 
-    def __init__(self, runtime: ContainerRuntime) -> None:
-        super().__init__(runtime)  # type: ignore[arg-type]
-        self.databases = runtime.database_urls()
-
     def stock(self) -> dict[str, tuple[int, int]]:
         """SKU → (available, reserved), over HTTP."""
         return {item["sku"]: (item["available"], item["reserved"]) for item in self.get("inventory", "/stock")["items"]}

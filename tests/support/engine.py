@@ -1,4 +1,5 @@
-"""Whether a Docker Engine is there for the tests that need one: they are skipped without, and fail where it must be."""
+"""What tests run on: whether a Docker Engine is there for those that need one (they are skipped without, and fail where
+it must be), and where LocalStack, PostgreSQL and Jaeger come from."""
 
 from __future__ import annotations
 
@@ -18,3 +19,12 @@ def need_engine() -> None:
         if os.environ.get("ORDERFLOW_REQUIRE_DOCKER") == "1":
             pytest.fail(f"ORDERFLOW_REQUIRE_DOCKER=1, but: {problem.what}", pytrace=False)
         pytest.skip(problem.what)
+
+
+def provider() -> str:
+    """Where the infrastructure comes from: `ORDERFLOW_TEST_INFRA=embedded|containers`. By default embedded (ADR 15).
+    Raises ValueError for anything else."""
+    chosen = os.environ.get("ORDERFLOW_TEST_INFRA") or "embedded"
+    if chosen not in ("embedded", "containers"):
+        raise ValueError(f"ORDERFLOW_TEST_INFRA={chosen!r} is unknown; choose one of: embedded, containers")
+    return chosen

@@ -1,7 +1,7 @@
 """LocalStack with its stack, PostgreSQL and (where there is one) Jaeger for tests: one interface, two providers.
 
-`ORDERFLOW_TEST_INFRA=embedded|containers` chooses; by default containers where a Docker Engine answers. Both give the
-same: the stack of `localstack/stack.yaml`, a database and a role for each service, everything on free loopback ports.
+`ORDERFLOW_TEST_INFRA` chooses (tests.support.engine). Both give the same: the stack of `localstack/stack.yaml`, a
+database and a role for each service, everything on free loopback ports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Protocol
 import psutil
 
 from cli.runtime import localstack
-from cli.runtime.docker import engine
 from cli.runtime.home import Home
 from cli.runtime.leftovers import end, find
 from cli.runtime.plan import make_plan
@@ -25,6 +24,7 @@ from cli.runtime.postgres import Postgres
 from cli.runtime.probe import answers
 from cli.runtime.programs import jaeger
 from cli.runtime.supervisor import Supervisor
+from tests.support.engine import provider
 from tests.support.system import free_ports, until
 
 PARTS = ("localstack", "postgres", "jaeger")
@@ -48,20 +48,15 @@ class Infrastructure(Protocol):
     def start(self, part: str) -> None:
         """Starts a stopped part at its old address; returns when it is ready."""
 
+    def ready(self, part: str) -> bool:
+        """Whether a part does its work."""
+
     def kill(self, part: str) -> None:
         """A part dies on the spot and is started again; returns when it is ready. LocalStack comes back empty, but
         with its stack; PostgreSQL with all that was committed."""
 
     def close(self) -> None:
         """Leaves nothing behind."""
-
-
-def provider() -> str:
-    """The chosen provider's name."""
-    chosen = os.environ.get("ORDERFLOW_TEST_INFRA") or ("containers" if engine() else "embedded")
-    if chosen not in ("embedded", "containers"):
-        raise ValueError(f"ORDERFLOW_TEST_INFRA={chosen!r} is unknown; choose one of: embedded, containers")
-    return chosen
 
 
 @contextmanager
@@ -137,13 +132,16 @@ class EmbeddedInfrastructure:
         end(find(self._home, self._postgres.data))
         self._postgres.remove()
 
-    def _until_ready(self, part: str) -> None:
+    def ready(self, part: str) -> bool:
         checks = {
             "postgres": self._postgres.answers,
             "localstack": lambda: localstack.ready(self._plan),
             "jaeger": lambda: answers(f"{self.jaeger_url}/api/services"),
         }
-        until(checks[part], what=lambda: f"{part}: {_tail(self._home.log(part))}")
+        return checks[part]()
+
+    def _until_ready(self, part: str) -> None:
+        until(lambda: self.ready(part), what=lambda: f"{part}: {_tail(self._home.log(part))}")
 
 
 def _tail(path: Path) -> str:

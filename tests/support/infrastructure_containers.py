@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Mapping
 from typing import Any, Final
 
 import psycopg
@@ -29,11 +30,12 @@ _OWNERS: Final = (*SERVICES, "providers")
 
 
 class ContainerInfrastructure:
-    """Three containers with fixed ports: one that is started again keeps its address."""
+    """Three containers with fixed ports (`given`, by variable, or free ones): one that is started again keeps its
+    address."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
         services = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
-        ports = {name: int(port) for name, port in free_ports().items()}
+        ports = {name: int(port) for name, port in (given or free_ports()).items()}
         self.broker_url = f"http://127.0.0.1:{ports['LOCALSTACK_PORT']}"
         self.jaeger_url: str | None = f"http://127.0.0.1:{ports['JAEGER_PORT']}"
         self.otlp_url: str | None = f"http://127.0.0.1:{ports['OTLP_HTTP_PORT']}"
@@ -69,13 +71,16 @@ class ContainerInfrastructure:
     def _of(self, part: str) -> Any:
         return self._containers[part].get_wrapped_container()
 
-    def _until_ready(self, part: str) -> None:
+    def ready(self, part: str) -> bool:
         checks = {
             "localstack": self._stack_is_whole,
             "postgres": self._databases_answer,
             "jaeger": lambda: answers(f"{self.jaeger_url}/api/services"),
         }
-        until(checks[part], what=lambda: f"{part}: {self._of(part).logs(tail=30).decode(errors='replace')}")
+        return checks[part]()
+
+    def _until_ready(self, part: str) -> None:
+        until(lambda: self.ready(part), what=lambda: f"{part}: {self._of(part).logs(tail=30).decode(errors='replace')}")
 
     def _stack_is_whole(self) -> bool:
         try:

@@ -19,10 +19,10 @@ from botocore.config import Config
 
 from cli.runtime import EmbeddedRuntime
 from cli.runtime.plan import PORTS
-from cli.runtime.postgres import Postgres
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from services.inventory.models import START
+from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
 
 KINDS: Final = tuple((workflow, bus) for workflow in TABLE for bus in EventBus)
@@ -92,8 +92,7 @@ class System:
         self.runtime = runtime
         self.http = httpx.Client(timeout=30, trust_env=False)
         self.ports = runtime.plan.ports
-        databases = Postgres(runtime.home, runtime.plan.port("postgres")).urls()
-        self.databases = {name.removeprefix("orderflow_"): url for name, url in databases.items()}
+        self.databases = runtime.database_urls()
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30)
         self._aws = {
             name: boto3.client(
@@ -281,13 +280,20 @@ class System:
 
 @contextmanager
 def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
-    """A system that has been started for the caller; nothing is left of it."""
-    runtime = EmbeddedRuntime(folder / "home", {**free_ports(), **settings})
+    """A system that has been started for the caller; nothing is left of it. The services are processes, around what
+    `ORDERFLOW_TEST_INFRA` says."""
+    kind = EmbeddedRuntime
+    if provider() == "containers":
+        need_engine()
+        from tests.support.around import AroundContainers  # needs testcontainers
+
+        kind = AroundContainers
+    runtime = kind(folder / "home", {**free_ports(), **settings})
     try:
         runtime.up()
         system = System(runtime)
-        for provider in ("payment", "shipping"):
-            system.get(provider, "/simulator/ledger")  # makes its tables, which the oracle reads
+        for service in ("payment", "shipping"):
+            system.get(service, "/simulator/ledger")  # makes its tables, which the oracle reads
         yield system
         system.close()
     finally:
