@@ -88,7 +88,9 @@ def test_spans_have_somewhere_to_go(around: Infrastructure) -> None:
 
 
 def test_the_variable_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is checked."""
+    """And is checked; nothing is asked of Docker unless it says so."""
+    monkeypatch.delenv("ORDERFLOW_TEST_INFRA", raising=False)
+    assert provider() == "embedded"
     for name in ("embedded", "containers"):
         monkeypatch.setenv("ORDERFLOW_TEST_INFRA", name)
         assert provider() == name
