@@ -20,6 +20,7 @@ Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.full)])
+@pytest.mark.extra
 def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
     """Orders are taken all the same, and end right once it answers again."""
     with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:

@@ -188,6 +188,7 @@ def lateness(system: System) -> list[float]:
     return late()
 
 
+@pytest.mark.extra
 def test_deadlines_keep(system: System, clocks: Clocks, measured: Callable[..., None]) -> None:
     """With clocks that are a day off, orders are undone when they are with right ones: never early, and at the median
     within a second."""

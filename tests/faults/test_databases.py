@@ -46,7 +46,7 @@ def pids(system: System) -> dict[str, int]:
     return {service: system.runtime.pid(service) for service in SERVICES}
 
 
-@pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order", "inventory", "providers"))
+@pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order"))
 @pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.full)])
 def test_a_database_is_away(system: System, seed: int, database: str, seconds: int) -> None:
     """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""

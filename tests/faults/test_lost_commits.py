@@ -94,6 +94,7 @@ def through_proxies(system: System) -> Iterator[dict[str, LostCommits]]:
 @pytest.mark.timeout(900)
 @pytest.mark.xdist_group("faults-system")
 @pytest.mark.parametrize("cuts", [20, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.extra
 def test_under_load(
     system: System, through_proxies: dict[str, LostCommits], seed: int, cuts: int, measured: Callable[..., None]
 ) -> None:

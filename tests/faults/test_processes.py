@@ -48,7 +48,7 @@ def kill(system: System, name: str, chance: random.Random) -> bool:
 
 @pytest.mark.parametrize(
     ("orders", "kills", "each"),
-    [pytest.param(200, 18, 2, id="200"), pytest.param(1000, 100, 5, id="1000", marks=pytest.mark.full)],
+    [pytest.param(100, 9, 1, id="100"), pytest.param(1000, 100, 5, id="1000", marks=pytest.mark.full)],
 )
 @pytest.mark.row(1)
 def test_random_processes_are_killed(
@@ -129,7 +129,6 @@ CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULT
     quick(
         [(workflow, service) for workflow in TABLE for service in FROZEN],
         (Workflow.CHOREOGRAPHY, "payment"),
-        (Workflow.ORCHESTRATION, "shipping"),
     ),
 )
 @pytest.mark.row(3)
@@ -172,7 +171,7 @@ def test_frozen_within_a_provider_call(system: System, service: str, workflow: W
         assert [kind for kind in after[order_id][1] if kind in kinds] in ([], kinds)
 
 
-@pytest.mark.parametrize("service", quick(SERVICES, "order", "payment"))
+@pytest.mark.parametrize("service", quick(SERVICES, "order"))
 @pytest.mark.row(3)
 def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, while another process of it works on."""

@@ -72,6 +72,7 @@ def test_slow_and_failing_now_and_then(
     assert per_call <= 1.2
 
 
+@pytest.mark.extra
 def test_unknown_before_and_after_the_charge(
     system: System, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
 ) -> None:

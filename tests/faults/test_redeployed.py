@@ -33,6 +33,7 @@ def calls(system: System) -> Iterator[dict[str, Calls]]:
 
 
 @pytest.mark.row(6)
+@pytest.mark.extra
 def test_nothing_is_published_into_the_gap(
     system: System,
     calls: dict[str, Calls],

@@ -57,7 +57,6 @@ def slow(system: System, service: str) -> Iterator[None]:
     quick(
         [(service, killed) for service in ("inventory", "payment") for killed in (True, False)],
         ("inventory", True),
-        ("payment", True),
     ),
 )
 def test_a_handler_outlasts_its_visibility(

@@ -76,6 +76,7 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
 
 
 @sizes
+@pytest.mark.extra
 def test_nothing_waits_for_a_collector_that_is_away(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
 ) -> None:
