@@ -112,8 +112,9 @@ class OrderSweeper:
             for order in orders:
                 envelope, note = self._look_after(order, snapshots)
                 if envelope:
-                    unit.stage(self._to_be_heard(order, envelope, snapshots))
-                    entries.append(LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note))
+                    sent = self._to_be_heard(order, envelope, snapshots)
+                    unit.stage(sent)
+                    entries += [LogEntry(order.id, "order", "event", e.name, e.id, note=note) for e in sent]
                     done.append((note, envelope.about))
                 elif note:
                     entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
