@@ -228,6 +228,11 @@ def test_redriven_long_after(
     assert world.parked() == []
 
 
+FAIL_FIRST: Final = FAIL.replace("UPDATE", "INSERT").replace("'done'", "'intended'")
+"""The handler fails before it has asked for anything. (Where it fails after the charge, the intent's lease makes each
+try wait so long that the owners undo the order before the fifth; that is played in one process, above.)"""
+
+
 def peek(system: System, service: str, number: int) -> list[str]:
     """The bodies of so many messages that wait in a service's queue, which has nobody who takes them. They stay."""
     found: dict[str, str] = {}
@@ -259,18 +264,19 @@ def redrive_all_of(system: System, service: str) -> int:
 def test_redriven_long_after_on_a_real_system(
     system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
 ) -> None:
-    """The same for payment's queue, over SQS and HTTP: what payment had handled, and charges it could not record."""
+    """The same for payment's queue, over SQS and HTTP: what payment had handled, and what it could not handle."""
     system.runtime.stop("payment")
     done = [system.place(kinds[n % len(kinds)]) for n in range(number)]
     bodies = peek(system, "payment", number)
     system.runtime.start("payment")
     ended = system.until_terminal(*done)
     before = [system.ledger(order_id) for order_id in done]
-    system.sql("payment", FAIL)
-    stuck = [system.place(kinds[n % len(kinds)]) for n in range(number)]
-    until(lambda: system.depth("payment-dlq") >= number, what=lambda: system.depth("payment-dlq"))
-    system.sql("payment", MEND)
-    assert sum("charge" in system.ledger(order_id) for order_id in stuck) == number, "charged, and not recorded"
+    system.sql("payment", FAIL_FIRST)
+    try:
+        stuck = [system.place(kinds[n % len(kinds)]) for n in range(number)]
+        until(lambda: system.depth("payment-dlq") >= number, what=lambda: system.depth("payment-dlq"))
+    finally:
+        system.sql("payment", MEND)
     system.send("payment-dlq", *bodies)
     for service in SERVICES:
         system.sql(service, "DELETE FROM inbox")
