@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import structlog
 
-from orderflow import contracts, failpoints, measures, telemetry
+from orderflow import clock, contracts, failpoints, measures, telemetry
 from orderflow.contracts import Message
 from orderflow.errors import Transient, UnknownOutcome
 from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Taken
@@ -217,7 +217,10 @@ class CallingApplication(ABC):
             failpoints.reached("undo.after")
         elif self._fresh(taken, elapsed, first=first):
             failpoints.reached("call.before")
-            answer = self.do(key, taken.order_id, taken.request)
+            # Of an order older than its keys the provider may have one that both it and this database, restored from a
+            # backup, have forgotten: its ledger tells.
+            old = clock.age(taken.order_id) >= self._limits.key_life
+            answer = (self.lookup(key) if old else None) or self.do(key, taken.order_id, taken.request)
             failpoints.reached("call.after")
         else:
             # The provider may have forgotten the key: to ask again could do it twice. Voided, it can't be done late.

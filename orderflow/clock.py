@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,6 +20,11 @@ def is_id(text: str) -> bool:
         return str(UUID(text)) == text
     except ValueError:
         return False
+
+
+def age(minted: str) -> float:
+    """Seconds since a UUIDv7 was minted, by this process's time: its first 48 bits are milliseconds (RFC 9562, 5.7)."""
+    return max(0.0, time.time() - int(minted.replace("-", "")[:12], 16) / 1000)
 
 
 def utc_now() -> datetime:

