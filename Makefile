@@ -44,7 +44,7 @@ logs: install ## Follow what the parts write
 	@$(BIN)/orderflow logs --follow
 
 test: install ## All tests, unit to end to end, beside a running system; 16 minutes on two busy cores
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 faults: install ## The fault matrix, full size; ARGS="--quick", "--row 7", "--workflow hybrid", "--seed 3" for a part
 	@$(BIN)/python -m tests.faults $(ARGS)

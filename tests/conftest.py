@@ -32,7 +32,7 @@ def parameters_of(item: pytest.Item) -> dict[str, Any]:
     return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
-_FIRST = ("faults-system", "system", "step-functions", "runtime")
+_FIRST = ("faults-system", "system", "step-functions", "tests/integration/test_readme.py", "runtime")
 """Groups that take longest; begun first, one a test process, so that none is left for the end."""
 
 
