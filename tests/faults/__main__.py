@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--row", action="append", type=int, choices=ROWS, metavar="N", help="only this row; repeatable")
     parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")
     parser.add_argument("--seed", type=int, metavar="N", help="of all chances, to repeat a run")
-    parser.add_argument("--quick", action="store_true", help="small sizes, about a quarter of an hour")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about twenty minutes")
     parser.add_argument("--only", action="append", default=[], metavar="TEST", help="this test or file; repeatable")
     parser.add_argument("--of-the-day", action="store_true", help="a part of about three minutes, another one each day")
     parser.add_argument("--list", action="store_true", help="name the tests, run none")
