@@ -8,6 +8,7 @@ from typing import Final
 
 PARTS: Final[Sequence[Sequence[str]]] = (
     ("tests/faults/test_messages.py", "tests/faults/test_deploys.py::test_older_and_newer_work_together"),
+    ("tests/faults/test_visibility.py",),
     ("tests/faults/test_clocks.py::test_no_lease_is_stolen",),
 )
 """Tests that have passed three times in a row at full size, in parts of about three minutes."""
