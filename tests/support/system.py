@@ -172,10 +172,21 @@ class System:
 
     def sql(self, database: str, statement: str, *parameters: Any) -> list[Any]:
         """A statement on a service's database, or that of the `providers`, from outside."""
-        with psycopg.connect(self.databases[database], autocommit=True, connect_timeout=5) as connection:
+        with self._connected(database) as connection:
             assert not statement.startswith("SELECT FROM"), "psycopg tells no rows without columns"
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
+
+    def _connected(self, database: str) -> psycopg.Connection[Any]:
+        """A connection; waits for a server that a test has killed and that is being started again."""
+        ends = time.monotonic() + PATIENCE / 4
+        while True:
+            try:
+                return psycopg.connect(self.databases[database], autocommit=True, connect_timeout=5)
+            except psycopg.OperationalError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(_LOOK_EVERY)
 
     def open_orders(self) -> int:
         return int(self.sql("order", "SELECT count(*) FROM orders WHERE open")[0][0])
