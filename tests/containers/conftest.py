@@ -10,7 +10,7 @@ import pytest
 from cli.runtime import ContainerRuntime
 from tests.support.containers import ContainerSystem
 from tests.support.engine import need_engine
-from tests.support.system import free_ports
+from tests.support.ports import free_ports
 
 SETTINGS = {
     # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.

@@ -11,7 +11,8 @@ import pytest
 from cli.runtime import ContainerRuntime, EmbeddedRuntime, RuntimeProblem, docker, runtime
 from orderflow.routing import SERVICES
 from tests.support.containers import ContainerSystem
-from tests.support.system import free_ports, until
+from tests.support.ports import free_ports
+from tests.support.system import until
 
 
 def test_status_has_every_part(system: ContainerSystem) -> None:

@@ -16,7 +16,8 @@ from cli.runtime.home import Home
 from cli.runtime.plan import make_plan
 from localstack import render
 from orderflow.routing import SERVICES, filter_policy
-from tests.support.system import free_ports, until
+from tests.support.ports import free_ports
+from tests.support.system import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -25,7 +25,8 @@ from orderflow.contracts import (
 from orderflow.envelope import MAX_BYTES, compose
 from orderflow.routing import SERVICES
 from orderflow.web.reading import MAX_BODY
-from tests.support.system import System, free_ports, order_body, until
+from tests.support.ports import free_ports
+from tests.support.system import System, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
 

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orderflow.routing import SERVICES
-from tests.support.system import KINDS, System, free_ports, until
+from tests.support.ports import free_ports
+from tests.support.system import KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

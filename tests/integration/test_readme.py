@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.system import free_ports
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"make test"}

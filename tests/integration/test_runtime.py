@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,11 @@ import psycopg
 import pytest
 
 from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers
-from cli.runtime.plan import PORTS
+from tests.support.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("runtime")]
 
 PARTS = {"postgres", "localstack", "order", "inventory", "payment", "shipping", "orchestrator"}
-
-
-def free_ports() -> dict[str, str]:
-    """A free port for every variable; all held at once, so that none is given twice."""
-    with ExitStack() as stack:
-        sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in PORTS}
-        return {name: str(s.getsockname()[1]) for name, s in sockets.items()}
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> Any:

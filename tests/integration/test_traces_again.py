@@ -12,7 +12,8 @@ import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
-from tests.support.system import KINDS, System, free_ports, kind_id, order_body, until
+from tests.support.ports import free_ports
+from tests.support.system import KINDS, System, kind_id, order_body, until
 from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

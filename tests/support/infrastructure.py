@@ -25,7 +25,8 @@ from cli.runtime.probe import answers
 from cli.runtime.programs import jaeger
 from cli.runtime.supervisor import Supervisor
 from tests.support.engine import provider
-from tests.support.system import free_ports, until
+from tests.support.ports import free_ports
+from tests.support.system import until
 
 PARTS = ("localstack", "postgres", "jaeger")
 

@@ -16,7 +16,8 @@ from cli.runtime.docker import COMPOSE_FILE
 from cli.runtime.home import PROJECT
 from cli.runtime.probe import answers
 from orderflow.routing import SERVICES
-from tests.support.system import free_ports, until
+from tests.support.ports import free_ports
+from tests.support.system import until
 
 # These fixtures clean up after themselves; the janitor would be one more image to pull.
 testcontainers_config.ryuk_disabled = True

@@ -6,7 +6,6 @@ import fcntl
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psycopg
 from cli.runtime.home import PROJECT, Home
 from cli.runtime.postgres import Postgres
 from orderflow.migrate import migrate
+from tests.support.ports import free_port
 
 _numbers = itertools.count(1)
 
@@ -98,8 +98,7 @@ def _join(folder: Path) -> tuple[int, str] | None:
 
 
 def _start(folder: Path) -> tuple[int, str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     home = Home(folder / "home")
     home.make()
     postgres = Postgres(home, port)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +15,12 @@ import psycopg
 from botocore.config import Config
 
 from cli.runtime import EmbeddedRuntime
-from cli.runtime.plan import PORTS
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from services.inventory.models import START
 from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
+from tests.support.ports import free_ports
 
 KINDS: Final = tuple((workflow, bus) for workflow in TABLE for bus in EventBus)
 """Every built workflow over every bus."""
@@ -59,21 +56,6 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE, what: Callabl
         assert time.monotonic() < ends, f"not so after {seconds:.0f} s: {what()}"
         time.sleep(_LOOK_EVERY)
     return value
-
-
-def free_ports() -> dict[str, str]:
-    """A free port for every variable, below those that the kernel gives to clients: nobody takes them meanwhile."""
-    found: dict[str, str] = {}
-    with ExitStack() as stack:
-        chosen = random.Random(os.urandom(8))
-        while len(found) < len(PORTS):
-            port = chosen.randrange(15000, 32000)
-            try:
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            found[list(PORTS)[len(found)]] = str(port)
-    return found
 
 
 def order_body(**changes: Any) -> dict[str, Any]:

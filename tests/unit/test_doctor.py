@@ -21,7 +21,7 @@ from cli.main import app
 from cli.runtime import Part
 from orderflow.routing import SERVICES
 from tests.support.cli import answer, api, problem
-from tests.support.system import free_ports
+from tests.support.ports import free_ports
 
 GAUGES = {
     "database_up": 1.0, "database_schema_current": 1.0, "database_clock_ahead_seconds": 0.1, "outbox_messages": 2.0,
