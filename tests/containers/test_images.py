@@ -74,7 +74,7 @@ def test_a_container_has_no_rights_it_does_not_need(system: ContainerSystem, par
     assert not host["CapAdd"]
     assert not host["Privileged"]
     assert "no-new-privileges:true" in host["SecurityOpt"]
-    assert 0 < host["Memory"] < 2 * 2**30
+    assert 0 < host["Memory"] <= 4 * 2**30
     assert 0 < host["PidsLimit"] <= 1024
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert facts["Config"]["StopTimeout"] >= 5
