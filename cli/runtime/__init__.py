@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from cli.runtime import docker
@@ -15,6 +14,7 @@ from cli.runtime.embedded import EmbeddedRuntime
 from cli.runtime.parts import Part
 from cli.runtime.plan import Plan, user_settings
 from cli.runtime.problems import RuntimeProblem
+from cli.runtime.progress import Report
 
 __all__ = [
     "AttachedRuntime", "ContainerRuntime", "EmbeddedRuntime", "Part", "Plan", "Runtime", "RuntimeProblem", "runtime",
@@ -35,7 +35,7 @@ class Runtime(Protocol):
     def running(self) -> bool:
         """Whether the system is up, in whatever state its parts are."""
 
-    def up(self, report: Callable[[str, str, str], None] = ...) -> dict[str, tuple[str, str]]:
+    def up(self, report: Report = ...) -> dict[str, tuple[str, str]]:
         """Starts it, or applies changed settings; returns what changed on a running system."""
 
     def down(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -11,9 +11,8 @@ from cli.runtime.parts import Part
 from cli.runtime.plan import PORTS, Plan, make_plan
 from cli.runtime.probe import answers
 from cli.runtime.problems import RuntimeProblem
+from cli.runtime.progress import Report, silent
 from orderflow.routing import SERVICES
-
-Report = Callable[[str, str, str], None]
 
 READY_SECONDS: Final = 120.0
 
@@ -47,7 +46,7 @@ class AttachedRuntime:
         """Whether any service answers."""
         return any(part.state == "ready" for part in self.status())
 
-    def up(self, report: Report = lambda part, state, detail: None) -> dict[str, tuple[str, str]]:
+    def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         """Waits until every service is ready. Raises RuntimeProblem if that takes more than two minutes."""
         began = time.monotonic()
         for service in SERVICES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +14,7 @@ from cli.runtime.docker import Compose
 from cli.runtime.home import Home
 from cli.runtime.plan import Plan
 from cli.runtime.problems import RuntimeProblem
-
-Report = Callable[[str, str, str], None]
+from cli.runtime.progress import Report
 
 READY_SECONDS: Final = 240.0
 """For all parts, once their images are there. It takes 25 s on two quiet cores."""

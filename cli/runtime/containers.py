@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,9 +20,8 @@ from cli.runtime.home import PROJECT, Home, write_private
 from cli.runtime.parts import Part
 from cli.runtime.plan import Plan, changes, make_plan
 from cli.runtime.problems import RuntimeProblem
+from cli.runtime.progress import Report, silent
 from orderflow.routing import SERVICES
-
-Report = Callable[[str, str, str], None]
 
 OWN_SETTINGS: Final = (
     "LOCALSTACK_IMAGE", "LOCALSTACK_AUTH_TOKEN", "ORDERFLOW_IMAGE_TAG", "POSTGRES_PASSWORD",
@@ -33,10 +32,6 @@ OWN_SETTINGS: Final = (
 
 _MOUNTED: Final = ("localstack/init/ready.d/*.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
                    "otel/jaeger.yaml")  # fmt: skip
-
-
-def _silent(part: str, state: str, detail: str) -> None:
-    pass
 
 
 class ContainerRuntime:
@@ -73,7 +68,7 @@ class ContainerRuntime:
         """Every container of the project, running or not."""
         return docker.containers(self.project)
 
-    def up(self, report: Report = _silent) -> dict[str, tuple[str, str]]:
+    def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         """Builds the images whose code has changed, starts what isn't running, makes anew what has other settings;
         returns when all parts are ready. Returns setting → (old, new) of what changed on a running system.
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import psutil
@@ -20,19 +20,13 @@ from cli.runtime.plan import Plan, changes, make_plan
 from cli.runtime.postgres import Postgres
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.programs import Program
+from cli.runtime.progress import Report, silent
 from cli.runtime.start import Start
 from cli.runtime.supervisor import Supervisor
 from orderflow.routing import SERVICES
 
-Report = Callable[[str, str, str], None]
-"""`report(part, state, detail)`, called from several threads while `up` works."""
-
 _PASSED_THROUGH: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """All that the parts see of the caller's environment: no AWS_*, no PYTHON*, no proxies."""
-
-
-def _silent(part: str, state: str, detail: str) -> None:
-    pass
 
 
 class EmbeddedRuntime:
@@ -63,7 +57,7 @@ class EmbeddedRuntime:
         """Whether the system is up, in whatever state its parts are."""
         return self._supervisor.pid() is not None
 
-    def up(self, report: Report = _silent) -> dict[str, tuple[str, str]]:
+    def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         """Starts the system, or applies changed settings to a running one; returns when all parts are ready.
 
         Returns setting → (old, new) of what changed; nothing for a system that wasn't up. A first start that fails

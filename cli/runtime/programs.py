@@ -85,4 +85,6 @@ def jaeger(plan: Plan, binary: str, home: Home) -> Program:
         command=(binary, "--config", str(PROJECT / "otel" / "jaeger.yaml")),
         environment={n: str(plan.ports[n]) for n in ("JAEGER_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT")},
         folder=home.run,
+        # Traces are in its memory only: nothing to save, and asked politely it takes more than ten seconds to go.
+        stop_signal="KILL",
     )

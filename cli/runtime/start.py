@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Final
 
@@ -14,10 +14,9 @@ from cli.runtime.parts import ServiceProbe
 from cli.runtime.plan import Plan
 from cli.runtime.postgres import Postgres
 from cli.runtime.problems import RuntimeProblem
+from cli.runtime.progress import Report
 from cli.runtime.supervisor import Supervisor
 from orderflow.routing import SERVICES
-
-Report = Callable[[str, str, str], None]
 
 READY_SECONDS: Final = 120.0
 """For one part, from its start. LocalStack needs 3 s, 10 on its first run, when Python compiles it, and took 52 s on

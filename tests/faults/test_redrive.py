@@ -6,7 +6,6 @@ rules on a real system.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-import structlog
 
 from orderflow.bus.memory import MemoryQueue
 from orderflow.bus.step_functions import spent_tokens
@@ -23,7 +21,7 @@ from orderflow.envelope import decode
 from orderflow.routing import SERVICES
 from tests.support.oracle import check
 from tests.support.system import KINDS, System, kind_id, until
-from tests.support.world import BUILD, World
+from tests.support.world import BUILD, World, failing_on_purpose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(10)]
 
@@ -58,13 +56,8 @@ def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.fixture
 def world(_world: World) -> Iterator[World]:
-    """Without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
-    for queue in _world.broker.queues.values():
-        queue.parked.clear()
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield _world
-    structlog.configure(**before)
+    with failing_on_purpose(_world) as made:
+        yield made
 
 
 def bury(queue: MemoryQueue, body: str) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 from cli.runtime import EmbeddedRuntime, programs
 from cli.runtime.parts import Part, ServiceProbe
 from cli.runtime.plan import Plan
 from cli.runtime.postgres import Postgres
 from cli.runtime.programs import Program
+from cli.runtime.progress import Report, silent
 from orderflow.routing import SERVICES
 from tests.support.infrastructure import PARTS
 from tests.support.infrastructure_containers import ContainerInfrastructure
 from tests.support.system import until
-
-_SILENT: Final[Callable[[str, str, str], None]] = lambda part, state, detail: None  # noqa: E731
 
 
 class AroundContainers(EmbeddedRuntime):
@@ -32,7 +30,7 @@ class AroundContainers(EmbeddedRuntime):
         super().__init__(home, settings, overrides)
         self._around: ContainerInfrastructure | None = None
 
-    def up(self, report: Callable[[str, str, str], None] = _SILENT) -> dict[str, tuple[str, str]]:
+    def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         plan = self.plan
         if self._around is None:
             self._around = ContainerInfrastructure({name: str(port) for name, port in plan.ports.items()})

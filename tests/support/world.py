@@ -7,12 +7,15 @@ can be played, and a crash is an exception at a failpoint followed by `restart`.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+import structlog
 from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
@@ -196,3 +199,16 @@ class World:
                 return
             self.pass_time(25 if i % 3 else 0)
         raise AssertionError("orders stay open")
+
+
+@contextmanager
+def failing_on_purpose(world: World) -> Iterator[World]:
+    """Begins without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
+    for queue in world.broker.queues.values():
+        queue.parked.clear()
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield world
+    finally:
+        structlog.configure(**before)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from orderflow import clock, dead_letters
 from orderflow.bus import DeadLetter
@@ -19,7 +17,7 @@ from orderflow.dead_letters import DeadLetters
 from orderflow.envelope import decode
 from orderflow.routing import COORDINATOR, MACHINE, SERVICES
 from tests.support.oracle import check
-from tests.support.world import BUILD, World
+from tests.support.world import BUILD, World, failing_on_purpose
 
 WHO = {"by": "ada", "why": "the handler is mended"}
 
@@ -33,13 +31,8 @@ def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.fixture
 def world(_world: World) -> Iterator[World]:
-    """Without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
-    for queue in _world.broker.queues.values():
-        queue.parked.clear()
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield _world
-    structlog.configure(**before)
+    with failing_on_purpose(_world) as made:
+        yield made
 
 
 def park_next(world: World, service: str, reason: str = "handler failed 5 times; last: KeyError('x')") -> str:

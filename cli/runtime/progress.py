@@ -1,0 +1,12 @@
+"""How the verbs of a runtime tell how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Report = Callable[[str, str, str], None]
+"""`report(part, state, detail)`, called from several threads while `up` works."""
+
+
+def silent(part: str, state: str, detail: str) -> None:
+    """Tells nobody."""
