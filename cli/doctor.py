@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Final
 
-import httpx
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
@@ -28,6 +27,7 @@ from cli.runtime import (
     Plan,
     Runtime,
     RuntimeProblem,
+    localstack,
     preflight,
     runtime,
 )
@@ -150,11 +150,12 @@ def _depths(deployed: Mapping[str, Any] | None, plan: Plan) -> dict[str, int]:
 def _broker(plan: Plan) -> Finding:
     url = plan.url("localstack")
     try:
-        health = httpx.get(f"{url}/_localstack/health", timeout=5.0, trust_env=False).json()
-        return Finding("broker", "ok", f"LocalStack {health['version']} answers at {url}")
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        text = f"LocalStack does not answer at {url}: {error}"
-        return Finding("broker", "problem", text, "orderflow logs localstack; then: make up")
+        if localstack.ready(plan):
+            return Finding("broker", "ok", f"LocalStack answers at {url}, and has deployed its stack")
+    except RuntimeProblem as problem:
+        return Finding("broker", "problem", str(problem), "orderflow logs localstack; then: make up")
+    text = f"LocalStack does not answer at {url}, or is still starting"
+    return Finding("broker", "problem", text, "orderflow logs localstack; then: make up")
 
 
 def _name(system: Runtime) -> str:
