@@ -107,8 +107,8 @@ class Api:
         return data[0] if data else None
 
     def trace_url(self, order: Json) -> str | None:
-        """The page of an order's trace; None where there is no Jaeger or no trace."""
-        if not self._pages or not order.get("trace_id"):
+        """The page of an order's trace; None where there is no Jaeger, or the trace is not recorded."""
+        if not self._pages or not order.get("traced"):
             return None
         return f"{self._pages}/trace/{order['trace_id']}"
 

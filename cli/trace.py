@@ -57,7 +57,7 @@ def show(
     """Draw an order's trace: every span in every service, from Jaeger. Without Jaeger, its timeline."""
     api = client.connect()
     journey = look(api, resolve(api, order_id))
-    found = fetch(api, journey) if journey.order.get("trace_id") else None
+    found = fetch(api, journey) if journey.order.get("traced") else None
     roots = tree(found) if found else from_timeline(journey)
     source = "jaeger" if found else "timeline"
     if as_json:
@@ -169,8 +169,8 @@ def _error(span: Json) -> str:
 
 
 def _why_not(api: Api, journey: Journey) -> str:
-    if not journey.order.get("trace_id"):
-        why = "This order was placed without tracing."
+    if not journey.order.get("traced"):
+        why = "This order's trace was not recorded: tracing was off, or orders came faster than TRACES_PER_SECOND."
     elif not api.jaeger:
         why = "There is no Jaeger here (a `jaeger` on PATH is started with the system; with Docker, make up brings it)."
     else:

@@ -102,8 +102,11 @@ class Settings(BaseSettings):
     otel_exporter_otlp_traces_endpoint: str | None = None
     otel_exporter_otlp_timeout: Seconds | None = None
     otel_exporter_otlp_traces_timeout: Seconds | None = None
+    otel_traces_sampler: str | None = None
     otel_bsp_schedule_delay: Annotated[float, Field(gt=0)] = 2000
     """Milliseconds between two exports; OpenTelemetry's own default, 5 s, is long for who looks at one order."""
+    traces_per_second: Annotated[float, Field(gt=0)] = 10
+    """New traces of each operation and process, where OTEL_TRACES_SAMPLER says nothing; ten times as many at once."""
 
     # For the fault tests.
     crash_at: str = ""

@@ -25,7 +25,7 @@ from orderflow.routing import SERVICES
 
 OWN_SETTINGS: Final = (
     "LOCALSTACK_IMAGE", "LOCALSTACK_AUTH_TOKEN", "ORDERFLOW_IMAGE_TAG", "POSTGRES_PASSWORD",
-    "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_TRACES_SAMPLER_ARG",
     *(f"{owner.upper()}_DATABASE_PASSWORD" for owner in (*SERVICES, "providers")),
 )  # fmt: skip
 """Variables of the compose file beyond those of the plan."""

@@ -9,7 +9,7 @@ https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 from orderflow.telemetry.calls import provider_call, transaction
 from orderflow.telemetry.messages import end_steps, published, received, steps, within
 from orderflow.telemetry.step import Step
-from orderflow.telemetry.tracer import about_order, new_trace, provider, start, stop, trace_id, use
+from orderflow.telemetry.tracer import about_order, new_trace, provider, recorded, start, stop, trace_id, use
 
 __all__ = [
     "Step",
@@ -20,6 +20,7 @@ __all__ = [
     "provider_call",
     "published",
     "received",
+    "recorded",
     "start",
     "steps",
     "stop",

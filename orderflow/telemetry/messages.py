@@ -40,7 +40,8 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
     tracer = _tracer.tracer()
     if not tracer:
         return [Step(e, None, e.traceparent) for e in envelopes]
-    links = _receive_links(tracer, service)
+    recorded = any(_tracer.recorded(e.traceparent) for e in envelopes)
+    links = _receive_links(tracer, service) if recorded else []
     destination = _tracer.destination(service)
     found = []
     for envelope in envelopes:
@@ -57,8 +58,8 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
             },
             links,
         )
-        recorded = span if span.is_recording() else None
-        found.append(Step(envelope, recorded, _tracer.traceparent_of(span.get_span_context())))
+        mine = span if span.is_recording() else None
+        found.append(Step(envelope, mine, _tracer.traceparent_of(span.get_span_context())))
     return found
 
 

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from orderflow.settings import Settings
+from orderflow.telemetry.sampler import reservoir
 
 _TIMEOUT: Final = 2.0
 """Seconds that one export may take, with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT says another."""
@@ -59,7 +60,9 @@ def make_provider(service: str, settings: Settings) -> TracerProvider:
             "process.pid": os.getpid(),
         }
     )
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    # None: as OTEL_TRACES_SAMPLER says.
+    sampler = None if settings.otel_traces_sampler else reservoir(settings.traces_per_second)
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     exporter = OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=settings.otel_bsp_schedule_delay))
     return provider

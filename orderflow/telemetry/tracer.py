@@ -103,6 +103,12 @@ def span_context(traceparent: str | None) -> SpanContext | None:
     return found if found.is_valid else None
 
 
+def recorded(traceparent: str | None) -> bool:
+    """Whether the trace is sampled where it began; also true of what is in no trace, which may begin one."""
+    found = span_context(traceparent)
+    return found is None or found.trace_flags.sampled
+
+
 def parent(traceparent: str | None) -> otel_context.Context:
     """The context for a child of `traceparent`; an empty one, rather than the current, where that is none."""
     found = span_context(traceparent)

@@ -19,7 +19,7 @@ from services.order import coordinator, models
 from services.order.domain import Status
 from services.order.models import Order
 from services.order.placing import Placing
-from services.order.reading import Reading
+from services.order.reading import Reading, trace_of
 from services.order.schemas import (
     Amount,
     CancelRequest,
@@ -65,7 +65,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
             workflow=placed.workflow,
             event_bus=placed.event_bus,
             total=Amount(amount=placed.total.amount, currency=placed.total.currency),
-            trace_id=placed.traceparent.split("-")[1] if placed.traceparent else None,
+            **trace_of(placed.traceparent),
             created_at=placed.created_at,
             updated_at=placed.created_at,
         )

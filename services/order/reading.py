@@ -9,6 +9,7 @@ from typing import Any, Final
 import urllib3
 from pydantic import BaseModel, ValidationError
 
+from orderflow import telemetry
 from orderflow.contracts import Workflow, name_of
 from orderflow.database import Database
 from orderflow.errors import Problem
@@ -132,6 +133,14 @@ def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[Timelin
     return sorted(told, key=lambda entry: entry.at)
 
 
+def trace_of(traceparent: str | None) -> dict[str, Any]:
+    """What an answer says of an order's trace."""
+    return {
+        "trace_id": traceparent.split("-")[1] if traceparent else None,
+        "traced": traceparent is not None and telemetry.recorded(traceparent),
+    }
+
+
 def _answer(row: Any) -> OrderAnswer:
     order_id, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at, reason, customer = row
     return OrderAnswer(
@@ -140,7 +149,7 @@ def _answer(row: Any) -> OrderAnswer:
         workflow=workflow,
         event_bus=event_bus,
         total=Amount(amount=amount, currency=currency),
-        trace_id=traceparent.split("-")[1] if traceparent else None,
+        **trace_of(traceparent),
         created_at=created_at,
         updated_at=updated_at,
         reason=reason or None,

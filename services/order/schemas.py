@@ -78,6 +78,8 @@ class OrderAnswer(BaseModel):
     event_bus: EventBus
     total: Amount
     trace_id: str | None
+    traced: bool
+    """Whether its spans are recorded; `trace_id` is in its log lines either way."""
     created_at: _Time
     updated_at: _Time
     reason: str | None = None

@@ -24,6 +24,7 @@ SETTINGS = {
     "UNDO_AFTER": "300",
     "PROVIDER_TIMEOUT": "5",
     "ORDERFLOW_IMAGE_TAG": "test",
+    "OTEL_TRACES_SAMPLER": "parentbased_always_on",
 }
 """What the tests change. The workflow and the bus are named with each order."""
 

@@ -243,6 +243,20 @@ def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
     assert (root.label, root.parent_id) == ("POST /orders@order", span_id)
 
 
+def test_an_order_that_is_not_sampled_leaves_no_span(system: System, jaeger: Jaeger) -> None:
+    """In any service, and says so itself; another order's trace, whole by then, shows that spans have come in since."""
+    trace_id = "0123456789abcdef" + clock.new_id()[-12:] + "0000"
+    unsampled = system.post(order_body(), traceparent=f"00-{trace_id}-00f067aa0ba902b7-00").json()
+    assert (unsampled["trace_id"], unsampled["traced"]) == (trace_id, False)
+    system.until_terminal(unsampled["id"])
+    sampled = system.post(order_body()).json()
+    assert sampled["traced"]
+    system.until_terminal(sampled["id"])
+    end = "publish OrderConfirmed@order"
+    trace_of(system, jaeger, sampled["id"], lambda t: [] if end in {s.label for s in t} and not t.orphans else [end])
+    assert jaeger.find(trace_id) is None
+
+
 def test_nothing_private_is_in_any_span(system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str]) -> None:
     """In all that the services have sent, of all outcomes."""
     system.until_terminal(*orders.values())

@@ -18,8 +18,9 @@ ORDER_ID: Final = "01a20c9c-842a-7161-bc3c-4230b7469cf6"
 OTHER_ID: Final = "01a20c9c-842a-7161-bc3c-000000000000"
 ORDER: Final[Mapping[str, Any]] = {
     "id": ORDER_ID, "status": "CANCELLED", "workflow": "choreography", "event_bus": "sns",
-    "total": {"amount": 3998, "currency": "EUR"}, "trace_id": "a" * 32, "created_at": "2026-01-01T10:00:00.000Z",
-    "updated_at": "2026-01-01T10:00:00.200Z", "reason": "undeliverable address", "customer_id": "c-42",
+    "total": {"amount": 3998, "currency": "EUR"}, "trace_id": "a" * 32, "traced": True,
+    "created_at": "2026-01-01T10:00:00.000Z", "updated_at": "2026-01-01T10:00:00.200Z",
+    "reason": "undeliverable address", "customer_id": "c-42",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from botocore.config import Config
 from cli.runtime import EmbeddedRuntime
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
-from services.inventory.models import START
+from tests.support.cleaning import clean
 from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
 from tests.support.ports import free_ports
@@ -40,8 +40,6 @@ FAULTS: Final = {
 """Settings with times short enough for fault tests."""
 
 _LOOK_EVERY: Final = 0.1
-_KEPT: Final = "{alembic_version,products,stock,faults,counters}"
-"""Tables whose rows are not an order's."""
 
 
 def kind_id(kind: tuple[Workflow, EventBus]) -> str:
@@ -81,14 +79,14 @@ class System:
                 name, endpoint_url=self.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
                 aws_secret_access_key="test", config=config,
             )
-            for name in ("sqs", "sns", "events")
+            for name in ("sqs", "sns", "events", "stepfunctions")
         }  # fmt: skip
 
     def url(self, part: str, path: str = "") -> str:
         return f"http://127.0.0.1:{self.ports[f'{part.upper()}_PORT']}{path}"
 
     def aws(self, service: str) -> Any:
-        """A client of the broker: sqs, sns or events."""
+        """A client of the broker: sqs, sns, events or stepfunctions."""
         return self._aws[service]
 
     # Orders
@@ -184,18 +182,7 @@ class System:
 
     def clean(self) -> None:
         """Deletes what an earlier test left behind, if it left anything that doesn't add up."""
-        if not complaints(self.databases) and not self.waiting() and not any(self.dead_letters().values()):
-            return
-        for service in SERVICES:
-            self.aws("sqs").purge_queue(QueueUrl=self.queue(service))
-        for queue in self.dead_letters():
-            self.aws("sqs").purge_queue(QueueUrl=self.queue(queue))
-        found = "SELECT relname FROM pg_stat_user_tables WHERE NOT relname = ANY(%s::text[])"
-        for database in self.databases:
-            tables = [name for (name,) in self.sql(database, found, _KEPT)]
-            self.sql(database, f"TRUNCATE {', '.join(tables)}")
-        for sku, pieces in START.items():
-            self.sql("inventory", "UPDATE stock SET available = %s, reserved = 0 WHERE sku = %s", pieces, sku)
+        clean(self)
 
     # Broker
 
@@ -281,7 +268,8 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
         from tests.support.around import AroundContainers  # needs testcontainers
 
         kind = AroundContainers
-    runtime = kind(folder / "home", {**free_ports(), **settings})
+    # Tests place more orders at once than the default records, and look at any of them.
+    runtime = kind(folder / "home", {**free_ports(), "OTEL_TRACES_SAMPLER": "parentbased_always_on", **settings})
     try:
         runtime.up()
         system = System(runtime)
@@ -310,11 +298,3 @@ def overridden(system: System, overrides: Mapping[str, Mapping[str, str]]) -> It
 def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
     """Waits until a part has another process than `pid`."""
     until(lambda: system.runtime.pid(name) not in (0, pid), seconds)
-
-
-def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
-    """How many orders have which status."""
-    found = system.sql(
-        "order", "SELECT status, count(*) FROM orders WHERE id = ANY(%s::uuid[]) GROUP BY 1", list(order_ids)
-    )
-    return {status: int(n) for status, n in found}

@@ -92,8 +92,8 @@ def test_find_gives_none_for_what_is_not_there() -> None:
 
 
 def test_a_trace_has_a_page_only_where_there_is_jaeger() -> None:
-    order = {"trace_id": "abc"}
+    order = {"trace_id": "abc", "traced": True}
     assert Api({}).trace_url(order) is None
     assert Api({}, jaeger="http://jaeger").trace_url(order) == "http://jaeger/trace/abc"
     assert Api({}, jaeger="http://jaeger", jaeger_pages="http://out").trace_url(order) == "http://out/trace/abc"
-    assert Api({}, jaeger="http://jaeger").trace_url({"trace_id": None}) is None
+    assert Api({}, jaeger="http://jaeger").trace_url({"trace_id": "abc", "traced": False}) is None
