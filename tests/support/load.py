@@ -114,6 +114,12 @@ class Load:
         assert len(set(ids)) == len(ids), "two keys got one order"
         return ids
 
+    def end(self) -> list[str]:
+        """No orders beyond those that have been begun; their ids, once all have been taken."""
+        with self._lock:
+            self._total = min(self._total, self._next)
+        return self.finish()
+
     def until_taken(self, number: int, seconds: float = 300) -> None:
         """Waits until so many orders have been taken."""
         ends = time.monotonic() + seconds
