@@ -4,7 +4,7 @@ order is undone for being late."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from statistics import median
 
 import psutil
@@ -14,7 +14,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
 from tests.support.load import Load
 from tests.support.processes import apply
-from tests.support.system import System, statuses_of, until
+from tests.support.system import System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-system"), pytest.mark.row(24)]
 
@@ -90,6 +90,14 @@ def test_a_soak_leaves_nothing_growing(
         assert inbox < handled, "they were pruned while the load ran"
         assert max(growth.values()) < 5, growth
     system.no_dead_letters()
+
+
+def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
+    """How many orders have which status."""
+    found = system.sql(
+        "order", "SELECT status, count(*) FROM orders WHERE id = ANY(%s::uuid[]) GROUP BY 1", list(order_ids)
+    )
+    return {status: int(n) for status, n in found}
 
 
 SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}

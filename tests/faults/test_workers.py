@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from statistics import quantiles
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
 
+import httpx
 import psutil
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
+from tests.support.ports import free_port
+from tests.support.processes import workers as workers_of
 from tests.support.system import System, order_body, overridden, until
 from tests.support.traces import Trace, jaeger_of, malformed, trace_of
 
@@ -80,21 +86,109 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
 def test_nothing_waits_for_a_collector_that_is_away(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
 ) -> None:
-    """With Jaeger stopped no request fails and every order ends; what that costs the slowest is measured."""
+    """With Jaeger stopped no request fails and every order ends."""
     jaeger_of(workers)
-    place(workers, kinds, 20)  # warm
-    orders, with_it = place(workers, kinds, requests)
-    workers.until_terminal(*orders, seconds=600)
     workers.runtime.stop("jaeger")
     try:
         until(lambda: not workers.runtime.pid("jaeger"))
-        more, without = place(workers, kinds, requests)
-        assert set(workers.until_terminal(*more, seconds=600)) == {"CONFIRMED"}
+        orders, took = place(workers, kinds, requests)
+        assert set(workers.until_terminal(*orders, seconds=600)) == {"CONFIRMED"}
+        workers.check(acknowledged=list(orders))
+        assert workers.logged("order", LOST), "spans were lost"
     finally:
         workers.runtime.start("jaeger")
-    p99 = [quantiles(took, n=100, method="inclusive")[98] for took in (with_it, without)]
-    measured(p99_with_ms=round(1000 * p99[0], 1), p99_without_ms=round(1000 * p99[1], 1))
-    if requests >= 1000:  # fewer say nothing of a p99
-        assert p99[1] <= 1.5 * p99[0] + 0.05
-    workers.check(acknowledged=[*orders, *more])
+    measured(requests=len(took), slowest_ms=round(1000 * max(took)))
     workers.until_ready()
+
+
+LOST = "encountered while exporting span"
+"""What the exporter says of a collector that doesn't answer."""
+
+
+@contextmanager
+def web(system: System, log: Path, *, collector: int) -> Iterator[str]:
+    """One more order service, HTTP only, which sends its spans to a port of this machine; its URL."""
+    port = free_port()
+    more = {
+        "ORDERFLOW_ROLE": "web",
+        "ORDER_PORT": str(port),
+        "WEB_WORKERS": str(WORKERS),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+    }
+    with workers_of(system, "order", log, more), httpx.Client(trust_env=False) as http:
+
+        def ready() -> bool:
+            try:
+                return http.get(f"http://127.0.0.1:{port}/readyz").is_success
+            except httpx.TransportError:
+                return False
+
+        until(ready, what=lambda: log.read_text()[-500:])
+        yield f"http://127.0.0.1:{port}"
+
+
+def in_turn(urls: Sequence[str], kinds: Kinds, pairs: int) -> list[list[float]]:
+    """So many pairs of orders, one at each URL, the first of a pair at either by chance, at `RATE`: the seconds of
+    each answer, by URL. None may fail."""
+    began, chance = time.monotonic(), random.Random(0)
+    first = [chance.random() < 0.5 for _ in range(pairs)]
+
+    def one(number: int) -> float:
+        pair, second = divmod(number, 2)
+        kind = kinds[pair % len(kinds)]
+        body = order_body(workflow=kind[0].value, event_bus=kind[1].value)
+        time.sleep(max(0.0, began + number / RATE - time.monotonic()))
+        sent = time.monotonic()
+        answer = http.post(f"{urls[first[pair] ^ second]}/orders", json=body)
+        took = time.monotonic() - sent
+        assert answer.status_code == 202, answer.text
+        return took
+
+    with httpx.Client(timeout=30, trust_env=False) as http, ThreadPoolExecutor(16) as pool:
+        took = list(pool.map(one, range(2 * pairs)))
+    return [[took[2 * pair + (first[pair] ^ which)] for pair in range(pairs)] for which in (0, 1)]
+
+
+def p99(took: Iterable[float]) -> float:
+    return quantiles(took, n=100, method="inclusive")[98]
+
+
+def by_chance(pairs: Sequence[tuple[float, float]]) -> float:
+    """How many times as large the second one's p99 may come out where there is no difference: in 95 of 100 draws in
+    which each pair is told either way round."""
+    chance = random.Random(0)
+    ratios = []
+    for _ in range(400):
+        drawn = [(a, b) if chance.random() < 0.5 else (b, a) for a, b in pairs]
+        ratios.append(p99(b for _, b in drawn) / p99(a for a, _ in drawn))
+    return quantiles(ratios, n=20)[18]
+
+
+RATE = 30
+"""Requests a second, of which two cores work off the orders too."""
+
+
+@pytest.mark.parametrize("pairs", [50, pytest.param(4000, marks=pytest.mark.full)])
+@pytest.mark.extra
+def test_what_a_collector_that_is_away_costs(
+    system: System, kinds: Kinds, pairs: int, tmp_path: Path, measured: Callable[..., None]
+) -> None:
+    """The p99 is at most 5 % larger. Two order services of four workers each take requests in turn, at the same time:
+    one reaches Jaeger, the other's port for it is closed. One after the other they could not be compared: of 250
+    requests, the p99 was 0.5 to 2.3 times that of the 250 before, with nothing changed but the moment.
+
+    What is left to chance is measured too (`by_chance`): a p99 has to exceed 5 % by more than that.
+    """
+    jaeger_of(system)
+    reached, closed = int(system.ports["OTLP_HTTP_PORT"]), free_port()
+    logs = [tmp_path / "reached.log", tmp_path / "away.log"]
+    with web(system, logs[0], collector=reached) as with_it, web(system, logs[1], collector=closed) as without:
+        in_turn([with_it, without], kinds, 50)  # warm
+        took = in_turn([with_it, without], kinds, pairs)
+    assert [LOST in log.read_text() for log in logs] == [False, True], "spans were lost, of one of the two"
+    system.check(seconds=600)
+    ratio, noise = p99(took[1]) / p99(took[0]), by_chance(list(zip(*took, strict=True)))
+    measured(p99_with_ms=round(1000 * p99(took[0]), 1), p99_without_ms=round(1000 * p99(took[1]), 1))
+    measured(ratio=round(ratio, 3), by_chance=round(noise, 3), p50_ratio=round(median(took[1]) / median(took[0]), 3))
+    if pairs >= 1000:  # fewer say nothing of a p99
+        assert ratio <= 1.05 * noise

@@ -1,0 +1,24 @@
+"""One test that fails must not be the failure of those behind it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.system import KINDS, System
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("faults-system")]
+
+
+def test_what_is_left_in_the_middle_is_gone(system: System) -> None:
+    """Orders of every kind are under way, as when a test has failed: with `clean` nothing of them comes again."""
+    system.runtime.stop("payment")
+    for kind in KINDS:
+        system.place(kind)
+    system.clean()
+    assert system.all_ready()
+    after = [system.place(kind) for kind in KINDS]
+    assert set(system.until_terminal(*after)) == {"CONFIRMED"}
+    assert system.sql("order", "SELECT count(*) FROM orders") == [(len(after),)]
+    assert system.sql("orchestrator", "SELECT order_id::text FROM sagas WHERE order_id <> ALL(%s::uuid[])", after) == []
+    system.check(acknowledged=after)
+    system.no_dead_letters()
