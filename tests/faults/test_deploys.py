@@ -4,6 +4,7 @@ before their consumers, and the reverse."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,8 @@ def test_older_and_newer_work_together(
 def newer(folder: Path, *, newer_version: bool) -> dict[str, str]:
     """A copy of the kernel whose messages have one more field; the environment of a process that runs it. `ran` in the
     folder tells of each."""
-    shutil.copytree(Path(orderflow.__file__).parent, folder / "orderflow")
+    older_kernel = Path(orderflow.__file__).parent
+    shutil.copytree(older_kernel, folder / "orderflow")
     contracts = folder / "orderflow" / "contracts.py"
     older = "    version: ClassVar[int] = 1\n"
     text = contracts.read_text()
@@ -122,7 +124,7 @@ def newer(folder: Path, *, newer_version: bool) -> dict[str, str]:
     text = text.replace(older, f"    version: ClassVar[int] = {2 if newer_version else 1}\n    gift: bool = True\n")
     ran = f"open({str(folder / 'ran')!r}, 'a').write('x')"
     contracts.write_text(f"{text}\n{ran}\n")
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join((str(folder), str(older_kernel.parent))), "PYTHONSAFEPATH": "1"}
 
 
 @pytest.mark.full
