@@ -168,7 +168,7 @@ RATE = 30
 """Requests a second, of which two cores work off the orders too."""
 
 
-@pytest.mark.parametrize("pairs", [50, pytest.param(4000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("pairs", [50, pytest.param(3000, marks=pytest.mark.full)])
 @pytest.mark.extra
 def test_what_a_collector_that_is_away_costs(
     system: System, kinds: Kinds, pairs: int, tmp_path: Path, measured: Callable[..., None]
