@@ -95,8 +95,7 @@ class Start:
 
     def _wait_for(self, event: threading.Event, watched: Iterable[str] = ()) -> None:
         while not event.wait(_POLL_SECONDS):
-            for name in watched:
-                self._check_alive(name)
+            self._check_alive(*watched)
             if self._cancelled.is_set():
                 raise _Cancelled
 
@@ -109,14 +108,16 @@ class Start:
                 raise _Cancelled
         self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
 
-    def _check_alive(self, name: str) -> None:
-        process = self._supervisor.processes().get(name)
-        if process is None or process.state not in ("BACKOFF", "EXITED", "FATAL"):
-            return
-        deaths = self._deaths.setdefault(name, set())
-        deaths.add(process.started)
-        if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
-            raise self._problem(name, "ends as soon as it is started")
+    def _check_alive(self, *names: str) -> None:
+        processes = self._supervisor.processes() if names else {}
+        for name in names:
+            process = processes.get(name)
+            if process is None or process.state not in ("BACKOFF", "EXITED", "FATAL"):
+                continue
+            deaths = self._deaths.setdefault(name, set())
+            deaths.add(process.started)
+            if len(deaths) > _DEATHS_TOLERATED or process.state == "FATAL":
+                raise self._problem(name, "ends as soon as it is started")
 
     def _problem(self, name: str, what: str) -> RuntimeProblem:
         log = self._home.log(name)

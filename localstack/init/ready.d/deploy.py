@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 DEADLINE_SECONDS = 300
-POLL_SECONDS = 0.05  # boto3's own waiter sleeps 30 s between looks
+POLL_SECONDS = 0.2  # boto3's own waiter sleeps 30 s between looks; a look takes LocalStack's time from deploying
 
 
 def template_file() -> Path:
