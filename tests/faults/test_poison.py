@@ -14,12 +14,11 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Item, ReserveStock, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES
-from orderflow.settings import Settings
-from tests.support.system import KINDS, System, until
+from tests.support.system import FAULTS, KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(9)]
 
-VISIBILITY = Settings.model_fields["visibility"].default
+VISIBILITY = float(FAULTS["VISIBILITY"])
 
 _NOISE = 1.0
 """Seconds that one order in a hundred may take for other reasons, on a machine that does other things too."""

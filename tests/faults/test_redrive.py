@@ -252,6 +252,7 @@ def redrive_all_of(system: System, service: str) -> int:
             return count
 
 
+@pytest.mark.extra
 @pytest.mark.xdist_group("faults-system")
 @pytest.mark.parametrize("number", [16, pytest.param(100, marks=pytest.mark.full)])
 def test_redriven_long_after_on_a_real_system(

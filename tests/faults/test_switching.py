@@ -27,8 +27,8 @@ def switching(system: System) -> Iterator[System]:
     system.runtime.up()
 
 
-ONE_EACH = [kind for number, kind in enumerate(KINDS) if number % 4 in (1, 2)]
-"""Every workflow once, over one bus and the other in turn."""
+ONE_EACH = [kind for number, kind in enumerate(KINDS) if number % 4 in (0, 3)]
+"""Every workflow once, over one bus and the other in turn; the first is what the system is set to anyway."""
 ROUND_TRIP = [*KINDS[1::2], *KINDS[::2]]
 """All of them; each switch changes the workflow."""
 
@@ -43,9 +43,12 @@ def test_the_mode_is_switched_with_orders_in_flight(
     """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does."""
     system = switching
     kinds: dict[str, tuple[Workflow, EventBus]] = {}
+    plan = system.runtime.plan
+    set_to = (Workflow(plan.workflow), EventBus(plan.event_bus))
     for kind in trip:
-        changed = switched(system, kind).up()
-        assert changed, "`up` tells what it changed"
+        if kind != set_to:
+            assert switched(system, kind).up(), "`up` tells what it changed"
+            set_to = kind
         # With payment stopped, every order is caught in its middle.
         system.runtime.stop("payment")
         with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:

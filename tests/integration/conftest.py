@@ -11,6 +11,12 @@ from tests.support.system import System, running
 SETTINGS = {
     # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
     "LONG_POLL": "1",
+    # What it holds then, and what has been away, is waited for: short times for that, longer than any provider takes.
+    "VISIBILITY": "10",
+    "HEARTBEAT": "3",
+    "PROVIDER_TIMEOUT": "1",
+    "RESEND_AFTER": "5,10,20",
+    "UNDO_RESEND_EVERY": "5",
     "WEB_THREADS": "16",
 }
 

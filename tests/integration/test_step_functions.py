@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 KIND = (Workflow.STEP_FUNCTIONS, EventBus.SNS)
 SETTINGS = {
     "LONG_POLL": "1",
+    "VISIBILITY": "4",
+    "HEARTBEAT": "1",
     "RESEND_AFTER": "2,4,6",
     "UNDO_AFTER": "10",
     "UNDO_RESEND_EVERY": "2",

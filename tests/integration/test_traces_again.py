@@ -13,7 +13,7 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from tests.support.ports import free_ports
-from tests.support.system import KINDS, System, kind_id, order_body, until
+from tests.support.system import KINDS, System, order_body, until
 from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -26,28 +26,30 @@ def jaeger(system: System) -> Jaeger:
     return jaeger_of(system)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k[1] is EventBus.SNS], ids=kind_id)
-def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger, kind: Kind) -> None:
-    """The service that must answer is away for longer than its owner's patience."""
+def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
+    """In every workflow: the service that must answer is away for longer than its owner's patience."""
+    kinds: list[Kind] = [kind for kind in KINDS if kind[1] is EventBus.SNS]
     system.runtime.stop("inventory")
     try:
-        order_id = system.place(kind)
+        orders = {system.place(kind): kind for kind in kinds}
+
         # Asked of the timeline, not of the queue's depth: a poll of the stopped service may still hold a message.
-        until(
-            lambda: any("sent again" in (e["note"] or "") for e in system.timeline(order_id)["entries"]),
-            what=lambda: system.story(order_id),
-        )
+        def sent_again(order_id: str) -> bool:
+            return any("sent again" in (e["note"] or "") for e in system.timeline(order_id)["entries"])
+
+        until(lambda: all(map(sent_again, orders)), what=lambda: [system.story(order_id) for order_id in orders])
     finally:
         system.runtime.start("inventory")
         system.until_ready()
-    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    assert set(system.until_terminal(*orders)) == {"CONFIRMED"}
     end = "publish OrderConfirmed@order"
+    for order_id, kind in orders.items():
 
-    def missing(trace: Trace) -> list[str]:
-        absent = [] if trace.resent else ["a message that was sent again"]
-        return absent + ([] if end in {s.label for s in trace} else [end]) + malformed(trace, order_id, *kind)
+        def missing(trace: Trace, order_id: str = order_id, kind: Kind = kind) -> list[str]:
+            absent = [] if trace.resent else ["a message that was sent again"]
+            return absent + ([] if end in {s.label for s in trace} else [end]) + malformed(trace, order_id, *kind)
 
-    trace_of(system, jaeger, order_id, missing)
+        trace_of(system, jaeger, order_id, missing)
 
 
 def test_what_another_process_relays_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:

@@ -31,6 +31,8 @@ PATIENCE: Final = 120.0
 FAULTS: Final = {
     # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
     "LONG_POLL": "1",
+    "VISIBILITY": "10",
+    "HEARTBEAT": "3",
     "LEASE": "4",
     "PROVIDER_TIMEOUT": "1",
     "RESEND_AFTER": "8,16,30",
