@@ -54,6 +54,13 @@ def bench(
         str | None,
         typer.Option(**one_of(*SPANS, metavar="WHERE", text="What receives spans. Default: jaeger if on PATH.")),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="OTEL_TRACES_SAMPLER while tracing, such as parentbased_always_on. Default: a reservoir.",
+        ),
+    ] = None,
     compare: Annotated[
         bool | None,
         typer.Option("--compare/--no-compare", help="Against the bare loop; by default unless others are asked for."),
@@ -74,6 +81,7 @@ def bench(
     orderflow bench --quick --workflow choreography       a look, under two minutes
     orderflow bench --stored 100000 --workflow orchestration
     orderflow bench --tracing --bus sns
+    orderflow bench --tracing --bus sns --sampler parentbased_always_on
     """
     base = QUICK if quick else Effort()
     effort = Effort(rounds or base.rounds, seconds or base.seconds, orders or base.orders, in_flight,
@@ -87,6 +95,7 @@ def bench(
     if not (compare or stored or tracing):
         raise RuntimeProblem("There is nothing left to measure.", "Leave --no-compare out.")
     settings = {"LONG_POLL": str(_SHORT_POLL)} if tracing else {}
+    settings |= {"OTEL_TRACES_SAMPLER": sampler} if sampler else {}
     with alone(), running(console, settings, receiver(spans) if tracing else None) as system, ExitStack() as sides:
         _say_how_long(console, effort, chosen, compare=compare, stored=bool(stored), tracing=tracing)
         try:

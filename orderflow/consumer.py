@@ -16,7 +16,8 @@ from typing import Final
 
 import structlog
 
-from orderflow import failpoints, telemetry
+from orderflow import telemetry
+from orderflow.acknowledger import Acknowledger
 from orderflow.bus import BATCH, Delivery, Queue
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import BrokerUnavailable, Undecodable
@@ -48,6 +49,7 @@ class Consumer:
         heartbeat: float,
     ) -> None:
         self._queue = queue
+        self.acknowledger = Acknowledger(queue, self._out_of_hand)
         self._processor = processor
         self._database_alive = database_alive
         self._long_poll = long_poll
@@ -157,13 +159,10 @@ class Consumer:
         self._settle(verdicts)
 
     def _settle(self, verdicts: Sequence[tuple[Delivery, Verdict]]) -> None:
+        self.acknowledger.acknowledge([d for d, verdict in verdicts if isinstance(verdict, Done)])
+        others = [(d, verdict) for d, verdict in verdicts if not isinstance(verdict, Done)]
         try:
-            failpoints.reached("delete.before")
-            done = [d for d, verdict in verdicts if isinstance(verdict, Done)]
-            if done:
-                self._queue.delete(done)
-            failpoints.reached("delete.after")
-            for delivery, verdict in verdicts:
+            for delivery, verdict in others:
                 if isinstance(verdict, Park):
                     log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
                     self._queue.park(delivery, verdict.reason)
@@ -178,9 +177,9 @@ class Consumer:
                     self._queue.extend([delivery], _delay(delivery.receive_count))
         except BrokerUnavailable as error:
             # They come again when their visibility runs out, and are known then.
-            log.warning("could not acknowledge", error=str(error), messages=len(verdicts))
+            log.warning("could not give back or park", error=str(error), messages=len(others))
         finally:
-            self._out_of_hand([delivery for delivery, _ in verdicts])
+            self._out_of_hand([delivery for delivery, _ in others])
 
     def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:

@@ -1,4 +1,8 @@
-"""Sends what the outbox holds: one thread a process, up to ten waiting messages a call, without lingering."""
+"""Sends what the outbox holds: one thread a process, up to ten messages of one destination a call.
+
+A message that was staged alone is sent at once. Those of a batch are a sign of load: they wait a moment for company,
+because fewer and fuller calls are what makes room for more orders, here, at the broker, and wherever they are received.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 import structlog
@@ -14,11 +19,15 @@ from orderflow import failpoints, telemetry
 from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Broker, SendFailure
 from orderflow.errors import BrokerUnavailable, DatabaseUnavailable
 from orderflow.outbox import Entry, Outbox, Unit
+from orderflow.routing import Channel
 
 log = structlog.get_logger(__name__)
 
 CAPACITY: Final = 1000
 """Messages that wait in memory. What does not fit stays in the database, and the relay takes it later."""
+
+_COMPANY: Final = 0.015
+"""Seconds that a message of a batch waits at most until there are ten for its destination."""
 
 _PAUSE: Final = 0.5
 """Seconds between looks for a broker that is away."""
@@ -30,21 +39,30 @@ class Publisher:
     def __init__(self, outbox: Outbox, broker: Broker) -> None:
         self._outbox = outbox
         self._broker = broker
-        self._waiting: deque[Entry] = deque()
+        self._lanes: dict[tuple[Channel, str], deque[tuple[float, Entry]]] = {}
+        """By destination: when a message is to be sent at the latest (monotonic seconds), and the message."""
         self._changed = threading.Condition()
         self._stopping = False
         self.on_parked: Callable[[Unit, Entry, str], None] = lambda unit, entry, reason: None
         outbox.on_staged = self.hand_over
 
     @property
+    def waiting(self) -> int:
+        """How many messages wait in memory."""
+        with self._changed:
+            return sum(map(len, self._lanes.values()))
+
+    @property
     def room(self) -> int:
         """How many more messages fit."""
-        return CAPACITY - len(self._waiting)
+        return CAPACITY - self.waiting
 
     def hand_over(self, entries: Sequence[Entry]) -> None:
         """Takes messages that this process holds the lease of. Never blocks: what doesn't fit is the relay's."""
         with self._changed:
-            self._waiting.extend(entries[: max(0, self.room)])
+            due = time.monotonic() + (_COMPANY if len(entries) > 1 else 0)
+            for entry in entries[: max(0, self.room)]:
+                self._lanes.setdefault((entry.channel, entry.target), deque()).append((due, entry))
             self._changed.notify()
 
     def relay(self) -> int:
@@ -60,9 +78,9 @@ class Publisher:
         """Sends until `stop`; then what still waits, for as long as the broker answers."""
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
-                    self._changed.wait()
-                if self._stopping and not self._waiting:
+                while not self._stopping and (pause := self._due_in()) > 0:
+                    self._changed.wait(None if pause == inf else pause)
+                if self._stopping and not self._lanes:
                     return
             if not self.step() and self._stopping:
                 return
@@ -88,8 +106,7 @@ class Publisher:
             failures = self._send(batch)
         except BrokerUnavailable as error:
             log.warning("broker away; messages wait", error=str(error), waiting=len(batch))
-            with self._changed:
-                self._waiting.extendleft(reversed(batch))
+            self._put_back(batch)
             time.sleep(_PAUSE)
             return False
         failpoints.reached("publish.after")
@@ -100,31 +117,46 @@ class Publisher:
             self._failed(batch[failure.index], failure)
         return True
 
+    def _due_in(self) -> float:
+        """Seconds until something is to be sent: a full batch now, another when its oldest message is due."""
+        if any(len(lane) >= BATCH for lane in self._lanes.values()):
+            return 0.0
+        return min((lane[0][0] for lane in self._lanes.values()), default=inf) - time.monotonic()
+
     def _next_batch(self) -> list[Entry]:
         """Up to ten messages for one destination, in the order they were staged, as many bytes as a call takes."""
         with self._changed:
             self._drop_expired()
+            if not self._lanes:
+                return []
+            now = time.monotonic()
+            # Of those that are to be sent now, the one that has waited longest: no destination starves another.
+            ready = [key for key, lane in self._lanes.items() if len(lane) >= BATCH or lane[0][0] <= now]
+            key = min(ready or self._lanes, key=lambda k: self._lanes[k][0][0])
+            lane = self._lanes[key]
             batch: list[Entry] = []
-            others: deque[Entry] = deque()
             size = 0
-            while self._waiting and len(batch) < BATCH:
-                entry = self._waiting.popleft()
-                if batch and (entry.channel, entry.target) != (batch[0].channel, batch[0].target):
-                    others.append(entry)
-                elif size + entry.parcel.size > BATCH_BYTES:
-                    others.append(entry)
-                    break
-                else:
-                    batch.append(entry)
-                    size += entry.parcel.size
-            self._waiting.extendleft(reversed(others))
+            while lane and len(batch) < BATCH and (not batch or size + lane[0][1].parcel.size <= BATCH_BYTES):
+                _, entry = lane.popleft()
+                batch.append(entry)
+                size += entry.parcel.size
+            if not lane:
+                del self._lanes[key]
             return batch
+
+    def _put_back(self, batch: Sequence[Entry]) -> None:
+        with self._changed:
+            lane = self._lanes.setdefault((batch[0].channel, batch[0].target), deque())
+            lane.extendleft((0.0, entry) for entry in reversed(batch))
 
     def _drop_expired(self) -> None:
         # Their rows are another's by now: sending them here too would only be a repeat.
         now = time.monotonic()
-        while self._waiting and self._waiting[0].lease_ends < now:
-            self._waiting.popleft()
+        for key, lane in list(self._lanes.items()):
+            while lane and lane[0][1].lease_ends < now:
+                lane.popleft()
+            if not lane:
+                del self._lanes[key]
 
     def _send(self, batch: Sequence[Entry]) -> Sequence[SendFailure]:
         first = batch[0]

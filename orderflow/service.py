@@ -101,6 +101,7 @@ class Service:
         if self.works:
             threads = self.settings.consumer_threads or self._consumer_threads
             jobs += [(f"consumer-{i}", self.consumer.run) for i in range(threads)]
+            jobs += [("acknowledger", self.consumer.acknowledger.run)]
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
         for thread in self._threads:
             thread.start()
@@ -111,6 +112,7 @@ class Service:
         self.consumer.stop()
         while self.consumer.busy and time.monotonic() < ends - 2:
             time.sleep(0.02)
+        self.consumer.acknowledger.stop()
         self.publisher.stop()
         self._stopping.set()
         for thread in self._threads:

@@ -119,7 +119,7 @@ class World:
     def publish(self, name: str) -> None:
         """Sends what the service's process has staged."""
         publisher = self.services[name].publisher
-        while publisher._waiting:
+        while publisher.waiting:
             publisher.step()
 
     def deliver(self, name: str) -> int:
@@ -132,7 +132,7 @@ class World:
             for name in self.services:
                 self.publish(name)
             moved = sum(self.deliver(name) for name in self.services)
-            if not moved and not any(s.publisher._waiting for s in self.services.values()):
+            if not moved and not any(s.publisher.waiting for s in self.services.values()):
                 for service in self.services.values():
                     service.outbox.flush()
                 return

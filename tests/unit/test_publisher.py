@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -16,7 +18,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
-from orderflow.outbox import Outbox
+from orderflow.outbox import Entry, Outbox
 from orderflow.publisher import Publisher
 from orderflow.routing import Channel
 
@@ -83,7 +85,7 @@ def left(url: str) -> list[str | None]:
 
 
 def run(publisher: Publisher) -> None:
-    while publisher._waiting:
+    while publisher.waiting:
         publisher.step()
 
 
@@ -159,6 +161,71 @@ def test_a_broker_that_went_away_gets_all_of_it_later(parts: Parts, database: St
     assert left(database[1]) == []
 
 
+class Clock:
+    """The publisher's time, which stands still until it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(
+            "orderflow.publisher.time", SimpleNamespace(monotonic=lambda: self.now, time_ns=time.time_ns)
+        )
+
+
+def entries(target: str, number: int) -> list[Entry]:
+    return [
+        Entry(e.id, Channel.QUEUE, target, Parcel(e, e.encode()), 2000.0)
+        for e in (envelope() for _ in range(number))
+    ]
+
+
+def test_what_was_staged_alone_is_sent_at_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One order at a time waits for nobody."""
+    Clock(monkeypatch)
+    parts[2].hand_over(entries("inventory", 1))
+    assert parts[2]._due_in() <= 0
+
+
+def test_a_batch_waits_a_moment_for_company(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches for two destinations make two calls of eight, not four of four."""
+    _, broker, publisher = parts
+    clock = Clock(monkeypatch)
+    both = {name: entries(name, 8) for name in ("inventory", "payment")}
+    for half in (slice(0, 4), slice(4, 8)):
+        publisher.hand_over([*both["inventory"][half], *both["payment"][half]])
+        clock.now += 0.005
+    assert 0 < publisher._due_in() < 0.015
+    clock.now += 0.015
+    assert publisher._due_in() <= 0
+    run(publisher)
+    assert broker.sent == [[e.id for e in both[name]] for name in ("inventory", "payment")]
+
+
+def test_ten_for_one_destination_wait_no_longer(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full batch goes, past those that still wait for company; then those, when they are due."""
+    _, broker, publisher = parts
+    Clock(monkeypatch)
+    few, many = entries("inventory", 2), entries("payment", BATCH)
+    publisher.hand_over(few)
+    publisher.hand_over(many)
+    assert publisher._due_in() <= 0
+    publisher.step()
+    assert broker.sent == [[e.id for e in many]]
+    assert publisher._due_in() > 0
+
+
+def test_no_destination_starves_another(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast full batches for one come in, a message for another goes when it is due."""
+    _, broker, publisher = parts
+    clock = Clock(monkeypatch)
+    [lonely, _] = handed = entries("inventory", 2)
+    publisher.hand_over(handed)
+    for _ in range(5):
+        publisher.hand_over(entries("payment", BATCH))
+        clock.now += 0.01
+        publisher.step()
+    assert lonely.id in [i for batch in broker.sent[:3] for i in batch]
+
+
 def test_a_rolled_back_transaction_sends_nothing(parts: Parts, database: Stored) -> None:
     outbox, _, publisher = parts
 
@@ -169,7 +236,7 @@ def test_a_rolled_back_transaction_sends_nothing(parts: Parts, database: Stored)
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert not publisher._waiting
+    assert not publisher.waiting
     assert left(database[1]) == []
 
 
@@ -202,7 +269,7 @@ def test_the_relay_skips_no_row_that_commits_late(database: tuple[Database, str]
         second_committed.set()
         writer.join()
         sent.update(ids)
-    while relay.relay() or relay._waiting:
+    while relay.relay() or relay.waiting:
         run(relay)
     relay._outbox.flush()
     assert sorted(i for batch in broker.sent for i in batch) == sorted(sent)
