@@ -1,4 +1,4 @@
-"""The bare loop's way out: one thread that sends what waits, up to ten a call, without lingering; as orderflow's."""
+"""The bare loop's way out: one thread that sends what waits, up to ten a call, without lingering."""
 
 from __future__ import annotations
 
