@@ -23,6 +23,8 @@ from tests.support.traces import Trace, jaeger_of, malformed, trace_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(20)]
 
 WORKERS = 4
+TRACED = {"WEB_WORKERS": str(WORKERS), "TRACES_PER_SECOND": "1000"}
+"""Every order is traced, however fast they come."""
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 sizes = pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=pytest.mark.full)])
@@ -31,7 +33,7 @@ sizes = pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=pytes
 @pytest.fixture(scope="module")
 def workers(_system: System) -> Iterator[System]:
     """The running system, its order service with four workers."""
-    with overridden(_system, {"order": {"WEB_WORKERS": str(WORKERS)}}):
+    with overridden(_system, {"order": TRACED}):
         _system.clean()
         yield _system
 
@@ -109,10 +111,9 @@ LOST = "encountered while exporting span"
 def web(system: System, log: Path, *, collector: int) -> Iterator[str]:
     """One more order service, HTTP only, which sends its spans to a port of this machine; its URL."""
     port = free_port()
-    more = {
+    more = TRACED | {
         "ORDERFLOW_ROLE": "web",
         "ORDER_PORT": str(port),
-        "WEB_WORKERS": str(WORKERS),
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
     }
     with workers_of(system, "order", log, more), httpx.Client(trust_env=False) as http:
