@@ -23,6 +23,7 @@ from orderflow.calls import CallingApplication
 from orderflow.errors import Transient
 from orderflow.service import Service
 from orderflow.settings import Settings
+from orderflow.simulator.ledger import Ledger
 from services.inventory import main as inventory
 from services.order import main as order
 from services.order.placing import Placing
@@ -69,6 +70,10 @@ class World:
         self.broker = WholeBroker(Settings(**MEMORY | dict(self.settings)))
         self.services: dict[str, Service] = {}
         self._outside: dict[str, psycopg.Connection[Any]] = {}
+        # The oracle reads the providers' tables, also where no order came to need a provider.
+        ledger = Ledger(self.urls["providers"], timeout=5, size=1)
+        ledger.open(10)
+        ledger.close()
         for name in BUILD:
             self.start(name)
 
