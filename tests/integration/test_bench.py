@@ -74,7 +74,9 @@ def test_both_sides_do_the_same_work(bench: Bench, system: System) -> None:
         assert all(ms > 0 for ms in side.latencies)
     # 5 publishes, 6 deliveries, each received and deleted alone; an idle long poll may end in between.
     assert bare.calls_single == pytest.approx(17, abs=4)
-    assert orderflow.calls_single == pytest.approx(17, abs=4)
+    # The same, but deletes of several orders share calls.
+    assert orderflow.calls_single is not None
+    assert 11 <= orderflow.calls_single <= 21
     assert set(orderflow.cpu) == {"localstack", "postgres", *SERVICES, "generator"}
     assert {name for name, ms in bare.cpu.items() if ms > 0} >= {"localstack", "bare-order"}
     assert len(orderflow.answers) >= 1
