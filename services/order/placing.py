@@ -31,7 +31,8 @@ _PRICES_LIVE: Final = 5.0
 """Seconds until changed products are seen."""
 
 _CLAIM_KEY: Final = b"""
-INSERT INTO idempotency_keys (key, fingerprint, order_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING key
+INSERT INTO idempotency_keys (key, fingerprint, order_id) VALUES (%s, %s, %s)
+ON CONFLICT DO NOTHING RETURNING created_at
 """
 _FIND_KEY: Final = b"SELECT fingerprint, order_id::text FROM idempotency_keys WHERE key = %s"
 
@@ -82,7 +83,8 @@ class Placing:
         )  # fmt: skip
         placed = _order_placed(order, snapshot)
         with self._outbox.transaction() as unit:
-            if key is not None and not self._claim(unit.connection, key, asked, order.id):
+            claimed = self._claim(unit.connection, key, asked, order.id) if key is not None else None
+            if key is not None and claimed is None:
                 placed_before = self._earlier(unit.connection, key, asked)
                 telemetry.about_order(placed_before.order_id, placed_before.workflow.value, placed_before.traceparent)
                 return placed_before
@@ -91,7 +93,8 @@ class Placing:
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.LOG.write(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
-            accepted = Placed(order.id, created(), workflow, event_bus, snapshot.total, traceparent)
+            # Both rows have the transaction's time: with a key, no statement need be waited for once more.
+            accepted = Placed(order.id, claimed or created(), workflow, event_bus, snapshot.total, traceparent)
         log.info("order accepted", event_bus=event_bus.value, **placed.about)
         return accepted
 
@@ -122,9 +125,10 @@ class Placing:
             address=Address(**asked.shipping_address.model_dump()),
         )
 
-    def _claim(self, connection: Connection, key: str, asked: OrderRequest, order_id: str) -> bool:
+    def _claim(self, connection: Connection, key: str, asked: OrderRequest, order_id: str) -> datetime | None:
         # A twin that is under way holds this row: the statement waits for its commit.
-        return bool(connection.execute(_CLAIM_KEY, [key, _fingerprint(asked), order_id]).fetchall())
+        rows = connection.execute(_CLAIM_KEY, [key, _fingerprint(asked), order_id]).fetchall()
+        return rows[0][0] if rows else None
 
     def _earlier(self, connection: Connection, key: str, asked: OrderRequest) -> Placed:
         [(fingerprint, order_id)] = connection.execute(_FIND_KEY, [key]).fetchall()
