@@ -14,6 +14,8 @@ SETTINGS = {
     # What it holds then, and what has been away, is waited for: short times for that, longer than any provider takes.
     "VISIBILITY": "10",
     "HEARTBEAT": "3",
+    "LEASE": "4",
+    "FAILURES_UNTIL_PARKED": "3",
     "PROVIDER_TIMEOUT": "1",
     "RESEND_AFTER": "5,10,20",
     "UNDO_RESEND_EVERY": "5",
