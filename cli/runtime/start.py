@@ -19,8 +19,8 @@ from cli.runtime.supervisor import Supervisor
 from orderflow.routing import SERVICES
 
 READY_SECONDS: Final = 120.0
-"""For one part, from its start. LocalStack needs 3 s, 10 on its first run, when Python compiles it, and took 52 s on
-two cores with a load of 11."""
+"""For one part, from its start. LocalStack needs 5 s with its stack, 11 on its first run, when Python compiles it and
+its index is made, and took 52 s on two cores with a load of 11."""
 _DEATHS_TOLERATED: Final = 2
 _POLL_SECONDS: Final = 0.1
 
