@@ -139,7 +139,8 @@ class System:
             return all(found.get(i) in RESTING | {"NEEDS_ATTENTION"} for i in order_ids)
 
         until(all_rest, seconds, lambda: {i: self.story(i) for i, s in statuses().items() if s not in RESTING})
-        return [statuses()[i] for i in order_ids]
+        found = statuses()
+        return [found[i] for i in order_ids]
 
     def story(self, order_id: str) -> list[str]:
         """What the databases know of an order, for a failure's message."""
