@@ -173,8 +173,7 @@ class Clock:
 
 def entries(target: str, number: int) -> list[Entry]:
     return [
-        Entry(e.id, Channel.QUEUE, target, Parcel(e, e.encode()), 2000.0)
-        for e in (envelope() for _ in range(number))
+        Entry(e.id, Channel.QUEUE, target, Parcel(e, e.encode()), 2000.0) for e in (envelope() for _ in range(number))
     ]
 
 
