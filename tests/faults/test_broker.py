@@ -9,7 +9,8 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load
-from tests.support.system import System, replaced
+from tests.support.processes import replaced
+from tests.support.system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(6)]
 

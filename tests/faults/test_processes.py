@@ -18,7 +18,8 @@ from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from tests.support.load import Load, quick
-from tests.support.system import FAULTS, KINDS, System, replaced, until
+from tests.support.processes import replaced
+from tests.support.system import FAULTS, KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.runtime import EmbeddedRuntime
-from tests.support.system import System
+from tests.support.system import PATIENCE, System, until
 
 
 def apply(
@@ -51,3 +51,8 @@ def workers(
             process.terminate()
         for process in started:
             process.wait(15)
+
+
+def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
+    """Waits until a part has another process than `pid`."""
+    until(lambda: system.runtime.pid(name) not in (0, pid), seconds)

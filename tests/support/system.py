@@ -296,8 +296,3 @@ def overridden(system: System, overrides: Mapping[str, Mapping[str, str]]) -> It
     finally:
         runtime._overrides = before
         runtime.up()
-
-
-def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:
-    """Waits until a part has another process than `pid`."""
-    until(lambda: system.runtime.pid(name) not in (0, pid), seconds)
