@@ -11,8 +11,8 @@ import pytest
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
 from tests.support.load import Load
-from tests.support.proxy import Calls
 from tests.support.processes import replaced
+from tests.support.proxy import Calls
 from tests.support.system import KINDS, System, overridden, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
