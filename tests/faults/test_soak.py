@@ -40,6 +40,11 @@ def rows(system: System) -> dict[str, int]:
     }
 
 
+def forgotten(system: System, keep: float) -> None:
+    """Waits until nothing is left of what is kept for so many seconds."""
+    until(lambda: not any(rows(system).values()), keep + 60, lambda: {t: n for t, n in rows(system).items() if n})
+
+
 def memory(system: System) -> dict[str, float]:
     """Resident megabytes by service, all its processes together."""
     found = {}
@@ -69,6 +74,7 @@ def test_a_soak_leaves_nothing_growing(
     no trend (at full size: the quick one ends before they have taken what they need)."""
     kept = str(keep)
     apply(system, {"KEEP_INBOX": kept, "KEEP_LOG": kept, "KEEP_IDEMPOTENCY_KEYS": kept})
+    forgotten(system, keep)  # what earlier tests left
     samples: list[dict[str, float]] = []
     most: dict[str, int] = {}
     with Load(system, KINDS, rate=rate, total=orders, seed=seed) as load:
@@ -83,7 +89,7 @@ def test_a_soak_leaves_nothing_growing(
     growth = grown(samples)
     measured(orders=len(taken), most_rows_in_inboxes=inbox, most_rows=max(most.values()), grown_mb=max(growth.values()))
     measured(memory_mb=sum(samples[-1].values()), memory_by_service=samples[-1], grown_by_service=growth, rows=most)
-    until(lambda: not any(rows(system).values()), keep + 60, lambda: {t: n for t, n in rows(system).items() if n})
+    forgotten(system, keep)
     handled = 3 * orders
     assert inbox > 0
     if orders >= 10_000:
