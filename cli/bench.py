@@ -54,13 +54,9 @@ def bench(
         str | None,
         typer.Option(**one_of(*SPANS, metavar="WHERE", text="What receives spans. Default: jaeger if on PATH.")),
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="OTEL_TRACES_SAMPLER while tracing, such as parentbased_always_on. Default: a reservoir.",
-        ),
-    ] = None,
+    every_order: Annotated[
+        bool, typer.Option("--every-order", help="With --tracing: trace every order, not a sample under load.")
+    ] = False,
     compare: Annotated[
         bool | None,
         typer.Option("--compare/--no-compare", help="Against the bare loop; by default unless others are asked for."),
@@ -81,7 +77,7 @@ def bench(
     orderflow bench --quick --workflow choreography       a look, under two minutes
     orderflow bench --stored 100000 --workflow orchestration
     orderflow bench --tracing --bus sns
-    orderflow bench --tracing --bus sns --sampler parentbased_always_on
+    orderflow bench --tracing --every-order --bus sns
     """
     base = QUICK if quick else Effort()
     effort = Effort(rounds or base.rounds, seconds or base.seconds, orders or base.orders, in_flight,
@@ -94,8 +90,11 @@ def bench(
     compare = not (stored or tracing) if compare is None else compare
     if not (compare or stored or tracing):
         raise RuntimeProblem("There is nothing left to measure.", "Leave --no-compare out.")
+    for option, given in (("--every-order", every_order), ("--spans", spans)):
+        if given and not tracing:
+            raise RuntimeProblem(f"{option} says nothing without --tracing.", "Add --tracing, or leave it out.")
     settings = {"LONG_POLL": str(_SHORT_POLL)} if tracing else {}
-    settings |= {"OTEL_TRACES_SAMPLER": sampler} if sampler else {}
+    settings |= {"OTEL_TRACES_SAMPLER": "parentbased_always_on"} if every_order else {}
     with alone(), running(console, settings, receiver(spans) if tracing else None) as system, ExitStack() as sides:
         _say_how_long(console, effort, chosen, compare=compare, stored=bool(stored), tracing=tracing)
         try:

@@ -39,6 +39,8 @@ class Acknowledger:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Takes what is to be deleted."""
+        if not deliveries:
+            return
         with self._changed:
             self._waiting += deliveries
             self._changed.notify()
@@ -74,8 +76,7 @@ class Acknowledger:
     def _delete(self, batch: Sequence[Delivery]) -> None:
         try:
             failpoints.reached("delete.before")
-            if batch:
-                self._queue.delete(batch)
+            self._queue.delete(batch)
             failpoints.reached("delete.after")
         except BrokerUnavailable as error:
             # They come again when their visibility runs out, and are known then.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,11 @@ import pytest
 
 from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers
 from tests.support.ports import free_ports
+from tests.support.system import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("runtime")]
 
 PARTS = {"postgres", "localstack", "order", "inventory", "payment", "shipping", "orchestrator"}
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Polls until `condition()` is true, and returns what it gave."""
-    ends = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < ends, f"not so after {seconds} s"
-        time.sleep(0.1)
-    return value
 
 
 def states(system: EmbeddedRuntime) -> dict[str, str]:

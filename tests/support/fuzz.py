@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
+import psutil
+
 from orderflow.contracts import MESSAGES, EventBus, Workflow
 from orderflow.web.reading import MAX_BODY
 
@@ -213,3 +215,12 @@ def _put(valid: Any, path: Sequence[Any], text: str) -> str:
     *before, last = path
     _at(copy, before)[last] = _PLACE
     return json.dumps(copy).replace(f'"{_PLACE}"', text)
+
+
+MEGABYTES: Final = 50
+"""That a process may have grown by, over the whole of a test."""
+
+
+def megabytes(process: psutil.Process) -> float:
+    """What it holds in memory."""
+    return float(process.memory_info().rss) / 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -37,11 +38,12 @@ def talk(system: System, data: bytes, service: str = "order") -> Raw:
     took = []
     while True:
         began = time.monotonic()
-        answer, heading = _exchange(system, data, service)
+        heading, _, body = exchange(system.ports[f"{service.upper()}_PORT"], data).partition(b"\r\n\r\n")
         took.append(time.monotonic() - began)
+        answer = Raw(int(heading.split()[1]), body)
         assert answer.status < 500, answer
         if answer.status >= 400:
-            assert b"application/problem+json" in heading
+            assert b"application/problem+json" in heading.lower()
             assert answer.problem["status"] == answer.status
             assert answer.problem["title"]
         if answer.status < 400 or took[-1] < 1:
@@ -49,24 +51,21 @@ def talk(system: System, data: bytes, service: str = "order") -> Raw:
         assert len(took) < 3, f"took {took} s"
 
 
-def _exchange(system: System, data: bytes, service: str) -> tuple[Raw, bytes]:
-    with socket.create_connection(("127.0.0.1", system.ports[f"{service.upper()}_PORT"]), timeout=30) as connection:
-        received = b""
-        try:
+def exchange(port: int, data: bytes) -> bytes:
+    """Sends bytes to a port of this machine, ends the sending side, and gives all that is answered."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        # What is refused is answered, and the connection closed, before it has been read to its end: the answer counts.
+        with contextlib.suppress(OSError):
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it answers and closes before it has read all: that answer counts
-        while b"\r\n\r\n" not in received or not _whole(received):
-            part = connection.recv(65536)
-            if not part:
-                break
-            received += part
-    heading, _, body = received.partition(b"\r\n\r\n")
-    return Raw(int(heading.split()[1]), body), heading.lower()
+        with contextlib.suppress(ConnectionError):
+            while not _whole(received) and (part := connection.recv(65536)):
+                received += part
+    return received
 
 
 def _whole(received: bytes) -> bool:
-    heading, _, body = received.partition(b"\r\n\r\n")
+    heading, ended, body = received.partition(b"\r\n\r\n")
     lengths = [line for line in heading.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    return bool(lengths) and len(body) >= int(lengths[0].partition(b":")[2])
+    return bool(ended and lengths) and len(body) >= int(lengths[0].partition(b":")[2])

@@ -39,21 +39,11 @@ from services.payment.provider import SimulatedPayments
 from services.shipping.handlers import Shipping
 from services.shipping.provider import TRADE as SHIPMENTS
 from services.shipping.provider import SimulatedCarrier
+from tests.support.machine import Inline
+from tests.support.world import Crash
 
 LIMITS = Limits(timeout=0.2, attempts=3, concurrency=4, key_life=3600, lease=30, backoff=0.001)
 PRICE = Money(amount=3998, currency="EUR")
-
-
-class Inline(Executor):
-    """Runs a call at once, in the caller's thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 class Gate:
@@ -263,10 +253,6 @@ def in_background(job: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-class Crash(BaseException):
-    """The death of a process, for a test within one."""
 
 
 def crash() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from orderflow import telemetry
+from tests.support.world import BUILD, World, failing_on_purpose
 
 
 @pytest.fixture
@@ -22,3 +23,17 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     yield found
     telemetry.use(None)
     provider.shutdown()
+
+
+@pytest.fixture(scope="module")
+def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(_world: World) -> Iterator[World]:
+    """The whole system in this process, without dead letters; one for all tests of a module."""
+    with failing_on_purpose(_world) as made:
+        yield made

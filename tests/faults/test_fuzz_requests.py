@@ -1,0 +1,104 @@
+"""FAULTS row 15: whatever is sent to a route is refused, quickly, and the next order succeeds."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from orderflow.routing import SERVICES
+from orderflow.web.reading import MAX_BODY
+from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
+from tests.support.raw_http import exchange
+from tests.support.system import KINDS, System, order_body
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
+
+VALID: Final[dict[str, Any]] = {
+    "OrderRequest": order_body(workflow="choreography", event_bus="sns"),
+    "CancelRequest": {"reason": "changed my mind"},
+    "RetryRequest": {"by": "ada", "why": "the carrier is back"},
+    "RestockRequest": {"quantity": 3},
+    "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
+    "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
+}
+"""What a body is damaged from, by the model that the route reads; `{}` for others."""
+
+
+@pytest.mark.xdist_group("faults-system")
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_request_breaks_a_service(
+    system: System, seed: int, service: str, count: int, measured: Callable[..., None]
+) -> None:
+    """So many bodies for each route that takes one, and a tenth of that in addresses for each that doesn't: no 5xx,
+    problem+json for what is refused, none takes a second, the memory stays, and the next order succeeds."""
+    fuzzer = Fuzzer(seed)
+    order_id = system.place()
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    processes = [psutil.Process(system.runtime.pid(service))]
+    processes += processes[0].children(recursive=True)
+    before = sum(map(megabytes, processes))
+    statuses: Counter[int] = Counter()
+    times: list[float] = []
+    routes = 0
+    for path, methods in system.get(service, "/openapi.json")["paths"].items():
+        for method, operation in methods.items():
+            if "requestBody" in operation:
+                routes += 1
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                valid = VALID.get(schema["$ref"].rpartition("/")[2], {})
+                # No such SKU: what happens to be right must not change the stock.
+                target = path.replace("{order_id}", order_id).replace("{sku}", "NOPE-1")
+                requests = (fuzzer.request(method.upper(), target, valid) for _ in range(count))
+            else:
+                names = [parameter["name"] for parameter in operation.get("parameters", ())]
+                requests = (_bare(method.upper(), fuzzer.target(path, names)) for _ in range(count // 10))
+            for request in requests:
+                status, took = _ask(system, service, request)
+                statuses[status] += 1
+                times.append(took)
+    grown = sum(map(megabytes, processes)) - before
+    refused = sum(n for status, n in statuses.items() if status >= 400)
+    measured(
+        body_routes=routes, requests=len(times), refused=refused, slowest_ms=round(max(times) * 1000),
+        grown_mb=round(grown),
+    )  # fmt: skip
+    assert refused > len(times) / 3
+    assert grown < MEGABYTES
+    for provider in ("payment", "shipping"):
+        system.http.put(system.url(provider, "/simulator/faults"), json={})
+    placed = [i for (i,) in system.sql("order", "SELECT id::text FROM orders")]
+    system.until_terminal(*placed)
+    assert set(system.until_terminal(*(system.place(kind) for kind in KINDS))) == {"CONFIRMED"}
+    system.check(acknowledged=placed)
+
+
+def _bare(method: str, target: str) -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+def _ask(system: System, service: str, request: bytes) -> tuple[int, float]:
+    """The status and the seconds of one request, the quickest of three times if the first takes one (the machine has
+    other work). What is wrong with the answer fails the test, showing what was asked."""
+    took = []
+    while True:
+        began = time.monotonic()
+        answer = exchange(system.ports[f"{service.upper()}_PORT"], request)
+        took.append(time.monotonic() - began)
+        shown = f"{request[:2000]!r} → {answer[:500]!r}"
+        if not answer:
+            # It answers what is too long without reading all of it; the reset may overtake the answer.
+            assert len(request) > MAX_BODY, shown
+            return 413, min(took)
+        heading = answer.partition(b"\r\n\r\n")[0].lower()
+        status = int(heading.split(maxsplit=2)[1])
+        assert status < 500, shown
+        assert (b"content-type: application/problem+json" in heading) == (status >= 400), shown
+        if took[-1] < 1:
+            return status, min(took)
+        assert len(took) < 3, f"took {took} s: {shown}"
