@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, computed_field, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, computed_field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orderflow.contracts import EventBus, Workflow
@@ -16,6 +16,14 @@ from orderflow.routing import TABLE
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_Sampler = Annotated[
+    Literal[
+        "always_on", "always_off", "traceidratio",
+        "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+    ] | None,
+    # By OpenTelemetry's rules capitals say the same, and nothing is as if it were not set.
+    BeforeValidator(lambda value: (value.lower() or None) if isinstance(value, str) else value),
+]  # fmt: skip
 
 
 class Role(StrEnum):
@@ -102,7 +110,7 @@ class Settings(BaseSettings):
     otel_exporter_otlp_traces_endpoint: str | None = None
     otel_exporter_otlp_timeout: Seconds | None = None
     otel_exporter_otlp_traces_timeout: Seconds | None = None
-    otel_traces_sampler: str | None = None
+    otel_traces_sampler: _Sampler = None
     otel_bsp_schedule_delay: Annotated[float, Field(gt=0)] = 2000
     """Milliseconds between two exports; OpenTelemetry's own default, 5 s, is long for who looks at one order."""
     traces_per_second: Annotated[float, Field(gt=0)] = 10

@@ -6,7 +6,8 @@ import pytest
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.trace import SpanKind
 
-from orderflow.settings import Settings
+from orderflow.errors import ConfigurationError
+from orderflow.settings import Settings, load
 from orderflow.telemetry.sampler import Reservoir
 from orderflow.telemetry.sdk import make_provider
 from orderflow.telemetry.tracer import parent
@@ -92,6 +93,20 @@ def test_a_standard_sampler_takes_its_place(settings: Settings, monkeypatch: pyt
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     chosen = settings.model_copy(update={"otel_traces_sampler": "parentbased_always_on"})
     assert decided(chosen) == [True, True, True]
+
+
+@pytest.mark.parametrize("value", ["", "ALWAYS_OFF"])
+def test_the_variable_is_read_as_the_sdk_reads_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Empty is not set; capitals say the same."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", value)
+    assert load(aws_endpoint_url="http://x").otel_traces_sampler == (value.lower() or None)
+
+
+def test_a_sampler_that_is_not_there_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK would only warn, and record everything."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_one")
+    with pytest.raises(ConfigurationError, match=r"OTEL_TRACES_SAMPLER='always_one': .*'parentbased_always_on'"):
+        load(aws_endpoint_url="http://x")
 
 
 def test_what_a_request_causes_follows_it(settings: Settings) -> None:
