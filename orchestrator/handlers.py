@@ -23,6 +23,7 @@ from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
+from orderflow.resending import RetryBudget
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
 from orderflow.settings import Settings
@@ -43,8 +44,9 @@ class Orchestrator:
     service = "orchestrator"
     whole_orders = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, budget: RetryBudget) -> None:
         self._settings = settings
+        self._budget = budget
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
@@ -96,6 +98,7 @@ class Orchestrator:
             note = str(getattr(message, "reason", "") or getattr(message, "why", ""))
             log.append(LogEntry(saga.order_id, sender, "event", envelope.name, envelope.id, envelope.causationid, note))
         if started or len(saga.facts) > before:
+            self._budget.came_forward(helped=bool(envelope.resend and saga.sends))
             caused += self._advance(saga, incoming)
         if isinstance(message, OrderRetryRequested) and not incoming.known:
             caused += self._retry(saga, incoming)

@@ -14,6 +14,7 @@ from orderflow.bus import Broker
 from orderflow.bus.step_functions import StepFunctions
 from orderflow.database import Database
 from orderflow.outbox import Outbox
+from orderflow.resending import RetryBudget
 from orderflow.service import Service, Sweeper
 from orderflow.settings import Settings
 
@@ -40,7 +41,8 @@ def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
-    owners: list[Sweeper] = [SagaSweeper(outbox, settings)]
+    budget = RetryBudget("orchestrator", settings.retry_budget)
+    owners: list[Sweeper] = [SagaSweeper(outbox, settings, budget)]
     if isinstance(broker, _RunsExecutions):
         owners.append(Guardian(database, outbox, broker.step_functions, settings))
 
@@ -50,7 +52,7 @@ def build(settings: Settings, broker: Broker) -> Service:
 
     return Service(
         settings,
-        Orchestrator(settings),
+        Orchestrator(settings, budget),
         database,
         outbox,
         broker,

@@ -6,7 +6,6 @@ this owner was away only makes it ask once more: nobody could have answered it.
 
 from __future__ import annotations
 
-import random
 from typing import Final
 
 import structlog
@@ -18,6 +17,7 @@ from orchestrator.store import Saga
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
+from orderflow.resending import RetryBudget, next_look
 from orderflow.saga import DEADLINE
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -34,9 +34,10 @@ FAR: Final = 10 * 365 * 86400.0
 class SagaSweeper:
     """See `orderflow.service.Sweeper`."""
 
-    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+    def __init__(self, outbox: Outbox, settings: Settings, budget: RetryBudget) -> None:
         self._outbox = outbox
         self._settings = settings
+        self._budget = budget
 
     def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
@@ -78,6 +79,9 @@ class SagaSweeper:
             # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
             message = advance(saga, settings)
             return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
+        if not self._budget.take() and not self._slept(saga):
+            saga.next_in = self._next_look(saga)
+            return None, ""
         saga.sends += 1
         saga.next_in = self._next_look(saga)
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
@@ -90,12 +94,9 @@ class SagaSweeper:
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:
             return self._settings.undo_resend_every
-        times = self._settings.resend_after
         if self._slept(saga):
-            return times[0]
-        if saga.sends < len(times):
-            return max(0.0, times[saga.sends] * random.uniform(0.9, 1.0) - saga.waited)
-        return max(0.0, self._settings.undo_after - saga.waited)
+            return self._settings.resend_after[0]
+        return next_look(self._settings, saga.waited, saga.sends)
 
 
 def _compose(saga: Saga, message: Message, resend: int, *, own_id: bool = True) -> Envelope:

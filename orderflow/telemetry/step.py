@@ -46,6 +46,8 @@ class Step:
         """What becomes of the message: done, later or park."""
         kind = type(verdict).__name__.lower()
         measures.handled[self._envelope.name, kind] += 1
+        if self._envelope.resend:
+            measures.resent[self._envelope.name,] += 1
         measures.handling.observe(time.monotonic() - self._began)
         if kind == "done" and self._outcome is not None:  # what waits or is parked is told by the consumer
             log.info("handled", outcome=self._outcome, **self._envelope.about)

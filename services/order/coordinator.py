@@ -8,7 +8,6 @@ deadline passed asks once more before it undoes: nobody could have answered it.
 
 from __future__ import annotations
 
-import random
 from typing import Final
 
 import structlog
@@ -23,6 +22,7 @@ from orderflow.contracts import (
 )
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
+from orderflow.resending import RetryBudget, next_look
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
 from orderflow.settings import Settings
@@ -96,9 +96,10 @@ def request_cancellation(order: Order, reason: str, settings: Settings) -> Envel
 class OrderSweeper:
     """See `orderflow.service.Sweeper`."""
 
-    def __init__(self, outbox: Outbox, settings: Settings) -> None:
+    def __init__(self, outbox: Outbox, settings: Settings, budget: RetryBudget) -> None:
         self._outbox = outbox
         self._settings = settings
+        self._budget = budget
 
     def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
@@ -145,6 +146,10 @@ class OrderSweeper:
             order.facts.add(DEADLINE)
             envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
             return envelope, "deadline"
+        # What slept is asked before it is undone, whatever the budget says.
+        if not self._budget.take() and not (is_ours(order) and self._slept(order)):
+            order.next_in = self._next_look(order)
+            return None, ""
         order.sends += 1
         order.next_in = self._next_look(order)
         message = OrderPlaced(order=snapshots[order.id])
@@ -155,14 +160,12 @@ class OrderSweeper:
         return order.overdue >= self._settings.resend_after[0]
 
     def _next_look(self, order: Order) -> float:
-        times = self._settings.resend_after
-        if is_ours(order) and self._slept(order):
-            return times[0]
-        if order.sends < len(times) and not runs_by_machine(order):
-            return max(0.0, times[order.sends] * random.uniform(0.9, 1.0) - order.waited)
-        if is_ours(order):
-            return max(0.0, self._settings.undo_after - order.waited)
-        return _PATIENCE
+        settings = self._settings
+        if is_ours(order) and not self._slept(order):
+            return next_look(settings, order.waited, order.sends)
+        if order.sends < len(settings.resend_after) and not runs_by_machine(order):
+            return max(settings.resend_after[0], settings.resend_after[order.sends] - order.waited)
+        return settings.resend_after[0] if is_ours(order) else _PATIENCE
 
     def _undo_again(self, order: Order) -> tuple[Envelope | None, str]:
         settings = self._settings
@@ -171,9 +174,11 @@ class OrderSweeper:
             order.reason = order.reason or "an undo got no answer"
             steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
             return None, f"no answer to {steps} after {order.sends} times"
+        order.next_in = settings.undo_resend_every
+        if order.sends and not self._budget.take():  # the first always: it may be an operator's retry
+            return None, ""
         order.facts.add(name_of(OrderCancellationRequested))
         order.sends += 1
-        order.next_in = settings.undo_resend_every
         message = OrderCancellationRequested(reason=order.reason)
         return _compose(order, message, order.cancel_id, order.sends), f"sent again, time {order.sends}"
 

@@ -24,6 +24,7 @@ from orderflow.errors import Rejected
 from orderflow.measures import Histogram
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
+from orderflow.resending import RetryBudget
 from orderflow.saga import STEPS, fact_of, still_owed
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -53,8 +54,9 @@ class Orders:
     service = "order"
     whole_orders = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, budget: RetryBudget) -> None:
         self._settings = settings
+        self._budget = budget
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
@@ -93,6 +95,7 @@ class Orders:
                 )
             log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
             if len(order.facts) > before:
+                self._budget.came_forward(helped=bool(envelope.resend and order.sends))
                 coordinator.progressed(order, self._settings)
             replies.append(caused)
         models.save(unit.connection, list(orders.values()))

@@ -7,6 +7,7 @@ from flask import Blueprint
 from orderflow.bus import Broker
 from orderflow.database import Database
 from orderflow.outbox import Outbox
+from orderflow.resending import RetryBudget
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.order import api
@@ -21,13 +22,14 @@ def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="order")
     outbox = Outbox(database, lease=settings.lease)
+    budget = RetryBudget("order", settings.retry_budget)
     return Service(
         settings,
-        Orders(settings),
+        Orders(settings, budget),
         database,
         outbox,
         broker,
-        sweeper=OrderSweeper(outbox, settings),
+        sweeper=OrderSweeper(outbox, settings, budget),
         consumer_threads=2,
         gauges=lambda: gauges(database, settings.overdue_after),
         prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),

@@ -15,6 +15,7 @@ import pytest
 from orderflow import failpoints
 from orderflow.bus import Parcel, SendFailure
 from orderflow.contracts import EventBus, Message, OrderConfirmed, ShipmentScheduled, Workflow, name_of
+from orderflow.resending import withheld
 from orderflow.routing import COORDINATOR, Channel
 from orderflow.saga import STEPS, Step
 from tests.support.load import each_kind, quick
@@ -26,6 +27,9 @@ from tests.support.world import BUILD, World
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 
 Kind = tuple[Workflow, EventBus]
+
+_WATCHED = (Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION, Workflow.HYBRID)
+"""Workflows whose owner sends again; a state machine does by itself."""
 
 every_kind = pytest.mark.parametrize("kind", each_kind())
 every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
@@ -80,6 +84,34 @@ def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
     assert world.status(order_id) == "CANCELLED"
     check(world.urls, acknowledged=[order_id])
     assert world.parked() == []
+
+
+@pytest.fixture
+def thrifty(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    """A world whose owners may send hardly anything again."""
+    urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
+    made = World(urls, {"retry_budget": 2})
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k[0] in _WATCHED and k[1] is EventBus.SNS], ids=kind_id)
+def test_a_retry_budget_that_is_used_up_holds_up_no_deadline(thrifty: World, kind: Kind) -> None:
+    """Of many orders that get no answer only a few are asked again, and all are undone in time."""
+    owner, table = ("order", "order_log") if COORDINATOR[kind[0]] == "order" else ("orchestrator", "saga_log")
+    before = withheld[owner,]
+    with losing(thrifty, STEPS[0].success):
+        orders = [place(thrifty, kind) for _ in range(12)]
+        thrifty.settle()
+        for seconds in (10, 10, 20, 15):
+            wait(thrifty, seconds)
+            assert {thrifty.status(order_id) for order_id in orders} == {"PLACED"}
+        [(again,)] = thrifty.execute(owner, f"SELECT count(*) FROM {table} WHERE note LIKE 'sent again%'")
+        assert 2 <= again < len(orders)
+        assert withheld[owner,] - before > len(orders)
+        wait(thrifty, 6)
+    assert {thrifty.status(order_id) for order_id in orders} == {"CANCELLED"}
+    check(thrifty.urls, acknowledged=orders)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)

@@ -3,7 +3,9 @@ order is undone for being late."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from statistics import median
 
@@ -106,6 +108,17 @@ def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
     return {status: int(n) for status, n in found}
 
 
+def traffic(system: System, before: Counter[str] | None = None) -> Counter[str]:
+    """Messages that the services handled, those of them that were sent again or answer such a one, and those that were
+    due to be sent again and waited for the budget; since `before`."""
+    found: Counter[str] = Counter()
+    for service in SERVICES:
+        text = system.http.get(system.url(service, "/metrics")).text
+        for what, count in re.findall(r"^orderflow_\w+_(handled|resent|withheld)_total\S* (\S+)$", text, re.M):
+            found[what] += int(float(count))
+    return found - (before or Counter())
+
+
 SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
 """A tenth of the usual times, so that a minute is as late as ten minutes are by default."""
 
@@ -144,4 +157,29 @@ def test_a_backlog_is_no_failure(
     assert sum(waiting.values()) > orders, "there was a backlog"
     assert orders < 3000 or took > float(SHORT["UNDO_AFTER"]), "it took longer than a deadline"
     system.check(acknowledged=taken)
+    system.no_dead_letters()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.extra
+def test_a_backlog_elsewhere_is_not_fed(system: System, seed: int, measured: Callable[..., None]) -> None:
+    """Inventory comes back to a backlog. Its orders' owners don't see that; they ask again, but no more than the retry
+    budget allows, here as small against 600 orders as the usual one against 6,000: less than a tenth of the traffic."""
+    apply(system, {"RESEND_AFTER": "5,10,20", "UNDO_AFTER": "120", "RETRY_BUDGET": "10"})
+    before = traffic(system)
+    system.runtime.stop("inventory")
+    with Load(system, KINDS, rate=200, total=600, seed=seed, mix=({},)) as load:
+        taken = load.finish()
+    until(lambda: system.sql("order", "SELECT extract(epoch FROM now() - max(created_at)) FROM orders")[0][0] > 22)
+    waiting = system.waiting()
+    system.runtime.start("inventory")
+    began = time.monotonic()
+    assert set(system.until_terminal(*taken, seconds=300)) == {"CONFIRMED"}
+    took = time.monotonic() - began
+    system.check(acknowledged=taken)
+    made = traffic(system, before)
+    measured(waiting=waiting["inventory"], worked_off_s=took, withheld=made["withheld"], handled=made["handled"])
+    measured(sent_again_share=made["resent"] / made["handled"])
+    assert made["withheld"] > 600, "they were due"
+    assert made["resent"] < made["handled"] / 10
     system.no_dead_letters()
