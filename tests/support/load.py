@@ -27,6 +27,10 @@ MIX: Final[Sequence[Mapping[str, Any]]] = (
 )  # fmt: skip
 """What is ordered, in turn: most succeed, each way to fail is there."""
 
+_EXECUTIONS: Final = 3.0
+"""A second, at most: half of what LocalStack executes undisturbed on two cores (docs/benchmark.md). With more, what it
+has not begun is all that a test would measure."""
+
 _THREADS: Final = 8
 _PAUSE: Final = 0.2
 
@@ -61,7 +65,8 @@ class Load:
     """Orders of `kinds` in turn, at most `rate` a second, until `total` have been taken or `stop`.
 
     A request that fails or is answered 5xx is sent again under the same key, as a careful caller does. With
-    `default_kind`, orders name no workflow.
+    `default_kind`, orders name no workflow. Where every order runs by a state machine, the rate is what the emulator
+    bears.
     """
 
     def __init__(
@@ -80,7 +85,8 @@ class Load:
         self._mix = mix
         self._default_kind = default_kind
         self._random = random.Random(seed)
-        self._rate = rate
+        alone = {workflow for workflow, _ in kinds} == {Workflow.STEP_FUNCTIONS}
+        self.rate = min(rate, _EXECUTIONS) if alone else rate
         self._total = total
         self._began = time.monotonic()
         self._next = 0
@@ -138,7 +144,7 @@ class Load:
                     number, self._next = self._next, self._next + 1
                 if number >= self._total:
                     return
-                self._stopping.wait(max(0.0, self._began + number / self._rate - time.monotonic()))
+                self._stopping.wait(max(0.0, self._began + number / self.rate - time.monotonic()))
                 self._place(http, number)
 
     def _place(self, http: httpx.Client, number: int) -> None:
