@@ -32,7 +32,7 @@ _SLOW: Final = {
     frozenset({(Workflow.CHOREOGRAPHY, EventBus.EVENTBRIDGE)}): 4.0,
 }
 """Orders a second, at most, where all are of these kinds: what LocalStack does of them on two cores (6 and 16,
-docs/benchmark.md) while services are killed and start again. With more, its backlog is all that a test would measure."""
+docs/benchmark.md) while services are killed and start again. With more, its backlog is all that is measured."""
 
 _THREADS: Final = 8
 _PAUSE: Final = 0.2
@@ -68,8 +68,7 @@ class Load:
     """Orders of `kinds` in turn, at most `rate` a second, until `total` have been taken or `stop`.
 
     A request that fails or is answered 5xx is sent again under the same key, as a careful caller does. With
-    `default_kind`, orders name no workflow. Where all orders are of a kind that the emulator is slow at, the rate is what
-    it bears.
+    `default_kind`, orders name no workflow. Where the emulator is slow at all the kinds, the rate is what it bears.
     """
 
     def __init__(
