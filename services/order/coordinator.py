@@ -160,12 +160,12 @@ class OrderSweeper:
         return order.overdue >= self._settings.resend_after[0]
 
     def _next_look(self, order: Order) -> float:
-        settings = self._settings
-        if is_ours(order) and not self._slept(order):
-            return next_look(settings, order.waited, order.sends)
-        if order.sends < len(settings.resend_after) and not runs_by_machine(order):
-            return max(settings.resend_after[0], settings.resend_after[order.sends] - order.waited)
-        return settings.resend_after[0] if is_ours(order) else _PATIENCE
+        times = self._settings.resend_after
+        if is_ours(order):
+            return times[0] if self._slept(order) else next_look(self._settings, order.waited, order.sends)
+        if order.sends < len(times) and not runs_by_machine(order):
+            return max(times[0], times[order.sends] - order.waited)
+        return _PATIENCE
 
     def _undo_again(self, order: Order) -> tuple[Envelope | None, str]:
         settings = self._settings
