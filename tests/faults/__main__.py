@@ -40,7 +40,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     os.chdir(Path(__file__).parents[2])
-    sizes = "not full" if options.quick else "(full or not full)"
+    sizes = "not full" if options.quick else "not small and (full or not full)"
     arguments = ["-p", "no:cacheprovider", "-m", f"row and {sizes} and (extra or not extra)"]
     arguments += [f"--row={row}" for row in options.row or ()]
     arguments += [f"--workflow={options.workflow}"] if options.workflow else []

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
-from tests.support.load import Load
+from tests.support.load import Load, sizes
 from tests.support.processes import replaced
 from tests.support.system import System
 
@@ -20,7 +20,7 @@ BACK = 120.0
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", sizes(6, 30))
 @pytest.mark.extra
 def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
     """Orders are taken all the same, and end right once it answers again."""
@@ -43,7 +43,7 @@ def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kind
     assert any(system.logged(s, "broker away") for s in ("order", "inventory", "payment")), "the fault was felt"
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.full)])
+@pytest.mark.parametrize("times", sizes(1, 3))
 def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int) -> None:
     """Killed with all queues, subscriptions, rules and executions, and back empty: the stack is deployed again by
     itself, nothing is published into the gap, every order ends right, nobody is charged twice."""

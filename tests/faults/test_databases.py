@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from orderflow.routing import SERVICES
-from tests.support.load import Load, quick
+from tests.support.load import Load, quick, sizes
 from tests.support.system import KINDS, System, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(7)]
@@ -47,7 +47,7 @@ def pids(system: System) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order"))
-@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seconds", sizes(4, 30))
 def test_a_database_is_away(system: System, seed: int, database: str, seconds: int) -> None:
     """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""
     before = pids(system)
@@ -104,7 +104,7 @@ SELECT count(*) FROM (
 """
 
 
-@pytest.mark.parametrize("cuts", [20, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("cuts", sizes(20, 100))
 def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
     """In the middle of COMMITs of every service, and anywhere else: each message has one effect."""
     at_commit = anywhere = 0

@@ -43,6 +43,7 @@ from orderflow.serving.running import module_of
 from orderflow.settings import Settings
 from orderflow.web import create_app
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
+from tests.support.load import sizes
 from tests.support.system import KINDS, System, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
@@ -107,7 +108,7 @@ def service(request: pytest.FixtureRequest, new_database: Callable[[str | None],
     made.stop(grace=3)
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", sizes(500, 10_000))
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
 @pytest.mark.usefixtures("quiet")
 def test_no_message_breaks_a_consumer(service: Service, seed: int, count: int, measured: Callable[..., None]) -> None:

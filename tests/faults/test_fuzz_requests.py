@@ -13,6 +13,7 @@ import pytest
 from orderflow.routing import SERVICES
 from orderflow.web.reading import MAX_BODY
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
+from tests.support.load import sizes
 from tests.support.raw_http import exchange
 from tests.support.system import KINDS, System, order_body
 
@@ -30,7 +31,7 @@ VALID: Final[dict[str, Any]] = {
 
 
 @pytest.mark.xdist_group("faults-system")
-@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", sizes(150, 10_000))
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_request_breaks_a_service(
     system: System, seed: int, service: str, count: int, measured: Callable[..., None]

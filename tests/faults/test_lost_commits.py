@@ -12,7 +12,7 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from orderflow.errors import Transient
 from orderflow.routing import SERVICES
-from tests.support.load import Load, each_kind
+from tests.support.load import Load, each_kind, sizes
 from tests.support.oracle import check
 from tests.support.proxy import LostCommits
 from tests.support.system import KINDS, System, order_body, overridden, until
@@ -93,7 +93,7 @@ def through_proxies(system: System) -> Iterator[dict[str, LostCommits]]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.xdist_group("faults-system")
-@pytest.mark.parametrize("cuts", [20, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("cuts", sizes(20, 100))
 @pytest.mark.extra
 def test_under_load(
     system: System, through_proxies: dict[str, LostCommits], seed: int, cuts: int, measured: Callable[..., None]

@@ -17,7 +17,7 @@ import pytest
 from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
-from tests.support.load import Load, quick
+from tests.support.load import Load, quick, sizes
 from tests.support.processes import replaced
 from tests.support.system import FAULTS, KINDS, System, until
 
@@ -49,7 +49,7 @@ def kill(system: System, name: str, chance: random.Random) -> bool:
 
 @pytest.mark.parametrize(
     ("orders", "kills", "each"),
-    [pytest.param(100, 9, 1, id="100"), pytest.param(1000, 100, 5, id="1000", marks=pytest.mark.full)],
+    sizes((100, 9, 1), (1000, 100, 5)),
 )
 @pytest.mark.row(1)
 def test_random_processes_are_killed(

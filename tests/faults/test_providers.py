@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
-from tests.support.load import Load
+from tests.support.load import Load, sizes
 from tests.support.system import System, overridden
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(14)]
@@ -57,7 +57,7 @@ def needed(system: System) -> int:
     return sum(int(system.sql(service, count.format(table))[0][0]) for service, table in tables.items())
 
 
-@pytest.mark.parametrize("orders", [48, pytest.param(400, marks=pytest.mark.full)])
+@pytest.mark.parametrize("orders", sizes(48, 400))
 def test_slow_and_failing_now_and_then(
     patient: System,
     seed: int,

@@ -19,6 +19,7 @@ from orderflow.bus.step_functions import spent_tokens
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import SERVICES
+from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, System, kind_id, until
 from tests.support.world import BUILD, World, failing_on_purpose
@@ -29,7 +30,6 @@ Kind = tuple[Workflow, EventBus]
 
 MIX: Final[list[dict[str, Any]]] = [{}, {}, {}, {"payment_method": "pm_card_declined"}, {"postal_code": "00000"}]
 WHO: Final = {"by": "ada", "why": "row 10"}
-NUMBERS: Final = [8, pytest.param(100, marks=pytest.mark.full)]
 
 FAIL: Final = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a bug in the handler'; END $$;
@@ -181,7 +181,7 @@ def owners_look(world: World, seconds: Sequence[float]) -> None:
         world.settle()
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", sizes(8, 100))
 @pytest.mark.parametrize(("kind", "meanwhile"), CASES)
 def test_redriven_long_after(
     world: World, seed: int, kind: Kind, number: int, meanwhile: str, measured: Callable[..., None]
@@ -254,7 +254,7 @@ def redrive_all_of(system: System, service: str) -> int:
 
 @pytest.mark.extra
 @pytest.mark.xdist_group("faults-system")
-@pytest.mark.parametrize("number", [16, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", sizes(16, 100))
 def test_redriven_long_after_on_a_real_system(
     system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
-from tests.support.load import Load
+from tests.support.load import Load, sizes
 from tests.support.processes import apply
 from tests.support.system import System, until
 
@@ -66,7 +66,7 @@ def grown(samples: list[dict[str, float]]) -> dict[str, float]:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("orders", "rate", "keep"),
-    [pytest.param(150, 15, 4, id="150"), pytest.param(10_000, 25, 60, id="10000", marks=pytest.mark.full)],
+    sizes((150, 15, 4), (10_000, 25, 60)),
 )
 @pytest.mark.extra
 def test_a_soak_leaves_nothing_growing(
@@ -124,9 +124,7 @@ SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("orders", "overdue"), [pytest.param(300, 1, id="300"), pytest.param(3000, 10, id="3000", marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize(("orders", "overdue"), sizes((300, 1), (3000, 10)))
 @pytest.mark.extra
 def test_a_backlog_is_no_failure(
     system: System, seed: int, orders: int, overdue: float, measured: Callable[..., None]

@@ -8,7 +8,7 @@ import pytest
 
 from cli.runtime import EmbeddedRuntime
 from orderflow.contracts import EventBus, Workflow
-from tests.support.load import Load
+from tests.support.load import Load, sizes
 from tests.support.system import KINDS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(21)]
@@ -35,7 +35,7 @@ ROUND_TRIP = [*KINDS[1::2], *KINDS[::2]]
 
 @pytest.mark.parametrize(
     ("orders", "trip"),
-    [pytest.param(24, ONE_EACH, id="24"), pytest.param(200, ROUND_TRIP, id="200", marks=pytest.mark.full)],
+    sizes((24, ONE_EACH), (200, ROUND_TRIP)),
 )
 def test_the_mode_is_switched_with_orders_in_flight(
     switching: System, seed: int, orders: int, trip: list[tuple[Workflow, EventBus]]

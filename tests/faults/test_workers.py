@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
+from tests.support.load import sizes
 from tests.support.ports import free_port
 from tests.support.processes import workers as workers_of
 from tests.support.system import System, order_body, overridden, until
@@ -27,7 +28,7 @@ TRACED = {"WEB_WORKERS": str(WORKERS), "TRACES_PER_SECOND": "1000"}
 """Every order is traced, however fast they come."""
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
-sizes = pytest.mark.parametrize("requests", [100, pytest.param(1000, marks=pytest.mark.full)])
+of_requests = pytest.mark.parametrize("requests", sizes(100, 1000))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def place(system: System, kinds: Kinds, requests: int) -> tuple[dict[str, tuple[
     return {order_id: kind for order_id, kind, _ in made}, [took for _, _, took in made]
 
 
-@sizes
+@of_requests
 def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]) -> None:
     """Whichever worker takes the request or a message, the order's spans make one tree; every worker's arrive."""
     jaeger = jaeger_of(workers)
@@ -83,7 +84,7 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
     workers.check(acknowledged=list(orders))
 
 
-@sizes
+@of_requests
 @pytest.mark.extra
 def test_nothing_waits_for_a_collector_that_is_away(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
@@ -170,7 +171,7 @@ RATE = 40
 """Requests a second, for what is sold out: two cores have time to spare beside these orders, which end at once."""
 
 
-@pytest.mark.parametrize("pairs", [50, pytest.param(3000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("pairs", sizes(50, 3000))
 @pytest.mark.extra
 def test_what_a_collector_that_is_away_costs(
     system: System, kinds: Kinds, pairs: int, tmp_path: Path, measured: Callable[..., None]

@@ -47,6 +47,16 @@ def mixes(workflow: Workflow | None = None) -> list[Any]:
     ]
 
 
+def sizes(small: Any, full: Any) -> list[Any]:
+    """Parameters of a fault test, each one value or several: small for `make test`, in whose place the full run takes
+    the other."""
+    return [
+        pytest.param(*values, id=str(values[0]), marks=mark)
+        for mark, size in ((pytest.mark.small, small), (pytest.mark.full, full))
+        for values in [size if isinstance(size, tuple) else (size,)]
+    ]
+
+
 def each_kind() -> list[Any]:
     """Parameters for a test in one process. Quick: every workflow over SNS. Full: over both buses."""
     return [
