@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
@@ -46,8 +47,9 @@ def test_nothing_is_published_into_the_gap(
     the stack creates last, before it publishes anything."""
     with Load(system, kinds, rate=8, total=80, seed=seed) as load:
         load.until_taken(24)
-        killed_at = time.monotonic()
         killed = system.runtime.kill("localstack")
+        until(lambda: not psutil.pid_exists(killed))
+        killed_at = time.monotonic()  # whatever was answered to a call after that, the new one answered
         replaced(system, "localstack", killed)
         system.until_ready()
         back = time.monotonic()
@@ -62,7 +64,8 @@ def test_nothing_is_published_into_the_gap(
         refused += sum(call.at < seen for call in asked)
         early = [call for call in answered if call.operation in PUBLISHES and call.at < seen]
         assert not early, (service, early)
-        assert any(call.operation in PUBLISHES for call in answered), f"{service} published afterwards"
+        takes_part = service != "orchestrator" or any(workflow is not Workflow.CHOREOGRAPHY for workflow, _ in kinds)
+        assert any(call.operation in PUBLISHES for call in answered) == takes_part, service
     measured(asked_in_the_gap=refused)
     assert refused > 0, "the broker answered, and its stack was not whole"
     system.check(acknowledged=taken)
