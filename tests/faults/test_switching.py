@@ -40,23 +40,25 @@ ROUND_TRIP = [*KINDS[1::2], *KINDS[::2]]
 def test_the_mode_is_switched_with_orders_in_flight(
     switching: System, seed: int, orders: int, trip: list[tuple[Workflow, EventBus]]
 ) -> None:
-    """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does."""
+    """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does. So many are under way at
+    the first switch, and some more at each further one."""
     system = switching
     kinds: dict[str, tuple[Workflow, EventBus]] = {}
     plan = system.runtime.plan
     set_to = (Workflow(plan.workflow), EventBus(plan.event_bus))
-    for kind in trip:
+    for number, kind in enumerate(trip):
         if kind != set_to:
             assert switched(system, kind).up(), "`up` tells what it changed"
             set_to = kind
         # With payment stopped, every order is caught in its middle.
         system.runtime.stop("payment")
-        with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:
+        total = orders // len(trip) if number else orders
+        with Load(system, KINDS, rate=40, total=total, seed=seed, default_kind=True) as load:
             taken = load.finish()
         assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"
         kinds |= load.kind_of
         assert system.open_orders() >= orders // 2, "they are in flight at the next switch"
-        assert len(taken) == orders
+        assert len(taken) == total
     system.runtime.up()
     system.until_terminal(*kinds)
     ids = list(kinds)
