@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from orderflow.settings import Settings
 from orderflow.telemetry.sampler import reservoir
@@ -42,6 +43,31 @@ class _Seldom(logging.Filter):
         return True
 
 
+class AskFirst(SpanExporter):
+    """Exports by `exporter`; after a failure only once that has taken an empty batch.
+
+    A batch is encoded before anybody is asked to take it, and while its receiver is away batches are larger, since each
+    failure takes its time: that would make requests wait, which share the interpreter's lock.
+    """
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._away = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self._away and self._exporter.export(()) is not SpanExportResult.SUCCESS:
+            return SpanExportResult.FAILURE
+        result = self._exporter.export(spans)
+        self._away = result is not SpanExportResult.SUCCESS
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
 def make_provider(service: str, settings: Settings) -> TracerProvider:
     """The provider of this process, with its exporting thread."""
     seldom = _Seldom()
@@ -63,6 +89,6 @@ def make_provider(service: str, settings: Settings) -> TracerProvider:
     # None: as OTEL_TRACES_SAMPLER says.
     sampler = None if settings.otel_traces_sampler else reservoir(settings.traces_per_second)
     provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT)
+    exporter = AskFirst(OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT))
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=settings.otel_bsp_schedule_delay))
     return provider

@@ -89,8 +89,8 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
 def test_nothing_waits_for_a_collector_that_is_away(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
 ) -> None:
-    """With Jaeger stopped no request fails and every order ends."""
-    jaeger_of(workers)
+    """With Jaeger stopped no request fails and every order ends; when it is back it gets spans again."""
+    jaeger = jaeger_of(workers)
     workers.runtime.stop("jaeger")
     try:
         until(lambda: not workers.runtime.pid("jaeger"))
@@ -102,6 +102,14 @@ def test_nothing_waits_for_a_collector_that_is_away(
         workers.runtime.start("jaeger")
     measured(requests=len(took), slowest_ms=round(1000 * max(took)))
     workers.until_ready()
+    after: list[str] = []
+
+    def heard() -> bool:
+        after.append(workers.place(kinds[0]))
+        return any(jaeger.find(workers.order(order_id)["trace_id"]) for order_id in after)
+
+    until(heard)
+    workers.until_terminal(*after)
 
 
 LOST = "encountered while exporting span"
