@@ -79,7 +79,7 @@ class SagaSweeper:
             # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
             message = advance(saga, settings)
             return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
-        if not self._budget.take() and not self._slept(saga):
+        if not self._slept(saga) and not self._budget.take():
             saga.next_in = self._next_look(saga)
             return None, ""
         saga.sends += 1

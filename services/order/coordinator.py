@@ -146,8 +146,8 @@ class OrderSweeper:
             order.facts.add(DEADLINE)
             envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
             return envelope, "deadline"
-        # What slept is asked before it is undone, whatever the budget says.
-        if not self._budget.take() and not (is_ours(order) and self._slept(order)):
+        # What slept is asked before it is undone: that needs no budget, and is none of what the budget withheld.
+        if not (is_ours(order) and self._slept(order)) and not self._budget.take():
             order.next_in = self._next_look(order)
             return None, ""
         order.sends += 1

@@ -14,7 +14,7 @@ from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
 from tests.support.system import KINDS, kind_id
-from tests.support.world import BUILD, Crash, World
+from tests.support.world import BUILD, Crash, World, world_on
 
 CASES = {
     "success": ({}, "CONFIRMED"),
@@ -28,9 +28,8 @@ TIMES = {EventBus.SNS: range(1, 20, 2), EventBus.EVENTBRIDGE: range(2, 20, 2)}
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 def run_with_crash(world: World, point: str, nth: int) -> bool:

@@ -19,7 +19,7 @@ from tests.support.load import Load, each_kind
 from tests.support.oracle import check
 from tests.support.processes import apply
 from tests.support.system import System
-from tests.support.world import BUILD, World
+from tests.support.world import BUILD, World, world_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.row(23)]
 
@@ -32,9 +32,8 @@ changes = pytest.mark.parametrize("newer_version", [False, True], ids=["one-more
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 _ENCODE = Envelope.encode

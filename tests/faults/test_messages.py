@@ -20,7 +20,7 @@ from orderflow.saga import STEPS, Step
 from services.order.schemas import MAX_LINES
 from tests.support.load import each_kind
 from tests.support.oracle import check
-from tests.support.world import BUILD, World, request
+from tests.support.world import BUILD, World, request, world_on
 
 OUTCOMES = {
     "success": ({}, "CONFIRMED"),
@@ -43,9 +43,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))

@@ -22,7 +22,7 @@ from orderflow.routing import SERVICES
 from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, System, kind_id, until
-from tests.support.world import BUILD, World, failing_on_purpose
+from tests.support.world import BUILD, World, failing_on_purpose, world_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(10)]
 
@@ -49,9 +49,8 @@ PRUNED: Final = "UPDATE inbox SET at = at - interval '20 days'"
 
 @pytest.fixture(scope="module")
 def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.fixture

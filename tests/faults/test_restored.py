@@ -25,7 +25,7 @@ from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check, complaints
 from tests.support.postgres import Server
 from tests.support.system import KINDS, System, kind_id, until
-from tests.support.world import BUILD, World
+from tests.support.world import BUILD, World, world_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -47,9 +47,8 @@ class Orders:
 
 @pytest.fixture
 def world(postgres: Server, new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 def leave(world: World, service: str) -> None:

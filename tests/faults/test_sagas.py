@@ -22,7 +22,7 @@ from tests.support.load import each_kind, quick
 from tests.support.oracle import check
 from tests.support.steps import in_background
 from tests.support.system import KINDS, kind_id, until
-from tests.support.world import BUILD, World
+from tests.support.world import BUILD, World, world_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 
@@ -37,9 +37,8 @@ every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @contextmanager
@@ -89,10 +88,8 @@ def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
 @pytest.fixture
 def thrifty(new_database: Callable[[str | None], str]) -> Iterator[World]:
     """A world whose owners may send hardly anything again."""
-    urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
-    made = World(urls, {"retry_budget": 2})
-    yield made
-    made.close()
+    with world_on(new_database, retry_budget=2) as made:
+        yield made
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k[0] in _WATCHED and k[1] is EventBus.SNS], ids=kind_id)

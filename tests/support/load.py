@@ -50,11 +50,12 @@ def mixes(workflow: Workflow | None = None) -> list[Any]:
 def sizes(small: Any, full: Any) -> list[Any]:
     """Parameters of a fault test, each one value or several: small for `make test`, in whose place the full run takes
     the other."""
-    return [
-        pytest.param(*values, id=str(values[0]), marks=mark)
-        for mark, size in ((pytest.mark.small, small), (pytest.mark.full, full))
-        for values in [size if isinstance(size, tuple) else (size,)]
-    ]
+
+    def one(size: Any, mark: pytest.MarkDecorator) -> Any:
+        values = size if isinstance(size, tuple) else (size,)
+        return pytest.param(*values, id=str(values[0]), marks=mark)
+
+    return [one(small, pytest.mark.small), one(full, pytest.mark.full)]
 
 
 def each_kind() -> list[Any]:

@@ -222,3 +222,11 @@ def failing_on_purpose(world: World) -> Iterator[World]:
         yield world
     finally:
         structlog.configure(**before)
+
+
+@contextmanager
+def world_on(new_database: Callable[[str | None], str], **settings: Any) -> Iterator[World]:
+    """A world on databases of its own, with these changes to what tests run with."""
+    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)}, settings)
+    yield made
+    made.close()

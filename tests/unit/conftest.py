@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from orderflow import telemetry
-from tests.support.world import BUILD, World, failing_on_purpose
+from tests.support.world import World, failing_on_purpose, world_on
 
 
 @pytest.fixture
@@ -27,9 +27,8 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture(scope="module")
 def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.fixture

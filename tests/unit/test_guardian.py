@@ -17,7 +17,7 @@ from orderflow import clock
 from orderflow import contracts as c
 from orderflow.bus.step_functions import Execution
 from orderflow.envelope import Envelope, compose, decode
-from tests.support.world import World
+from tests.support.world import World, world_on
 from tests.unit.test_state_machine import placed
 
 
@@ -66,10 +66,8 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    services = ("order", "inventory", "payment", "shipping", "orchestrator")
-    made = World({name: new_database(name) for name in services} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from orderflow.envelope import decode
 from orderflow.routing import COORDINATOR, MACHINE, TABLE, Channel
 from services.order.placing import Placing
 from services.order.schemas import OrderRequest
-from tests.support.world import World
+from tests.support.world import World, world_on
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
@@ -89,10 +89,8 @@ def test_what_is_measured_can_be_narrowed() -> None:
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    services = ("order", "inventory", "payment", "shipping", "orchestrator")
-    made = World({name: new_database(name) for name in services} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 Said = tuple[str, str, str]

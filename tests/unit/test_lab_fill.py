@@ -11,7 +11,7 @@ from lab.bench.fill import fill, stored
 from lab.lines import LabProblem
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import World
+from tests.support.world import World, world_on
 
 OUTCOMES = ({}, {"sku": "SOLDOUT-1"}, {"payment_method": "pm_card_declined"}, {"postal_code": "00000"})
 
@@ -33,10 +33,8 @@ class Databases:
 
 @pytest.fixture
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    services = ("order", "inventory", "payment", "shipping", "orchestrator")
-    made = World({name: new_database(name) for name in services} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 def test_copies_of_orders_add_up_like_real_ones(world: World) -> None:

@@ -13,14 +13,13 @@ from orderflow.contracts import Workflow
 from orderflow.envelope import Envelope, decode
 from tests.support.asl import Execution
 from tests.support.oracle import check
-from tests.support.world import BUILD, World
+from tests.support.world import World, world_on
 
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.fixture

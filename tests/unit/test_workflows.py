@@ -8,7 +8,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
-from tests.support.world import World
+from tests.support.world import World, world_on
 
 OUTCOMES = {
     "success": ({}, "CONFIRMED"),
@@ -21,10 +21,8 @@ OUTCOMES = {
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    services = ("order", "inventory", "payment", "shipping", "orchestrator")
-    made = World({name: new_database(name) for name in services} | {"providers": new_database(None)})
-    yield made
-    made.close()
+    with world_on(new_database) as made:
+        yield made
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))

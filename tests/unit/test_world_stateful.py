@@ -20,7 +20,7 @@ from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check
 from tests.support.system import KINDS
-from tests.support.world import BUILD, Crash, World
+from tests.support.world import BUILD, Crash, World, world_on
 
 SERVICES = sorted(BUILD)
 OUTCOMES = (
@@ -159,11 +159,9 @@ class Hostile(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    urls = {name: new_database(name) for name in SERVICES} | {"providers": new_database(None)}
     # Time is cheap here: no order is given to an operator for want of patience.
-    made = World(urls, settings={"undo_attempts": 10_000})
-    yield made
-    made.close()
+    with world_on(new_database, undo_attempts=10_000) as made:
+        yield made
 
 
 @pytest.mark.row(2, 4, 5)
