@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -22,7 +23,9 @@ Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 @pytest.mark.parametrize("seconds", sizes(6, 30))
 @pytest.mark.extra
-def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kinds, seconds: int) -> None:
+def test_the_broker_is_silent_for_a_while(
+    system: System, seed: int, kinds: Kinds, seconds: int, measured: Callable[..., None]
+) -> None:
     """Orders are taken all the same, and end right once it answers again."""
     with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:
         load.until_taken(16)
@@ -37,30 +40,33 @@ def test_the_broker_is_silent_for_a_while(system: System, seed: int, kinds: Kind
         taken = load.finish()
     assert load.answers.keys() == {202}, load.answers
     system.until_terminal(*taken, seconds=BACK)
-    print(f"terminal {time.monotonic() - back:.0f} s after it was back")
+    measured(orders=len(taken), silent_s=seconds, terminal_s=time.monotonic() - back)
     system.check(acknowledged=taken)
     system.no_dead_letters()
     assert any(system.logged(s, "broker away") for s in ("order", "inventory", "payment")), "the fault was felt"
 
 
 @pytest.mark.parametrize("times", sizes(1, 3))
-def test_the_broker_is_wiped(system: System, seed: int, kinds: Kinds, times: int) -> None:
+def test_the_broker_is_wiped(
+    system: System, seed: int, kinds: Kinds, times: int, measured: Callable[..., None]
+) -> None:
     """Killed with all queues, subscriptions, rules and executions, and back empty: the stack is deployed again by
     itself, nothing is published into the gap, every order ends right, nobody is charged twice."""
+    lost = 0
     with Load(system, kinds, rate=8, total=120 * times, seed=seed) as load:
         for number in range(times):
             load.until_taken(120 * number + 40)
             system.aws("sqs").create_queue(QueueName="made-by-hand")
-            lost = system.waiting()
+            lost += sum(system.waiting().values())
             killed = system.runtime.kill("localstack")
             replaced(system, "localstack", killed)
             system.until_ready()
             back = time.monotonic()
             left = system.aws("sqs").list_queues(QueueNamePrefix="made-by-hand")
             assert "QueueUrls" not in left, "it came back empty"
-            print(f"messages that were lost: {lost}")
         taken = load.finish()
     system.until_terminal(*taken, seconds=BACK)
-    print(f"terminal {time.monotonic() - back:.0f} s after it was back; answers {dict(load.answers)}")
+    print(f"answers {dict(load.answers)}")
+    measured(orders=len(taken), wiped=times, lost_messages=lost, terminal_s=time.monotonic() - back)
     system.check(acknowledged=taken)
     system.no_dead_letters()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,9 @@ def pids(system: System) -> dict[str, int]:
 
 @pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order"))
 @pytest.mark.parametrize("seconds", sizes(4, 30))
-def test_a_database_is_away(system: System, seed: int, database: str, seconds: int) -> None:
+def test_a_database_is_away(
+    system: System, seed: int, database: str, seconds: int, measured: Callable[..., None]
+) -> None:
     """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""
     before = pids(system)
     with Load(system, KINDS, rate=8, total=8 * (seconds + 3), seed=seed) as load:
@@ -61,15 +63,16 @@ def test_a_database_is_away(system: System, seed: int, database: str, seconds: i
         back = time.monotonic()
         if database != "providers":
             until(lambda: system.http.get(system.url(database, "/readyz")).status_code == 200, 30)
-        print(f"ready {time.monotonic() - back:.1f} s after the database was back")
+        measured(away_s=seconds, ready_s=time.monotonic() - back)
         taken = load.finish()
     system.until_terminal(*taken)
+    measured(orders=len(taken), terminal_s=time.monotonic() - back)
     system.check(acknowledged=taken)
     assert pids(system) == before, "without a restart"
     system.no_dead_letters()
 
 
-def test_without_its_database_a_service_refuses_quickly(system: System) -> None:
+def test_without_its_database_a_service_refuses_quickly(system: System, measured: Callable[..., None]) -> None:
     """503 with Retry-After within two seconds, in the middle of three; nothing hangs."""
     took = []
     with away(system, "order"):
@@ -80,6 +83,7 @@ def test_without_its_database_a_service_refuses_quickly(system: System) -> None:
             assert answer.status_code == 503
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.headers["retry-after"]
+    measured(refused_s=sorted(took)[1])
     assert sorted(took)[1] <= 2, took
     until(lambda: system.post(order_body()).status_code == 202, 30)
 
@@ -105,7 +109,7 @@ SELECT count(*) FROM (
 
 
 @pytest.mark.parametrize("cuts", sizes(20, 100))
-def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
+def test_connections_are_cut(system: System, seed: int, cuts: int, measured: Callable[..., None]) -> None:
     """In the middle of COMMITs of every service, and anywhere else: each message has one effect."""
     at_commit = anywhere = 0
     for service in SERVICES:
@@ -126,7 +130,8 @@ def test_connections_are_cut(system: System, seed: int, cuts: int) -> None:
     finally:
         for service in SERVICES:
             system.sql(service, "DROP TRIGGER linger ON inbox; DROP FUNCTION linger")
-    print(f"cut at COMMIT: {at_commit}, anywhere: {anywhere}; answers {dict(load.answers)}")
+    print(f"answers {dict(load.answers)}")
+    measured(orders=len(taken), cut_at_commit=at_commit, cut_anywhere=anywhere)
     system.until_terminal(*taken)
     system.check(acknowledged=taken)
     system.no_dead_letters()

@@ -134,7 +134,9 @@ CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULT
     ),
 )
 @pytest.mark.row(3)
-def test_frozen_within_a_provider_call(system: System, service: str, workflow: Workflow) -> None:
+def test_frozen_within_a_provider_call(
+    system: System, service: str, workflow: Workflow, measured: Callable[..., None]
+) -> None:
     """Row 3: a process is stopped (SIGSTOP) inside provider calls for three leases. Another takes its orders over, and
     half of them are undone meanwhile. Resumed, it makes its calls too late, and changes nothing: no stale write, no
     charge after the refund."""
@@ -166,6 +168,7 @@ def test_frozen_within_a_provider_call(system: System, service: str, workflow: W
     finally:
         system.runtime.kill(service, signal.SIGCONT)
         system.sql("providers", "UPDATE faults SET latency = 0 WHERE provider = %s", provider)
+    measured(calls_frozen=len(frozen), undone=len(undone))
     after = {i: (system.order(i)["status"], system.ledger(i)) for i in orders}
     assert after == before, "the one that woke up changed something"
     assert {i: s for i, (s, _) in after.items()} == {i: "CANCELLED" if i in undone else "CONFIRMED" for i in orders}
@@ -175,7 +178,7 @@ def test_frozen_within_a_provider_call(system: System, service: str, workflow: W
 
 @pytest.mark.parametrize("service", quick(SERVICES, "order"))
 @pytest.mark.row(3)
-def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -> None:
+def test_frozen_with_messages_in_hand(system: System, seed: int, service: str, measured: Callable[..., None]) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, while another process of it works on."""
     with second(system, service), Load(system, KINDS, rate=8, total=40, seed=seed) as load:
         load.until_taken(8)
@@ -185,8 +188,10 @@ def test_frozen_with_messages_in_hand(system: System, seed: int, service: str) -
         time.sleep(3 * 4)
         assert worker.status() == psutil.STATUS_STOPPED
         worker.send_signal(signal.SIGCONT)
-        assert time.monotonic() - stopped >= 12
+        resumed = time.monotonic()
+        assert resumed - stopped >= 12
         taken = load.finish()
         system.until_terminal(*taken, seconds=DRAINED)
+        measured(orders=len(taken), frozen_s=resumed - stopped, terminal_s=time.monotonic() - resumed)
         system.check(acknowledged=taken)
     system.no_dead_letters()

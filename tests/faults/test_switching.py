@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -38,7 +39,7 @@ ROUND_TRIP = [*KINDS[1::2], *KINDS[::2]]
     sizes((24, ONE_EACH), (200, ROUND_TRIP)),
 )
 def test_the_mode_is_switched_with_orders_in_flight(
-    switching: System, seed: int, orders: int, trip: list[tuple[Workflow, EventBus]]
+    switching: System, seed: int, orders: int, trip: list[tuple[Workflow, EventBus]], measured: Callable[..., None]
 ) -> None:
     """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does. `up` starts payment again;
     no more orders than these are left from before when as many come."""
@@ -46,21 +47,25 @@ def test_the_mode_is_switched_with_orders_in_flight(
     kinds: dict[str, tuple[Workflow, EventBus]] = {}
     plan = system.runtime.plan
     set_to = (Workflow(plan.workflow), EventBus(plan.event_bus))
+    in_flight: list[int] = []
     for kind in trip:
         if kind != set_to:
             assert switched(system, kind).up(), "`up` tells what it changed"
             set_to = kind
-        until(lambda: system.open_orders() <= orders)
+        until(lambda: system.open_orders() <= orders, what=lambda: f"{system.open_orders()} are still open")
         # With payment stopped, every order is caught in its middle.
         system.runtime.stop("payment")
         with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:
             taken = load.finish()
         assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"
         kinds |= load.kind_of
-        assert system.open_orders() >= orders // 2, "they are in flight at the next switch"
+        in_flight.append(system.open_orders())
+        assert in_flight[-1] >= orders // 2, "they are in flight at the next switch"
         assert len(taken) == orders
     system.runtime.up()
+    last = time.monotonic()
     system.until_terminal(*kinds)
+    measured(modes=len(trip), orders=len(kinds), fewest_in_flight=min(in_flight), terminal_s=time.monotonic() - last)
     ids = list(kinds)
     stored = system.sql("order", "SELECT id::text, workflow, event_bus FROM orders WHERE id = ANY(%s::uuid[])", ids)
     assert {i: (Workflow(w), EventBus(b)) for i, w, b in stored} == kinds, "each ends in its own workflow"

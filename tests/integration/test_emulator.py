@@ -1,0 +1,74 @@
+"""What the hook `before_deploy.py` makes faster in LocalStack: looked at in LocalStack's own interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from cli.runtime.localstack import ENVIRONMENT, FOLDER
+from localstack import state_machine
+from tests.support.system import System
+
+pytestmark = pytest.mark.slow
+
+SEEN = """
+import json, runpy, sys
+
+runpy.run_path(sys.argv[1])
+seen = {"loads EC2": any(name.startswith("moto.ec2") for name in sys.modules)}
+
+import jsonpath_rw
+from localstack.services.stepfunctions.asl.component.common.path import result_path
+from localstack.services.stepfunctions.asl.utils import json_path
+from localstack.services.stepfunctions.backend.execution_worker import AmazonStateLanguageParser
+from localstack.utils.json import extract_jsonpath
+
+state = {"detail": {"total": [7, 8]}}
+seen["EventBridge"] = [extract_jsonpath(state, "$.detail.total[1]") for _ in range(2)]
+seen["Step Functions"] = [json_path.extract_json("$.detail.total[1]", state) for _ in range(2)]
+seen["ResultPath"] = [result_path.parse("$.detail.total").update_or_create(state, n) for n in (1, 2)]
+parsers = {"EventBridge": jsonpath_rw, "Step Functions": json_path, "ResultPath": result_path}
+seen["parsed"] = {name: module.parse.cache_info().misses for name, module in parsers.items()}
+
+definition = sys.stdin.read()
+programs = [AmazonStateLanguageParser.parse(definition)[0] for _ in range(2)]
+seen["programs"] = [type(program).__name__ for program in programs]
+seen["states"] = len(programs[1].states.states)
+seen["shared"] = programs[0].states.states is programs[1].states.states
+json.dump(seen, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(system: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What that program saw; `system` has installed LocalStack's environment."""
+    home = tmp_path_factory.mktemp("localstack")
+    done = subprocess.run(
+        [ENVIRONMENT / "bin" / "python", "-c", SEEN, FOLDER / "init/ready.d/before_deploy.py"],
+        input=state_machine.text(), capture_output=True, text=True, check=False, timeout=120, cwd=home,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "FILESYSTEM_ROOT": str(home), "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_each_json_path_is_parsed_once(seen: dict[str, Any]) -> None:
+    """By each of the three libraries that do it."""
+    assert seen["EventBridge"] == seen["Step Functions"] == [8, 8]
+    assert seen["ResultPath"] == [{"detail": {"total": 2}}] * 2, "one object, set twice"
+    assert seen["parsed"] == {"EventBridge": 1, "Step Functions": 1, "ResultPath": 1}
+
+
+def test_each_execution_has_a_definition_of_its_own(seen: dict[str, Any]) -> None:
+    assert seen["programs"] == ["Program", "Program"]
+    assert seen["states"] == len(state_machine.definition()["States"])
+    assert not seen["shared"]
+
+
+def test_an_emulation_of_ec2_is_not_loaded(seen: dict[str, Any]) -> None:
+    assert not seen["loads EC2"]
