@@ -17,7 +17,7 @@ import pytest
 from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
-from tests.support.load import Load, quick, sizes
+from tests.support.load import Load, bearable, quick, sizes
 from tests.support.processes import replaced
 from tests.support.system import FAULTS, KINDS, System, until
 
@@ -60,6 +60,7 @@ def test_random_processes_are_killed(
     chance = random.Random(seed)
     killed: Counter[str] = Counter()
     deck: list[str] = []
+    orders = round(orders * bearable(8, kinds) / 8)  # in the same time
     with Load(system, kinds, rate=8, total=orders, seed=seed) as load:
         while not load.done or sum(killed.values()) < kills or min(killed[p] for p in PROCESSES) < each:
             time.sleep(chance.uniform(0.5, 2))
