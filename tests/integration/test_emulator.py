@@ -46,6 +46,8 @@ json.dump(seen, sys.stdout)
 @pytest.fixture(scope="module")
 def seen(system: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What that program saw; `system` has installed LocalStack's environment."""
+    if not ENVIRONMENT.exists():
+        pytest.skip("LocalStack runs in a container: there is no interpreter of its own here")
     home = tmp_path_factory.mktemp("localstack")
     done = subprocess.run(
         [ENVIRONMENT / "bin" / "python", "-c", SEEN, FOLDER / "init/ready.d/before_deploy.py"],
