@@ -27,9 +27,6 @@ log = structlog.get_logger(__name__)
 _LIMIT: Final = 20
 """Executions looked at in a row; each look is a call."""
 
-_LEASE: Final = 30.0
-"""Seconds that they belong to the process that looks."""
-
 NEEDS_ATTENTION: Final = "NeedsAttention"
 """The error of an execution that called an operator (localstack/state_machine.py)."""
 
@@ -80,7 +77,8 @@ class Guardian:
         self._settings = settings
 
     def sweep(self, drained_ago: float) -> bool:
-        due = watch.claim(self._database, _LEASE, _LIMIT)
+        # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
+        due = watch.claim(self._database, self._settings.lease, _LIMIT)
         for watched in due:
             verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
             self._act(watched, verdict)

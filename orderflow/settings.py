@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     visibility: Annotated[int, Field(ge=2, le=43200)] = 30
     heartbeat: Seconds = 10
     lease: Seconds = 10
-    """How long staged messages and provider intents belong to the process that took them."""
+    """How long staged messages, provider intents and looks at executions belong to the process that took them."""
     failures_until_parked: Annotated[int, Field(ge=1)] = 5
 
     # Providers.

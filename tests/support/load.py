@@ -27,8 +27,8 @@ MIX: Final[Sequence[Mapping[str, Any]]] = (
 )  # fmt: skip
 """What is ordered, in turn: most succeed, each way to fail is there."""
 
-_SLOW: Final = {frozenset({(Workflow.STEP_FUNCTIONS, bus) for bus in EventBus}): 2.0}
-"""Orders a second, at most, where all are of these kinds, while services are killed and start again: that leaves
+_STATE_MACHINES: Final = 2.0
+"""Orders a second, at most, where all are of state machines, while services are killed and start again: that leaves
 LocalStack a third of two cores, and its executions cost more the more are open. With 4 a second it stood still."""
 
 _THREADS: Final = 8
@@ -37,7 +37,8 @@ _PAUSE: Final = 0.2
 
 def bearable(rate: float, kinds: Sequence[tuple[Workflow, EventBus]]) -> float:
     """So many orders a second, or as many as the emulator bears where it is slow at all of these kinds."""
-    return min([rate, *(most for slow, most in _SLOW.items() if slow >= set(kinds))])
+    by_machine = all(workflow is Workflow.STEP_FUNCTIONS for workflow, _ in kinds)
+    return min(rate, _STATE_MACHINES) if by_machine else rate
 
 
 def mixes(workflow: Workflow | None = None) -> list[Any]:

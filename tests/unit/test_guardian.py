@@ -17,6 +17,7 @@ from orderflow import clock
 from orderflow import contracts as c
 from orderflow.bus.step_functions import Execution
 from orderflow.envelope import Envelope, compose, decode
+from orderflow.errors import BrokerUnavailable
 from tests.support.world import World, world_on
 from tests.unit.test_state_machine import placed
 
@@ -110,6 +111,29 @@ def test_a_reminder_is_accepted_and_watched(world: World, guardian: tuple[Guardi
     assert state_of(world, order_id) == (ENDED, 2)
     look(world, keeper)
     assert len(machine.started) == 2
+
+
+def test_a_guardian_that_dies_holds_its_orders_up_for_one_lease(
+    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one whose broker goes away: what it had taken belongs to it no longer than any message or intent would."""
+    order_id = remind(world)
+    _, machine = guardian
+    service = world.services["orchestrator"]
+    settings = service.settings.model_copy(update={"lease": 3.0})
+    keeper = Guardian(service.database, service.outbox, machine, settings)
+
+    def gone(name: str) -> None:
+        raise BrokerUnavailable("it is down")
+
+    monkeypatch.setattr(machine, "describe", gone)
+    with pytest.raises(BrokerUnavailable):
+        look(world, keeper)
+    again = "SELECT next_at > now(), next_at <= now() + interval '3 s' FROM executions WHERE order_id = %s"
+    assert world.execute("orchestrator", again, [order_id]) == [(True, True)]
+    monkeypatch.undo()
+    look(world, keeper)
+    assert machine.started == [f"{order_id}-r1"]
 
 
 def test_an_operator_retries(world: World, guardian: tuple[Guardian, Machine]) -> None:

@@ -4,7 +4,7 @@ LocalStack 4.9
 
 - builds a parser for every evaluation of a JSONPath (16 ms of CPU each: some 80 an order, and one for each event that
   a rule sends on) and parses the definition again for every execution (0.2 s). Both are pure functions of their text:
-  each is parsed once;
+  each is parsed once, also when many executions start at the same time;
 - loads an emulation of EC2 for one enumeration of its AWS Batch integration: more than half of the time it takes.
 
 As a hook it runs inside LocalStack, embedded and in its container, before `deploy.py`, which loads these modules in any
@@ -16,18 +16,33 @@ import functools
 import importlib
 import pickle
 import sys
+import threading
 import types
 
 WORKER = "localstack.services.stepfunctions.backend.execution_worker"
 
 
+def once(parse):
+    """Each text is parsed once, by one thread at a time: a parser can't be shared, and who waits finds it parsed."""
+    cached, lock = functools.lru_cache(maxsize=1000)(parse), threading.Lock()
+
+    def parsed(text):
+        with lock:
+            return cached(text)
+
+    parsed.cache_info = cached.cache_info
+    return parsed
+
+
 def cache_paths():
-    """Before Step Functions is loaded, which binds the functions by name."""
-    import jsonpath_ng.ext
+    """Before Step Functions is loaded, which binds the functions by name. One parser for all paths, where it can be."""
+    import jsonpath_ng.ext.parser
     import jsonpath_rw
 
-    for module in (jsonpath_ng.ext, jsonpath_ng, jsonpath_rw):  # most of Step Functions, its ResultPath, EventBridge
-        module.parse = functools.lru_cache(maxsize=1000)(module.parse)
+    most_states = once(jsonpath_ng.ext.parser.ExtentedJsonPathParser().parse)
+    result_path = once(jsonpath_ng.parser.JsonPathParser().parse)
+    jsonpath_ng.ext.parse, jsonpath_ng.parse = most_states, result_path
+    jsonpath_rw.parse = once(jsonpath_rw.parse)  # EventBridge's
 
 
 def load_without_ec2():
@@ -50,16 +65,13 @@ def cache_definitions():
     worker = importlib.import_module(WORKER)
     original = worker.AmazonStateLanguageParser
 
+    # An execution has no use for the syntax tree. Unpickling makes a copy in 4 ms of CPU; by deepcopy it took 21.
+    pickled = once(lambda definition: pickle.dumps(original.parse(definition)[0]))
+
     class CachedParser:
         @staticmethod
-        @functools.lru_cache(maxsize=20)
-        def _parse(definition):
-            program, _ = original.parse(definition)  # an execution has no use for the syntax tree
-            return pickle.dumps(program)  # copied in 4 ms of CPU; by deepcopy it took 21
-
-        @staticmethod
         def parse(definition):
-            return pickle.loads(CachedParser._parse(definition)), None  # noqa: S301 - made above
+            return pickle.loads(pickled(definition)), None  # noqa: S301 - of this process's own making, just above
 
     worker.AmazonStateLanguageParser = CachedParser
 
