@@ -60,10 +60,14 @@ WHERE order_id IN (
 )
 RETURNING order_id::text, placed, restarts, retried, doubted
 """
+# A retry that no restart has met yet keeps the execution watched: one that runs may still be about to give up, and one
+# that gave up was asked about before the operator's word came.
 _SAVE: Final = """
-UPDATE executions SET state = %s, restarts = %s, retried = retried AND NOT %s, doubted = false, updated_at = now(),
-    next_at = now() + make_interval(secs => %s)
-WHERE order_id = %s
+UPDATE executions SET state = CASE WHEN retried THEN 'watched' ELSE %(state)s END, restarts = %(restarts)s,
+    retried = retried AND restarts = %(restarts)s, doubted = false, updated_at = now(),
+    next_at = now() + make_interval(secs => %(next_in)s)
+WHERE order_id = %(order_id)s
+RETURNING state
 """
 
 
@@ -114,9 +118,12 @@ def claim(database: Database, lease: float, limit: int) -> list[Watched]:
     return [Watched(row[0], decode(row[1]), *row[2:]) for row in rows]
 
 
-def save(connection: Connection, watched: Watched, state: str, restarts: int, next_in: float) -> None:
-    """Notes what a look at an execution gave. A retry that came meanwhile stays for the next look."""
-    connection.execute(_SAVE, [state, restarts, watched.retried, next_in, watched.order_id])
+def save(connection: Connection, order_id: str, state: str, restarts: int, next_in: float) -> str:
+    """Notes what a look at an execution gave, and when the next is due. Gives the state that it has now: it stays
+    watched if an operator's retry came meanwhile."""
+    changes = {"state": state, "restarts": restarts, "next_in": next_in, "order_id": order_id}
+    [(saved,)] = connection.execute(_SAVE, changes).fetchall()
+    return str(saved)
 
 
 def restarts(database: Database, order_id: str) -> int | None:

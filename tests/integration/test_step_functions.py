@@ -144,8 +144,9 @@ def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machi
     until(lambda: system.order(order_id)["status"] == "NEEDS_ATTENTION")
     until(lambda: machine.status(order_id) == "FAILED")
     system.runtime.start("payment")
+    system.until_ready()  # the undo's attempts are few here
     retry(system, order_id)
-    until(lambda: system.order(order_id)["status"] == "CANCELLED")
+    until(lambda: system.order(order_id)["status"] == "CANCELLED", what=lambda: system.story(order_id))
     assert restarts(system, order_id) >= 1
     notes = [e["note"] for e in system.timeline(order_id)["entries"] if e["type"] == "ExecutionStarted"]
     assert notes[:2] == [order_id, f"{order_id}-r1"]

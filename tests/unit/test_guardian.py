@@ -91,6 +91,23 @@ def remind(world: World, again: int = 1) -> str:
     return envelope.subject
 
 
+def retry(world: World, order_id: str) -> None:
+    """An operator's, delivered twice."""
+    envelope = compose(
+        c.OrderRetryRequested(by="ada", why="it works again"), source="order", order_id=order_id,
+        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
+    )  # fmt: skip
+    for _ in range(2):
+        world.broker.queues["orchestrator"].put(envelope.encode())
+        world.deliver("orchestrator")
+
+
+def told(world: World, order_id: str) -> list[str]:
+    """The names of the messages that wait for the order."""
+    world.publish("orchestrator")
+    return [decode(d.body).name for d in world.broker.queues["order"].waiting if order_id in d.body]
+
+
 def state_of(world: World, order_id: str) -> tuple[str, int]:
     [row] = world.execute("orchestrator", "SELECT state, restarts FROM executions WHERE order_id = %s", [order_id])
     return row  # type: ignore[no-any-return]
@@ -99,9 +116,7 @@ def state_of(world: World, order_id: str) -> tuple[str, int]:
 def test_a_reminder_is_accepted_and_watched(world: World, guardian: tuple[Guardian, Machine]) -> None:
     """The order is told that somebody watches; a lost execution is started again, once more each time it is lost."""
     order_id = remind(world)
-    world.publish("orchestrator")
-    [told] = [decode(d.body) for d in world.broker.queues["order"].waiting if order_id in d.body]
-    assert told.name == "OrderAccepted"
+    assert told(world, order_id) == ["OrderAccepted"]
     keeper, machine = guardian
     for _ in range(2):
         look(world, keeper)
@@ -144,18 +159,50 @@ def test_an_operator_retries(world: World, guardian: tuple[Guardian, Machine]) -
     look(world, keeper)
     look(world, keeper)
     assert state_of(world, order_id) == (ATTENTION, 0)
-    retry = compose(
-        c.OrderRetryRequested(by="ada", why="it works again"), source="order", order_id=order_id,
-        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
-    )  # fmt: skip
-    for _ in range(2):
-        world.broker.queues["orchestrator"].put(retry.encode())
-        world.deliver("orchestrator")
+    retry(world, order_id)
     look(world, keeper)
     assert machine.started == [f"{order_id}-r1"]
-    world.publish("orchestrator")
-    told = [decode(d.body).name for d in world.broker.queues["order"].waiting if order_id in d.body]
-    assert told.count("OrderNeedsAttention") == 1
+    assert told(world, order_id).count("OrderNeedsAttention") == 1
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNING"])
+def test_a_retry_that_comes_during_a_look_is_heard(
+    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """The guardian has just found that the execution gave up, or that it is about to: the operator's word counts."""
+    order_id = remind(world)
+    keeper, machine = guardian
+    gave_up = Execution("FAILED", NEEDS_ATTENTION)
+
+    def meanwhile(name: str) -> Execution:
+        retry(world, order_id)
+        machine.found = gave_up
+        return gave_up if status == "FAILED" else Execution(status)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "describe", meanwhile)
+        look(world, keeper)
+    assert state_of(world, order_id) == (WATCHED, 0)
+    look(world, keeper)
+    assert machine.started == [f"{order_id}-r1"]
+    machine.found = Execution("RUNNING")
+    look(world, keeper)
+    machine.found = Execution("SUCCEEDED")
+    look(world, keeper)
+    assert state_of(world, order_id) == (ENDED, 1)
+    assert "OrderNeedsAttention" not in told(world, order_id)
+
+
+def test_a_retry_of_an_execution_that_still_runs_stays(world: World, guardian: tuple[Guardian, Machine]) -> None:
+    """It tells the order that it needs an operator a moment before it ends."""
+    order_id = remind(world)
+    keeper, machine = guardian
+    retry(world, order_id)
+    machine.found = Execution("RUNNING")
+    look(world, keeper)
+    machine.found = Execution("FAILED", NEEDS_ATTENTION)
+    look(world, keeper)
+    assert machine.started == [f"{order_id}-r1"]
 
 
 def test_other_messages_of_such_orders_are_parked(world: World) -> None:
