@@ -95,8 +95,10 @@ class Guardian:
             note = f"{verdict.why}; started again as {name}"
             entries.append(LogEntry(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
         with self._outbox.transaction() as unit:
-            next_in = self._settings.resend_after[0]
-            if watch.save(unit.connection, watched.order_id, verdict.state, restarts, next_in) == ATTENTION:
+            saved = watch.save(unit.connection, watched, verdict.state, restarts, self._settings.resend_after[0])
+            if saved is None:
+                return
+            if saved == ATTENTION:
                 envelope = _needs_attention(watched.placed, verdict.why)
                 unit.stage([envelope])
                 entries.append(

@@ -15,6 +15,7 @@ from orderflow.contracts import (
     OrderCancellationRequested,
     OrderCancelled,
     OrderConfirmed,
+    OrderNeedsAttention,
     OrderPlaced,
     OrderRetryRequested,
     name_of,
@@ -103,7 +104,9 @@ class Orchestrator:
         if isinstance(message, OrderRetryRequested) and not incoming.known:
             caused += self._retry(saga, incoming)
         if envelope.resend and isinstance(message, OrderPlaced | OrderCancellationRequested):
-            caused.append(incoming.answer(OrderAccepted(), self.service))
+            # An order that reminds does not know that an operator is waited for: that got lost, or the retry did.
+            known = OrderNeedsAttention(reason=saga.reason) if saga.attention else OrderAccepted()
+            caused.append(incoming.answer(known, self.service))
             if not saga.active:
                 # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
                 end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orderflow.contracts import OrderAccepted, OrderPlaced, OrderRetryRequested
+from orderflow.contracts import OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
@@ -43,6 +43,7 @@ INSERT INTO executions AS e (order_id, placed) VALUES (%s, %s)
 ON CONFLICT (order_id) DO UPDATE SET placed = excluded.placed, doubted = e.doubted OR e.state = 'ended',
     state = CASE e.state WHEN 'ended' THEN 'watched' ELSE e.state END,
     next_at = CASE e.state WHEN 'ended' THEN now() ELSE e.next_at END, updated_at = now()
+RETURNING state
 """
 _RETRY: Final = """
 INSERT INTO executions (order_id, retried) VALUES (%s, true)
@@ -66,7 +67,7 @@ _SAVE: Final = """
 UPDATE executions SET state = CASE WHEN retried THEN 'watched' ELSE %(state)s END, restarts = %(restarts)s,
     retried = retried AND restarts = %(restarts)s, doubted = false, updated_at = now(),
     next_at = now() + make_interval(secs => %(next_in)s)
-WHERE order_id = %(order_id)s
+WHERE order_id = %(order_id)s AND restarts = %(seen)s
 RETURNING state
 """
 
@@ -99,8 +100,10 @@ def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry])
     for incoming in batch:
         envelope = incoming.envelope
         if isinstance(incoming.message, OrderPlaced):
-            connection.execute(_REMIND, [envelope.subject, envelope.encode()])
-            replies.append([OrderAccepted()])
+            [(state,)] = connection.execute(_REMIND, [envelope.subject, envelope.encode()]).fetchall()
+            # An order that reminds does not know that an operator is waited for: that got lost, or the retry did.
+            lost = OrderNeedsAttention(reason="its execution waits for an operator")
+            replies.append([lost if state == ATTENTION else OrderAccepted()])
         elif isinstance(incoming.message, OrderRetryRequested):
             if not incoming.known:
                 connection.execute(_RETRY, [envelope.subject])
@@ -118,12 +121,13 @@ def claim(database: Database, lease: float, limit: int) -> list[Watched]:
     return [Watched(row[0], decode(row[1]), *row[2:]) for row in rows]
 
 
-def save(connection: Connection, order_id: str, state: str, restarts: int, next_in: float) -> str:
+def save(connection: Connection, watched: Watched, state: str, restarts: int, next_in: float) -> str | None:
     """Notes what a look at an execution gave, and when the next is due. Gives the state that it has now: it stays
-    watched if an operator's retry came meanwhile."""
-    changes = {"state": state, "restarts": restarts, "next_in": next_in, "order_id": order_id}
-    [(saved,)] = connection.execute(_SAVE, changes).fetchall()
-    return str(saved)
+    watched if an operator's retry came meanwhile. None, and nothing is noted, if another guardian has started it again
+    since: this look was at an execution that is no longer the latest."""
+    changes = {"state": state, "restarts": restarts, "next_in": next_in, "order_id": watched.order_id}
+    saved = connection.execute(_SAVE, changes | {"seen": watched.restarts}).fetchone()
+    return str(saved[0]) if saved else None
 
 
 def restarts(database: Database, order_id: str) -> int | None:

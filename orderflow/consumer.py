@@ -31,8 +31,9 @@ _PAUSE: Final = 0.5
 _FOUND_NOTHING: Final = 3.0
 """Seconds that a poll waits until its queue counts as empty, though it has not come back yet."""
 
-_LONGEST_DELAY: Final = 30
-"""Seconds that a message waits at most before it is tried again."""
+_LONGEST_DELAY: Final = 900
+"""Seconds that a message waits at most before it is tried again: about as long as it has waited, so that an
+outage of a day does not use up the `maxReceiveCount` of its queue (localstack/render.py)."""
 
 
 class Consumer:
@@ -127,8 +128,13 @@ class Consumer:
         polls = list(self._polls.values())
         if not polls:
             return float("inf")
-        # A poll that waits this long finds nothing: a queue that holds something answers at once.
-        return max(0.0 if waiting and now - waiting > _FOUND_NOTHING else now - drained for drained, waiting in polls)
+        # A poll that waits this long finds nothing: a queue that holds something answers at once. One that waits longer
+        # than it should get no answer, from a broker that hangs; nor is one that is away asked about anything.
+        answered = 0 if self._broker_away else self._long_poll + _FOUND_NOTHING
+        return max(
+            0.0 if waiting and _FOUND_NOTHING < now - waiting <= answered else now - drained
+            for drained, waiting in polls
+        )
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         verdicts: list[tuple[Delivery, Verdict]] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -88,7 +88,10 @@ class Outbox:
 
         Raises DatabaseUnavailable; then nothing has happened, unless the connection was lost during the commit.
         """
-        sent = [self._sent.popleft() for _ in range(len(self._sent))]
+        sent: list[str] = []
+        with suppress(IndexError):  # several threads empty it at the same time
+            while True:
+                sent.append(self._sent.popleft())
         try:
             with telemetry.transaction(self._database.name), self._database.transaction() as connection:
                 unit = Unit(connection)

@@ -82,7 +82,15 @@ class Publisher:
                     self._changed.wait(None if pause == inf else pause)
                 if self._stopping and not self._lanes:
                     return
-            if not self.step() and self._stopping:
+            try:
+                went = self.step()
+            except Exception:
+                # Whatever it is, a publisher that ended would leave this process's messages, and what its relay takes
+                # over, to nobody. What it had in hand is sent when its lease has run out.
+                log.exception("publisher stumbled; it goes on")
+                time.sleep(_PAUSE)
+                went = False
+            if not went and self._stopping:
                 return
 
     def stop(self) -> None:
@@ -152,11 +160,12 @@ class Publisher:
     def _drop_expired(self) -> None:
         # Their rows are another's by now: sending them here too would only be a repeat.
         now = time.monotonic()
-        for key, lane in list(self._lanes.items()):
-            while lane and lane[0][1].lease_ends < now:
-                lane.popleft()
-            if not lane:
-                del self._lanes[key]
+        with self._changed:
+            for key, lane in list(self._lanes.items()):
+                while lane and lane[0][1].lease_ends < now:
+                    lane.popleft()
+                if not lane:
+                    del self._lanes[key]
 
     def _send(self, batch: Sequence[Entry]) -> Sequence[SendFailure]:
         first = batch[0]

@@ -163,11 +163,13 @@ class Service:
 
     def sweep(self) -> None:
         """Looks after the deadlines that this service owns."""
-        drained_ago = self.consumer.drained_ago()
-        if self.sweeper and drained_ago != float("inf"):
-            rounds = 0
-            while self.sweeper.sweep(drained_ago) and (rounds := rounds + 1) < _SWEEPS:
-                pass
+        if not self.sweeper:
+            return
+        for _ in range(_SWEEPS):
+            # Looked at before each: what a round takes seconds for, answers that came meanwhile are not drained after.
+            drained_ago = self.consumer.drained_ago()
+            if drained_ago == float("inf") or not self.sweeper.sweep(drained_ago):
+                return
 
     def prune(self) -> None:
         """Forgets what is older than the retention settings say."""

@@ -25,7 +25,7 @@ from orderflow.bus import Parcel, SendFailure
 from orderflow.bus.aws import Clients
 from orderflow.contracts import OrderPlaced
 from orderflow.envelope import Envelope
-from orderflow.errors import BrokerUnavailable
+from orderflow.errors import BrokerUnavailable, NewerVersion
 from orderflow.saga import fact_of
 from orderflow.settings import Settings
 
@@ -155,6 +155,9 @@ class StepFunctions:
                         return SendFailure(0, str(error), final=True)
             except BrokerUnavailable as error:
                 return error
+            except NewerVersion as error:
+                # Staged by a newer process, taken over here: another's relay can send it.
+                return SendFailure(0, str(error), final=False)
             return None
 
         results = [attempt(batch[0])] if len(batch) == 1 else list(self._threads().map(attempt, batch))

@@ -42,8 +42,9 @@ class FaultBox:
         """The faults that are set. Raises UnknownOutcome."""
         if fresh or (time.monotonic() - self._read_at >= _FRESH and self._reading.acquire(blocking=False)):
             try:
-                row = self._ledger.faults(self._provider)
-                self._known, self._read_at = (Faults(*row) if row else Faults()), time.monotonic()
+                began, row = self._read_at, self._ledger.faults(self._provider)
+                if self._read_at == began:  # else they have been set meanwhile
+                    self._known, self._read_at = (Faults(*row) if row else Faults()), time.monotonic()
             finally:
                 if not fresh:
                     self._reading.release()

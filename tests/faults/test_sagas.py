@@ -14,7 +14,17 @@ import pytest
 
 from orderflow import failpoints
 from orderflow.bus import Parcel, SendFailure
-from orderflow.contracts import EventBus, Message, OrderConfirmed, ShipmentScheduled, Workflow, name_of
+from orderflow.contracts import (
+    EventBus,
+    Message,
+    OrderConfirmed,
+    OrderNeedsAttention,
+    OrderRetryRequested,
+    ShipmentScheduled,
+    StockReleased,
+    Workflow,
+    name_of,
+)
 from orderflow.resending import withheld
 from orderflow.routing import COORDINATOR, Channel
 from orderflow.saga import STEPS, Step
@@ -194,14 +204,43 @@ def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) ->
     check(world.urls, attention=[order_id])
     wait(world, 10)
     assert world.status(order_id) == "NEEDS_ATTENTION", "an operator is waited for"
-    retry = {"by": "ada", "why": "it answers again"}
-    assert world.http("order").post(f"/orders/{order_id}/retry", json=retry).status_code == 202
+    assert retry(world, order_id) == 202
     world.settle()
     wait(world, 0)
     assert world.status(order_id) == "CANCELLED"
-    assert world.http("order").post(f"/orders/{order_id}/retry", json=retry).status_code == 409
+    assert retry(world, order_id) == 409
     check(world.urls, acknowledged=[order_id])
     assert world.parked() == []
+
+
+def retry(world: World, order_id: str) -> int:
+    """An operator's; the status code."""
+    asked = {"by": "ada", "why": "it answers again"}
+    return int(world.http("order").post(f"/orders/{order_id}/retry", json=asked).status_code)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
+@pytest.mark.parametrize("lost", [OrderRetryRequested, OrderNeedsAttention], ids=name_of)
+def test_an_operator_is_called_until_one_is_heard(world: World, lost: type[Message], kind: Kind) -> None:
+    """The order and its coordinator disagree about who waits for whom, because what one told the other is lost: the
+    order's next reminder is answered by that."""
+    with losing(world, StockReleased), losing(world, lost) as losses:
+        order_id = place(world, kind, payment_method="pm_card_declined")
+        world.settle()
+        for _ in range(100):
+            wait(world, 10)
+            if world.status(order_id) == "NEEDS_ATTENTION" and lost is OrderRetryRequested and not losses.total():
+                assert retry(world, order_id) == 202
+                world.settle()
+        assert losses.total() >= 1
+    for _ in range(3):
+        wait(world, 60)
+    assert world.status(order_id) == "NEEDS_ATTENTION"
+    assert retry(world, order_id) == 202
+    world.settle()
+    wait(world, 0)
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -162,8 +162,8 @@ class World:
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
             self.execute(
                 name,
-                f"UPDATE {table} SET next_at = now() - interval '1 s',"
-                " progress_at = progress_at - make_interval(secs => %s)",
+                f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
+                " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",  # they have an operator's
                 [seconds],
             )
             self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]

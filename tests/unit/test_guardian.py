@@ -193,6 +193,30 @@ def test_a_retry_that_comes_during_a_look_is_heard(
     assert "OrderNeedsAttention" not in told(world, order_id)
 
 
+def test_a_look_that_another_guardian_has_overtaken_says_nothing(
+    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had found that the first execution gave up; meanwhile an operator came, and the other started the second."""
+    order_id = remind(world)
+    keeper, machine = guardian
+    service = world.services["orchestrator"]
+    other = Guardian(service.database, service.outbox, machine, service.settings)
+    machine.found = Execution("FAILED", NEEDS_ATTENTION)
+
+    def meanwhile(name: str) -> Execution:
+        patched.undo()
+        retry(world, order_id)
+        look(world, other)
+        return Execution("FAILED", NEEDS_ATTENTION)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "describe", meanwhile)
+        look(world, keeper)
+    assert machine.started == [f"{order_id}-r1"]
+    assert state_of(world, order_id) == (WATCHED, 1)
+    assert "OrderNeedsAttention" not in told(world, order_id)
+
+
 def test_a_retry_of_an_execution_that_still_runs_stays(world: World, guardian: tuple[Guardian, Machine]) -> None:
     """It tells the order that it needs an operator a moment before it ends."""
     order_id = remind(world)
