@@ -1,8 +1,9 @@
-"""Writes `stack.yaml` from the routing table and the saga: `python -m localstack.render`; `--check` compares only.
+"""Writes `stack.yaml` and `policies.yaml` from the routing table and the saga: `python -m localstack.render`; `--check`
+compares only.
 
-The template is kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
-is. Filters, patterns and the state machine in it are never edited by hand: `orderflow/routing.py` and `saga.py` are
-their source.
+The templates are kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
+is. Filters, patterns, policies and the state machine are never edited by hand: `orderflow/routing.py` and `saga.py`
+are their source.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from localstack import alarms, state_machine
+from localstack import alarms, policies, state_machine
 from localstack.tags import Block, Equals, Flow, GetAtt, If, Not, Ref, Sub, dump
 from orderflow.routing import SERVICES, event_pattern, filter_policy
 
 STACK: Final = Path(__file__).with_name("stack.yaml")
+POLICIES: Final = Path(__file__).with_name("policies.yaml")
 
-MAX_RECEIVES: Final = 50
-"""Backstop only: the consumer parks a message by its own count long before (DESIGN §4)."""
+MAX_RECEIVES: Final = 200
+"""Backstop only: the consumer parks a message by its own count long before (DESIGN §4). One that waits for a provider
+or a newer version is received again every 15 minutes at most in the end, for about a day."""
 VISIBILITY_SECONDS: Final = 30
 LONG_POLL_SECONDS: Final = 20
 DLQ_RETENTION_SECONDS: Final = 14 * 24 * 3600
@@ -31,6 +34,18 @@ _HEADER: Final = """\
 # Written by `python -m localstack.render` from orderflow/routing.py and saga.py: change those, not this file.
 # Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
 """
+_POLICIES_HEADER: Final = """\
+# Written by `python -m localstack.render` from orderflow/routing.py and saga.py: change those, not this file.
+# For AWS, beside stack.yaml and with the same Name: docs/adr/0021-a-policy-a-service.md says how. LocalStack asks none.
+"""
+_NAME: Final = {
+    "Name": {
+        "Type": "String",
+        "Default": "orderflow",
+        "AllowedPattern": "[a-z][a-z0-9-]{0,39}",
+        "Description": "Prefix of every name; ORDERFLOW_STACK in the services.",
+    }
+}
 
 
 def _arn(resource: str) -> GetAtt:
@@ -201,12 +216,7 @@ def template() -> dict[str, Any]:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "orderflow's messaging: topic, bus, a queue a service, dead letters, state machine.",
         "Parameters": {
-            "Name": {
-                "Type": "String",
-                "Default": "orderflow",
-                "AllowedPattern": "[a-z][a-z0-9-]{0,39}",
-                "Description": "Prefix of every name; ORDERFLOW_STACK in the services.",
-            },
+            **_NAME,
             "Logging": {
                 "Type": "String",
                 "Default": "on",
@@ -230,21 +240,26 @@ def template() -> dict[str, Any]:
     }
 
 
-def render() -> str:
-    """The text of `stack.yaml`."""
-    return _HEADER + dump(template())
+def render() -> dict[Path, str]:
+    """The text of each file."""
+    return {
+        STACK: _HEADER + dump(template()),
+        POLICIES: _POLICIES_HEADER + dump(policies.template(_NAME)),
+    }
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the file; with `--check` returns 1 if it isn't up to date."""
-    text = render()
-    if "--check" not in arguments:
-        STACK.write_text(text, encoding="utf-8")
-        return 0
-    if STACK.exists() and STACK.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("localstack/stack.yaml is not what routing.py says: run `python -m localstack.render`.\n")
-    return 1
+    """Writes the files; with `--check` returns 1 if one isn't up to date."""
+    stale = 0
+    for file, text in render().items():
+        if "--check" not in arguments:
+            file.write_text(text, encoding="utf-8")
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
+            sys.stderr.write(
+                f"localstack/{file.name} is not what routing.py says: run `python -m localstack.render`.\n"
+            )
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

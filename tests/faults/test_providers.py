@@ -10,7 +10,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load, sizes
-from tests.support.system import System, overridden
+from tests.support.system import System, overridden, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(14)]
 
@@ -102,3 +102,23 @@ def test_unknown_before_and_after_the_charge(
     assert attempts == [(3,)] * len(orders)
     assert [system.ledger(order_id) for order_id in orders] == [["charge", "shipment"]] * len(orders)
     system.check(acknowledged=orders)
+
+
+def test_a_provider_is_out_of_order(
+    patient: System, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
+) -> None:
+    """Nothing answers for a while: what it is asked for waits, and is no dead letter; afterwards every order ends."""
+    system = patient
+    for service in PROVIDERS:
+        assert system.http.put(system.url(service, "/simulator/faults"), json={"outage": True}).status_code == 200
+    before = counted(system)
+    orders = [system.place(kind) for kind in kinds]
+    until(lambda: (counted(system) - before)["unknown"] >= 2 * len(orders), what=lambda: counted(system) - before)
+    assert not any(system.ledger(order_id) for order_id in orders)
+    for service in PROVIDERS:
+        system.http.put(system.url(service, "/simulator/faults"), json={})
+    ended = Counter(system.until_terminal(*orders, seconds=TERMINAL))
+    measured(unknown=(counted(system) - before)["unknown"], **{status.lower(): n for status, n in ended.items()})
+    assert ended.keys() <= {"CONFIRMED", "CANCELLED"}
+    system.check(acknowledged=orders)
+    system.no_dead_letters()

@@ -1,0 +1,179 @@
+"""The policies of the services, deployed, against what each service asks AWS for while it runs: seen by a proxy between
+it and the broker, since LocalStack itself allows everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import parse_qsl
+
+import boto3
+import pytest
+
+from localstack import render
+from orderflow.contracts import EventBus, OrderPaid, Workflow
+from orderflow.envelope import compose
+from orderflow.routing import SERVICES
+from tests.support.proxy import Tap, proxy
+from tests.support.system import KINDS, System, overridden, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
+
+Rights = dict[str, set[str]]
+"""Resources by action."""
+
+OUTCOMES = ({}, {"postal_code": "00000"})
+"""A success, and the refusal that makes everything before it be undone."""
+IN_ACCOUNT = "us-east-1:000000000000"
+
+
+class Requests(Tap):
+    """Notes what is asked over one connection, as IAM sees it: a batch operation is its single one.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-batch-api-actions.html"""
+
+    def __init__(self, used: Rights) -> None:
+        self._used = used
+        self._data = b""
+
+    def asked(self, data: bytes) -> None:
+        self._data += data
+        while b"\r\n\r\n" in self._data:
+            head, _, rest = self._data.partition(b"\r\n\r\n")
+            length = int(_header(head, "content-length"))
+            if len(rest) < length:
+                return
+            self._note(_header(head, "x-amz-target"), rest[:length].decode())
+            self._data = rest[length:]
+
+    def answered(self, data: bytes) -> bytes | None:
+        return data
+
+    def _note(self, target: str, body: str) -> None:
+        asked: dict[str, Any] = json.loads(body) if target else dict(parse_qsl(body))
+        service, _, operation = target.partition(".") if target else ("SNS", ".", asked["Action"])
+        prefix = {"AmazonSQS": "sqs", "SNS": "sns", "AWSEvents": "events", "AWSStepFunctions": "states"}[service]
+        resources = self._used[f"{prefix}:{operation.removesuffix('Batch')}"]
+        if prefix == "sqs":
+            name = asked.get("QueueName") or asked["QueueUrl"].rpartition("/")[2]
+            resources.add(f"arn:aws:sqs:{IN_ACCOUNT}:{name}")
+        elif prefix == "events":
+            resources |= {f"arn:aws:events:{IN_ACCOUNT}:event-bus/{e['EventBusName']}" for e in asked["Entries"]}
+        else:
+            arns = (asked.get(name) for name in ("TopicArn", "stateMachineArn", "executionArn"))
+            resources.add(next(filter(None, arns), "*"))
+
+
+def _header(head: bytes, name: str) -> str:
+    found = re.search(rf"^{name}: *(.*?)\r?$", head.decode(), re.IGNORECASE | re.MULTILINE)
+    return found[1] if found else ""
+
+
+@contextmanager
+def watched(system: System) -> Iterator[dict[str, Rights]]:
+    """The running system, with a proxy between each service and the broker: what each uses."""
+    used: dict[str, Rights] = {service: defaultdict(set) for service in SERVICES}
+    with ExitStack() as stack:
+        urls = {
+            service: stack.enter_context(proxy(system.url("localstack"), lambda mine=mine: Requests(mine)))  # type: ignore[misc]
+            for service, mine in used.items()
+        }
+        stack.enter_context(overridden(system, {service: {"AWS_ENDPOINT_URL": url} for service, url in urls.items()}))
+        yield used
+
+
+@pytest.fixture(scope="module")
+def policies(system: System) -> dict[str, Rights]:
+    """What each service may do, by its policy as CloudFormation made it from policies.yaml."""
+
+    def client(service: str) -> Any:
+        return boto3.client(
+            service, endpoint_url=system.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )  # fmt: skip
+
+    cloudformation, iam = client("cloudformation"), client("iam")
+    cloudformation.create_stack(
+        StackName="policies", TemplateBody=render.POLICIES.read_text(), Capabilities=["CAPABILITY_IAM"]
+    )
+
+    def stack() -> dict[str, Any]:
+        found: dict[str, Any] = cloudformation.describe_stacks(StackName="policies")["Stacks"][0]
+        return found
+
+    until(lambda: not stack()["StackStatus"].endswith("IN_PROGRESS"))
+    assert stack()["StackStatus"] == "CREATE_COMPLETE"
+    arns = {output["OutputKey"]: output["OutputValue"] for output in stack()["Outputs"]}
+    found: dict[str, Rights] = {}
+    for service in SERVICES:
+        arn = arns[f"{service.capitalize()}PolicyArn"]
+        document = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+        rights = found[service] = defaultdict(set)
+        for statement in document["Statement"]:
+            for action in statement["Action"]:
+                rights[action] |= set(statement["Resource"])
+    cloudformation.delete_stack(StackName="policies")
+    return found
+
+
+def place_all(system: System) -> str:
+    """Orders of every kind, through success, refusal and cancellation; the id of one."""
+    ids = [system.place(kind, **changes) for kind in KINDS for changes in OUTCOMES]
+    ids += [order_id for kind in KINDS if system.cancel(order_id := system.place(kind)) == 202]
+    system.until_terminal(*ids)
+    return ids[0]
+
+
+def lose_an_execution(system: System) -> None:
+    """One is stopped while its order waits for a slow carrier; the order asks after it, the guardian starts another."""
+    order_id = system.place((Workflow.STEP_FUNCTIONS, EventBus.SNS), postal_code="99999")
+    execution = f"arn:aws:states:{IN_ACCOUNT}:execution:orderflow-orders:{order_id}"
+    until(lambda: system.timeline(order_id)["waiting_for"])  # reads the execution's history
+    system.aws("stepfunctions").stop_execution(executionArn=execution)
+    system.sql(
+        "order",
+        "UPDATE orders SET next_at = now() - interval '1 s', progress_at = progress_at - interval '10 s' WHERE id = %s",
+        order_id,
+    )
+    until(lambda: system.sql("orchestrator", "SELECT 1 FROM executions WHERE order_id = %s", order_id))
+    system.sql("orchestrator", "UPDATE executions SET next_at = now() WHERE order_id = %s", order_id)
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+
+
+def settle_dead_letters(system: System, order_id: str) -> None:
+    """A message of an unknown type in each queue is parked; an operator looks, redrives, and discards what is back."""
+    body = compose(
+        OrderPaid.model_construct(), source="test", order_id=order_id, workflow=KINDS[0][0], event_bus=KINDS[0][1]
+    ).encode()
+    for service in SERVICES:
+        system.send(service, body.replace("OrderPaid", "Nonsense"))
+    settle = {"all": True, "by": "ada", "why": "a test"}
+    for action in ("redrive", "discard"):
+        for service in SERVICES:
+            until(lambda service=service: system.depth(f"{service}-dlq") == 1)  # type: ignore[misc]
+            assert len(system.get(service, "/dlq")["items"]) == 1
+            answer = system.http.post(system.url(service, f"/dlq/{action}"), json=settle)
+            assert (answer.status_code, len(answer.json()["settled"])) == (200, 1), answer.text
+
+
+def test_policies_allow_what_services_do(system: System, policies: dict[str, Rights]) -> None:
+    """Whatever a service asks for, its policy allows on just that resource; and no action is allowed that it never asks
+    for. That no resource is too much is held by `tests/unit/test_stack_policies.py`."""
+    system.clean()
+    with watched(system) as used:
+        order_id = place_all(system)
+        lose_an_execution(system)
+        settle_dead_letters(system, order_id)
+        system.check()
+    for service in SERVICES:
+        for action, resources in used[service].items():
+            for resource in resources:
+                assert any(fnmatchcase(resource, allowed) for allowed in policies[service][action]), (
+                    f"{service} is not allowed {action} on {resource}"
+                )
+        unused = {action for action in policies[service] if not used[service][action]}
+        assert not unused, f"{service} never needs them"
