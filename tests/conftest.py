@@ -78,15 +78,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Serve
 @pytest.fixture(scope="module")
 def new_database(postgres: support.Server) -> Iterator[Callable[[str | None], str]]:
     """Gives URLs of fresh databases, with a service's schema or empty; they are dropped after the module."""
-    made: list[str] = []
-
-    def make(service: str | None = None) -> str:
-        made.append(postgres.database(service))
-        return made[-1]
-
-    yield make
-    for url in made:
-        postgres.drop(url)
+    with postgres.databases() as make:
+        yield make
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from tests.faults.matrix import ROUTED, ROWS, SEEDS
 from tests.faults.report import Plugin
 
 
-def main() -> int:
-    """Runs pytest on the tests that are marked with rows; its exit code."""
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for."""
     parser = argparse.ArgumentParser(
         prog="make faults",
         usage='make faults ARGS="[--row N]… [--workflow W] [--seed N] [--quick] [--list]"',
@@ -38,7 +38,19 @@ def main() -> int:
         metavar="FILE",
         help="where the results go (default: %(default)s)",
     )
-    options = parser.parse_args()
+    return parser
+
+
+def that_name_tests(options: argparse.Namespace) -> list[str]:
+    """Those of a run's options that its tests depend on: `[seed7]`, say, is there only with `--seed 7`."""
+    named = ["--quick"] if options.quick else []
+    named += ["--workflow", options.workflow] if options.workflow else []
+    return named + (["--seed", str(options.seed)] if options.seed is not None else [])
+
+
+def main() -> int:
+    """Runs pytest on the tests that are marked with rows; its exit code."""
+    options = parser().parse_args()
     os.chdir(Path(__file__).parents[2])
     sizes = "not full" if options.quick else "not small and (full or not full)"
     arguments = ["-p", "no:cacheprovider", "-m", f"row and {sizes} and (extra or not extra)"]
@@ -51,7 +63,7 @@ def main() -> int:
     arguments += options.only
     if options.list:
         return int(pytest.main([*arguments, "--collect-only", "-q"]))
-    return int(pytest.main(arguments, plugins=[Plugin(options.json)]))
+    return int(pytest.main(arguments, plugins=[Plugin(options.json, that_name_tests(options))]))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -25,10 +26,11 @@ _WIDE: Final = 160
 class Report(TerminalReporter):
     """Takes the place of pytest's own reporter, and keeps what that one says at the end."""
 
-    def __init__(self, config: pytest.Config, console: Console, json_path: Path) -> None:
+    def __init__(self, config: pytest.Config, console: Console, json_path: Path, options: Sequence[str]) -> None:
         super().__init__(config, console.file)
         self._console = console
         self._json_path = json_path
+        self._options = options
         self._rows = config.getoption("row") or matrix.ROWS
         self._some = config.args_source is pytest.Config.ArgsSource.ARGS
         self._tests = Path(str(config.rootpath)) / "tests"
@@ -91,8 +93,8 @@ class Report(TerminalReporter):
         self._console.print(f"as JSON: {self._json_path}", markup=False, highlight=False)
         for result in self.results:
             if result.outcome == "failed":
-                command = f'make faults ARGS="--only {result.test}"'
-                self._console.print(f"repeat: {command}", markup=False, highlight=False)
+                command = repeat(result.test, self._options)
+                self._console.print(f"repeat: {command}", markup=False, highlight=False, soft_wrap=True)
 
     def _result(self, nodeid: str, reports: Sequence[pytest.TestReport]) -> Result:
         rows, workflows = self._about[nodeid]
@@ -108,10 +110,11 @@ class Report(TerminalReporter):
 
 
 class Plugin:
-    """Puts the report in."""
+    """Puts the report in. `options` are those of the run without which some of its tests would not be there."""
 
-    def __init__(self, json_path: Path) -> None:
+    def __init__(self, json_path: Path, options: Sequence[str]) -> None:
         self._json_path = json_path
+        self._options = options
         # Tests' output is captured meanwhile: the display writes to a copy of what stdout is now.
         self._file = os.fdopen(os.dup(1), "w", buffering=1)
 
@@ -120,7 +123,12 @@ class Plugin:
         terminal = self._file.isatty()
         console = Console(file=self._file, width=None if terminal else _WIDE, force_terminal=terminal)
         config.pluginmanager.unregister(config.pluginmanager.getplugin("terminalreporter"))
-        config.pluginmanager.register(Report(config, console, self._json_path), "terminalreporter")
+        config.pluginmanager.register(Report(config, console, self._json_path, self._options), "terminalreporter")
+
+
+def repeat(test: str, options: Sequence[str]) -> str:
+    """What to type to run a test once more, as it was run with these options."""
+    return f'make faults ARGS="{shlex.join([*options, "--only", test])}"'
 
 
 def _short(nodeid: str) -> str:

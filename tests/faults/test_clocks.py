@@ -19,6 +19,7 @@ from orderflow.contracts import ChargePayment, EventBus, Money, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES
 from tests.support.load import Load
+from tests.support.logs import LoggedSince
 from tests.support.processes import apply, workers
 from tests.support.system import KINDS, System, until
 
@@ -106,11 +107,11 @@ def test_no_lease_is_stolen(
 ) -> None:
     """Two processes of each service that calls a provider, days apart: they compete for the same intents, and relay
     the same outbox. In the middle clocks jump, also backwards."""
-    log = tmp_path / "workers.log"
+    log, logged = tmp_path / "workers.log", LoggedSince(system, "payment")
 
     def competed() -> int:
         said = "another process is at the charge"
-        return log.read_text().count(said) + len(system.logged("payment", said))
+        return log.read_text().count(said) + len(logged.lines(said))
 
     def ask_again() -> list[str]:
         orders = [system.place((Workflow.ORCHESTRATION, EventBus.SNS)) for _ in range(10)]

@@ -63,7 +63,9 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 @pytest.mark.parametrize("point", failpoints.POINTS)
-def test_a_crash_at_a_boundary_costs_nothing(world: World, point: str, kind: tuple[Workflow, EventBus]) -> None:
+def test_a_crash_at_a_boundary_costs_nothing(
+    world: World, point: str, kind: tuple[Workflow, EventBus], measured: Callable[..., None]
+) -> None:
     """At its first, second … time, for an order of each outcome. It must have happened."""
     crashes = 0
     for case, (changes, expected) in CASES.items():
@@ -75,6 +77,7 @@ def test_a_crash_at_a_boundary_costs_nothing(world: World, point: str, kind: tup
             assert world.status(order_id) == expected, (case, point, nth)
             if not crashed:
                 break
+    measured(crashes=crashes)
     check(world.urls)
     assert world.parked() == []
     assert crashes > 0, f"{point} was never reached"

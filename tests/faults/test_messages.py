@@ -51,7 +51,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(4)
 def test_five_times_and_once_more_later(
-    world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch
+    world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., None]
 ) -> None:
     """Row 4: every message comes five times at once, and again after completion: the state is that of a clean run.
 
@@ -59,11 +59,17 @@ def test_five_times_and_once_more_later(
     changes, expected = OUTCOMES[outcome]
     changes = {**changes, "workflow": kind[0], "event_bus": kind[1]}
     sent: list[Callable[[], object]] = []
+    delivered = 0
 
     def five_times(deliver: Callable[..., object]) -> Callable[..., object]:
+        def once(*what: object) -> object:
+            nonlocal delivered
+            delivered += 1
+            return deliver(*what)
+
         def repeat(*what: object) -> object:
-            sent.append(lambda: deliver(*what))
-            return [deliver(*what) for _ in range(5)][-1]
+            sent.append(lambda: once(*what))
+            return [once(*what) for _ in range(5)][-1]
 
         return repeat
 
@@ -79,7 +85,9 @@ def test_five_times_and_once_more_later(
     for again in sent:
         again()
     world.settle()
+    measured(messages=len(sent), duplicates=delivered - len(sent))
     assert world.status(repeated) == expected
+    assert delivered == 6 * len(sent)
     assert snapshot(world, repeated) == first == snapshot(world, clean)
     check(world.urls)
     assert world.parked() == []
@@ -100,21 +108,27 @@ def snapshot(world: World, order_id: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
-def test_shuffled_and_late(world: World, kind: Kind, seed: int) -> None:
+def test_shuffled_and_late(world: World, kind: Kind, seed: int, measured: Callable[..., None]) -> None:
     """Row 5: messages come in any order and late, some orders are cancelled meanwhile."""
     chance = random.Random(seed)
     outcomes = [changes for changes, _ in OUTCOMES.values()]
     orders = [world.place(**chance.choice(outcomes), workflow=kind[0], event_bus=kind[1]) for _ in range(12)]
-    for _ in range(60):
+    delayed = shuffled = cancelled = 0
+    cancelling = chance.sample(range(30), 3)  # early, so that some are still open
+    for turn in range(60):
         name = chance.choice(sorted(BUILD))
         queue = world.broker.queues[name]
-        late = [queue.waiting.popleft() for _ in range(len(queue.waiting) // 2)]
-        chance.shuffle(late)
+        first = [queue.waiting.popleft() for _ in range(len(queue.waiting) // 2)]
+        late = chance.sample(first, len(first))
+        delayed += len(late)
+        shuffled += sum(one is not other for one, other in zip(first, late, strict=True))
         queue.waiting.extend(late)
         world.publish(name)
         world.deliver(name)
-        if chance.random() < 0.05:
-            world.cancel(chance.choice(orders))
+        if turn in cancelling:
+            cancelled += world.cancel(chance.choice(orders)) == 202
+    measured(delayed=delayed, shuffled=shuffled, cancelled=cancelled)
+    assert min(delayed, shuffled, cancelled) > 0
     world.settle()
     check(world.urls, acknowledged=orders)
     assert world.parked() == []
@@ -180,7 +194,7 @@ def asks_for(command: type[c.Message], workflow: Workflow) -> c.Message:
 
 
 @pytest.mark.row(16)
-def test_the_cap_is_exact() -> None:
+def test_the_cap_is_exact(measured: Callable[..., None]) -> None:
     """Row 16: an envelope of exactly the cap is read, one byte more is not."""
     envelope = compose(
         c.PaymentDeclined(),
@@ -198,11 +212,12 @@ def test_the_cap_is_exact() -> None:
     decode(body(MAX_BYTES))
     with pytest.raises(Undecodable, match="over the cap"):
         decode(body(MAX_BYTES + 1))
+    measured(cap_bytes=MAX_BYTES)
 
 
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(16)
-def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
+def test_the_largest_order_goes_through(world: World, kind: Kind, measured: Callable[..., None]) -> None:
     """Row 16: every field at its longest, in characters that take most bytes; all its messages stay under the cap."""
     wide = "\N{PILE OF POO}"
     address = {"name": wide * 200, "line1": wide * 200, "city": wide * 100, "postal_code": wide * 20, "country": "DE"}
@@ -218,6 +233,7 @@ def test_the_largest_order_goes_through(world: World, kind: Kind) -> None:
     world.settle()
     for queue in world.broker.queues.values():
         del queue.put
+    measured(largest_bytes=max(sizes))
     assert world.status(order_id) == "CANCELLED"  # no such card
     assert 0 < max(sizes) < MAX_BYTES
     check(world.urls)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ Kinds = tuple[tuple[Workflow, EventBus], ...]
 PROCESSES = (*SERVICES, "postgres")
 
 DRAINED = 120.0
-"""Seconds from the last fault until every order is terminal."""
+"""Seconds from the last fault until every order is terminal, and after kills also until nothing waits anywhere."""
 
 
 def kill(system: System, name: str, chance: random.Random) -> bool:
@@ -61,22 +62,31 @@ def test_random_processes_are_killed(
     killed: Counter[str] = Counter()
     deck: list[str] = []
     orders = round(orders * bearable(8, kinds) / 8)  # in the same time
+    last = 0.0
+
+    def since() -> float:
+        return time.monotonic() - last
+
     with Load(system, kinds, rate=8, total=orders, seed=seed) as load:
         while not load.done or sum(killed.values()) < kills or min(killed[p] for p in PROCESSES) < each:
             time.sleep(chance.uniform(0.5, 2))
             if not deck:
                 deck = chance.sample(PROCESSES, len(PROCESSES))
             name = deck.pop()
-            killed[name] += kill(system, name, chance)
+            if kill(system, name, chance):
+                killed[name] += 1
+                last = time.monotonic()
             assert sum(killed.values()) < 10 * kills, f"{killed} {load.answers}"
-        last = time.monotonic()
         taken = load.finish()
     print(f"killed: {dict(killed)}; answers: {dict(load.answers)}")
     measured(orders=len(taken), a_second=load.rate, kills=sum(killed.values()))
     measured(fewest_a_process=min(killed[p] for p in PROCESSES))
-    system.until_terminal(*taken, seconds=DRAINED)
-    measured(drained_s=time.monotonic() - last)
-    system.check(acknowledged=taken)
+    system.until_terminal(*taken, seconds=DRAINED - since())
+    measured(terminal_s=since())
+    system.check(DRAINED - since(), acknowledged=taken)
+    drained = since()
+    measured(drained_s=drained)
+    assert drained <= DRAINED
     system.no_dead_letters()
 
 
@@ -124,6 +134,8 @@ FROZEN = {
     "payment": ("payments", "payment", ["charge", "refund"]),
     "shipping": ("shipments", "carrier", ["shipment", "cancellation"]),
 }
+DONE_UNDER = "SELECT (SELECT id FROM ledger WHERE order_id = %s AND kind = %s)"
+ASKED_FOR = "SELECT coalesce(sum(attempts), 0) FROM idempotency_keys WHERE key = ANY(%s)"
 CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULTS["LEASE"])).whole_lease
 
 
@@ -147,6 +159,14 @@ def test_frozen_within_a_provider_call(
     held = f"""SELECT order_id::text FROM {table}
         WHERE state = 'intended' AND lease_until > now() + interval '2 s' AND order_id = ANY(%s::uuid[])"""
     orders = [system.place((workflow, EventBus.SNS)) for _ in range(4)]
+
+    def known() -> dict[str, tuple[Any, ...]]:
+        rows = system.sql(service, f"SELECT order_id::text, state, fence, reference, reason FROM {table}")
+        return {i: (system.order(i)["status"], system.ledger(i), *row) for i, *row in rows if i in orders}
+
+    def calls() -> int:
+        return int(system.sql("providers", ASKED_FOR, [f"{i}:{kinds[0]}" for i in frozen])[0][0])
+
     until(lambda: len(system.sql(service, held, orders)) >= 2)
     system.runtime.kill(service, signal.SIGSTOP)
     stopped = time.monotonic()
@@ -160,21 +180,25 @@ def test_frozen_within_a_provider_call(
             system.until_terminal(*orders)
             fences = dict(system.sql(service, f"SELECT order_id::text, fence FROM {table}"))
             assert all(fences[i] > 1 for i in frozen), "another process took them over"
-            before = {i: (system.order(i)["status"], system.ledger(i)) for i in orders}
+            before, asked = known(), calls()
             time.sleep(max(0.0, stopped + 3 * CALL_LEASE - time.monotonic()))
+            frozen_s = time.monotonic() - stopped
             system.runtime.kill(service, signal.SIGCONT)
+            until(lambda: calls() > asked, what=lambda: "the one that woke up made none of its calls")
             system.until_ready()
             time.sleep(3)  # for what the process that woke up still does
             system.check(acknowledged=orders)
     finally:
         system.runtime.kill(service, signal.SIGCONT)
         system.sql("providers", "UPDATE faults SET latency = 0 WHERE provider = %s", provider)
-    measured(calls_frozen=len(frozen), undone=len(undone))
-    after = {i: (system.order(i)["status"], system.ledger(i)) for i in orders}
+    measured(calls_frozen=len(frozen), undone=len(undone), frozen_s=round(frozen_s, 1), late_calls=calls() - asked)
+    after = known()
     assert after == before, "the one that woke up changed something"
-    assert {i: s for i, (s, _) in after.items()} == {i: "CANCELLED" if i in undone else "CONFIRMED" for i in orders}
-    for order_id in undone:
-        assert [kind for kind in after[order_id][1] if kind in kinds] in ([], kinds)
+    for order_id, (status, ledger, state, _, reference, _) in after.items():
+        taken_back = order_id in undone
+        assert (status, state) == (("CANCELLED", "undone") if taken_back else ("CONFIRMED", "done"))
+        assert [kind for kind in ledger if kind in kinds] in ([[], kinds] if taken_back else [kinds[:1]])
+        assert system.sql("providers", DONE_UNDER, order_id, kinds[0]) == [(reference,)], "the row says what was done"
 
 
 @pytest.mark.parametrize("service", quick(SERVICES, "order"))

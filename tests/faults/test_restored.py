@@ -27,7 +27,7 @@ from tests.support.postgres import Server
 from tests.support.system import KINDS, System, kind_id, until
 from tests.support.world import BUILD, World, world_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(7)]
 
 Kind = tuple[Workflow, EventBus]
 HOUR = 3600
@@ -46,8 +46,9 @@ class Orders:
 
 
 @pytest.fixture
-def world(postgres: Server, new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database) as made:
+def world(postgres: Server) -> Iterator[World]:
+    """On databases that go with it: dropping hundreds of them after the last test took longer than a test may."""
+    with postgres.databases() as new_database, world_on(new_database) as made:
         yield made
 
 

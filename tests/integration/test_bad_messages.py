@@ -71,10 +71,12 @@ def test_garbled_messages_are_parked_and_hold_nothing_up(system: System, service
     workflows = [(Workflow.CHOREOGRAPHY, EventBus.SNS), (Workflow.ORCHESTRATION, EventBus.SNS)]
     healthy = [system.place(kind) for kind in workflows]
     assert system.until_terminal(*healthy, seconds=60) == ["CONFIRMED"] * 2
-    reasons = dict(system.take_dead_letters(service, len(GARBLED)))
+    found = system.take_dead_letters(service, len(GARBLED))
+    reasons = {body: reason for body, reason, _ in found}
     assert set(reasons) == {body for body, _ in GARBLED.values()}
     for case, (body, word) in GARBLED.items():
         assert word in reasons[body], f"{case}: {reasons[body]}"
+    assert {receives for _, _, receives in found} == {1}, "parked at the first receive"
     system.check(acknowledged=healthy)
     assert effects_of(system) == effects, "nothing but the healthy orders left a trace"
 
@@ -99,7 +101,7 @@ def test_a_message_about_an_unknown_order_is_parked(system: System, service: str
     effects = effects_of(system)
     body = envelope(message)
     system.send(service, body)
-    [(parked, reason)] = system.take_dead_letters(service, 1)
+    [(parked, reason, _)] = system.take_dead_letters(service, 1)
     assert parked == body
     assert json.loads(body)["subject"] in reason
     assert effects_of(system) == effects
@@ -108,7 +110,7 @@ def test_a_message_about_an_unknown_order_is_parked(system: System, service: str
 def test_an_event_without_what_its_reaction_needs_is_parked(system: System) -> None:
     """Choreography's StockReserved must carry its order."""
     system.send("payment", envelope(StockReserved(items=()), workflow="choreography"))
-    [(_, reason)] = system.take_dead_letters("payment", 1)
+    [(_, reason, _)] = system.take_dead_letters("payment", 1)
     assert "without its order" in reason
 
 

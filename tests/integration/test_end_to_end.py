@@ -5,6 +5,7 @@ All orders are placed at once, by the first test that asks for one, and each tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -211,7 +212,7 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
 
 
 @pytest.mark.row(17)
-def test_one_key_a_hundred_times_at_once_is_one_order(system: System) -> None:
+def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: Callable[..., None]) -> None:
     """All get the same 202; all but one are marked as replays. Another body under it is refused (FAULTS row 17)."""
     key = clock.new_id()
     before = system.sql("order", "SELECT count(*) FROM orders")[0][0]
@@ -225,6 +226,7 @@ def test_one_key_a_hundred_times_at_once_is_one_order(system: System) -> None:
     assert len({a.json()["id"] for a in answers}) == 1
     assert len({a.headers["location"] for a in answers}) == 1
     assert sorted(a.headers.get("idempotent-replayed", "first") for a in answers) == ["first"] + ["true"] * 99
+    measured(at_once=len(answers), orders=len({a.json()["id"] for a in answers}))
     replayed = {tuple(sorted((k, str(v)) for k, v in a.json().items())) for a in answers}
     assert len(replayed) == 1, "the same answer each time"
     assert system.sql("order", "SELECT count(*) FROM orders")[0][0] == before + 1

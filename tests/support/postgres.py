@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,19 @@ class Server:
         """Drops a database, whoever is connected to it."""
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    @contextmanager
+    def databases(self) -> Iterator[Callable[[str | None], str]]:
+        """Gives URLs of new databases, as `database` does; they are dropped at the end."""
+        made: list[str] = []
+
+        def make(service: str | None = None) -> str:
+            made.append(self.database(service))
+            return made[-1]
+
+        yield make
+        for url in made:
+            self.drop(url)
 
     def _template(self, connection: psycopg.Connection, service: str) -> str:
         name = f"template_{service}"

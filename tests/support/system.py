@@ -226,9 +226,9 @@ class System:
             lines += [f"{m.get('MessageAttributes')} {m['Body'][:600]}" for m in answer.get("Messages", ())]
         assert not found, "\n".join(lines)
 
-    def take_dead_letters(self, service: str, expected: int, seconds: float = PATIENCE) -> list[tuple[str, str]]:
-        """(body, reason) of a service's dead letters, once there are as many as expected; they are removed."""
-        taken: list[tuple[str, str]] = []
+    def take_dead_letters(self, service: str, expected: int, seconds: float = PATIENCE) -> list[tuple[str, str, int]]:
+        """(body, reason, receives) of a service's dead letters, once there are as many as expected; removed."""
+        taken: list[tuple[str, str, int]] = []
         queue = self.queue(f"{service}-dlq")
 
         def enough() -> bool:
@@ -236,12 +236,12 @@ class System:
                 QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageAttributeNames=["All"]
             )
             for message in answer.get("Messages", ()):
-                reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "")
-                taken.append((message["Body"], reason))
+                told = {name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()}
+                taken.append((message["Body"], told.get("reason", ""), int(told.get("receives", 0))))
                 self.aws("sqs").delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
             return len(taken) >= expected
 
-        until(enough, seconds, lambda: f"{len(taken)} of {expected} dead letters: {[r for _, r in taken]}")
+        until(enough, seconds, lambda: f"{len(taken)} of {expected} dead letters: {[r for _, r, _ in taken]}")
         return taken
 
     # Parts

@@ -157,13 +157,14 @@ class World:
             self.publish(name)
 
     def pass_time(self, seconds: float = 0) -> None:
-        """Every owner looks after what it owns, as if `seconds` more had passed since the last progress."""
+        """Every owner looks after what it owns, as if `seconds` more had passed since the last progress; but what waits
+        for an operator goes on waiting."""
         self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
             self.execute(
                 name,
                 f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
-                " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",  # they have an operator's
+                " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",
                 [seconds],
             )
             self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from orderflow.contracts import EventBus, Workflow
 from tests.faults import matrix
+from tests.faults.__main__ import parser, that_name_tests
 from tests.faults.matrix import ROWS, Result
+from tests.faults.report import repeat
 from tests.support.system import KINDS
 
 TESTS = Path(__file__).parents[1]
@@ -55,3 +59,14 @@ def test_a_row_without_a_test_says_so() -> None:
     [first, second] = shown([], 7, 8, without={8})
     assert "no test in this selection" in first
     assert second.rstrip(" │").endswith("no test")
+
+
+@pytest.mark.parametrize("asked", ["", "--quick", "--seed 0", "--quick --workflow hybrid --seed 7 --row 1 --json x"])
+def test_a_failure_is_repeated_as_it_was_run(asked: str) -> None:
+    """The command asks for the one test, however it is called, with those options that make its name and its size."""
+    run, test = parser().parse_args(shlex.split(asked)), "tests/faults/test_messages.py::test_x[hybrid-sold out-seed7]"
+    make, target, assigned = shlex.split(repeat(test, that_name_tests(run)))
+    again = parser().parse_args(shlex.split(assigned.removeprefix("ARGS=")))
+    assert (make, target) == ("make", "faults")
+    assert again.only == [test]
+    assert [again.quick, again.workflow, again.seed] == [run.quick, run.workflow, run.seed]

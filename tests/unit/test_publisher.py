@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from orderflow import clock
+from orderflow import clock, failpoints
 from orderflow import contracts as c
 from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Parcel, SendFailure
 from orderflow.bus.memory import MemoryBroker
@@ -21,6 +21,7 @@ from orderflow.errors import BrokerUnavailable
 from orderflow.outbox import Entry, Outbox
 from orderflow.publisher import Publisher
 from orderflow.routing import Channel
+from tests.support.load import sizes
 
 
 class Picky(MemoryBroker):
@@ -95,7 +96,7 @@ def age(url: str) -> None:
 
 
 @pytest.mark.row(13)
-def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored) -> None:
+def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored, measured: Callable[..., None]) -> None:
     """Row 13: one of ten is refused by the broker; the relay sends that one, once its lease has run out."""
     outbox, broker, publisher = parts
     broker.answers = [[SendFailure(3, "InternalError", final=False)]]
@@ -107,18 +108,20 @@ def test_only_the_refused_entry_is_sent_again(parts: Parts, database: Stored) ->
     assert publisher.relay() == 1
     run(publisher)
     outbox.flush()
+    measured(sent_again=len(broker.sent[1]))
     assert broker.sent == [ids, [ids[3]]]
     assert left(database[1]) == []
 
 
 @pytest.mark.row(13)
-def test_a_refused_batch_goes_one_by_one(parts: Parts, database: Stored) -> None:
+def test_a_refused_batch_goes_one_by_one(parts: Parts, database: Stored, measured: Callable[..., None]) -> None:
     """Row 13: a whole batch is refused for its size; each of its messages still goes, and none is stuck."""
     outbox, broker, publisher = parts
     broker.answers = [BatchRefused("BatchRequestTooLong")]
     ids = stage(outbox, [envelope() for _ in range(BATCH)])
     run(publisher)
     outbox.flush()
+    measured(one_by_one=len(broker.sent) - 1)
     assert broker.sent == [ids, *([i] for i in ids)]
     assert left(database[1]) == []
 
@@ -240,36 +243,47 @@ def test_a_rolled_back_transaction_sends_nothing(parts: Parts, database: Stored)
 
 
 @pytest.mark.row(11)
-def test_the_relay_skips_no_row_that_commits_late(database: tuple[Database, str]) -> None:
-    """Row 11: of two writers the one with the lower ids commits last, again and again; every message is sent once."""
+@pytest.mark.parametrize(("rounds", "each"), sizes((100, 3), (1000, 10)))
+def test_the_relay_skips_no_row_that_commits_late(
+    database: Stored, rounds: int, each: int, measured: Callable[..., None]
+) -> None:
+    """Row 11: of two writers the one with the lower ids commits last, after the relay has sent the other's, again and
+    again; every message is sent once. (Ids are minted when rows are stored, which is right before the commit.)"""
     own, url = database
     broker = Picky()
     relay = Publisher(Outbox(own, lease=60), broker)
     outboxes = [Outbox(own, lease=-1) for _ in range(2)]
-    sent: set[str] = set()
-    for _ in range(100):
-        first_staged, second_committed = threading.Event(), threading.Event()
-        ids: list[str] = []
+    committed: list[list[str]] = []
+    for outbox in outboxes:
+        outbox.on_staged = lambda entries: committed.append([entry.id for entry in entries])
+    stored, other_committed = threading.Event(), threading.Event()
+    waited: list[bool] = []
 
-        def early() -> None:
-            with outboxes[0].transaction() as unit:
-                made = [envelope() for _ in range(3)]
-                unit.stage(made)
-                ids.extend(e.id for e in made)  # noqa: B023
-                unit.connection.execute("SELECT 1").fetchall()
-                first_staged.set()  # noqa: B023
-                second_committed.wait(10)  # noqa: B023
+    def hold() -> None:
+        if threading.current_thread().name == "lower":
+            stored.set()
+            waited.append(other_committed.wait(10))
 
-        writer = threading.Thread(target=early)
+    failpoints.arm("commit.before", hold)
+    staged: list[str] = []
+    for _ in range(rounds):
+        stored.clear()
+        other_committed.clear()
+        lower, higher = ([envelope() for _ in range(each)] for _ in range(2))
+        writer = threading.Thread(target=stage, args=(outboxes[0], lower), name="lower")
         writer.start()
-        first_staged.wait(10)
-        ids += stage(outboxes[1], [envelope() for _ in range(3)])
+        waited.append(stored.wait(10))
+        staged += stage(outboxes[1], higher) + [e.id for e in lower]
         relay.relay()
-        second_committed.set()
+        run(relay)
+        assert broker.sent[-1][-1] == higher[-1].id, "the relay was past the lower ids"
+        other_committed.set()
         writer.join()
-        sent.update(ids)
+        assert max(committed[-1]) < min(committed[-2]), "the lower ids committed last"
+    assert waited == [True] * 2 * rounds
     while relay.relay() or relay.waiting:
         run(relay)
     relay._outbox.flush()
-    assert sorted(i for batch in broker.sent for i in batch) == sorted(sent)
+    measured(rows=len(staged), late=sum(map(len, committed[1::2])))
+    assert sorted(i for batch in broker.sent for i in batch) == sorted(staged)
     assert left(url) == []
