@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
@@ -18,7 +18,7 @@ import structlog
 from orderflow import failpoints, telemetry
 from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Broker, SendFailure
 from orderflow.errors import BrokerUnavailable, DatabaseUnavailable
-from orderflow.outbox import Entry, Outbox, Unit
+from orderflow.outbox import Entry, Outbox
 from orderflow.routing import Channel
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ _PAUSE: Final = 0.5
 
 
 class Publisher:
-    """The fast path and the relay's only way out. `on_parked` may add to the transaction that parks a message."""
+    """The fast path and the relay's only way out."""
 
     def __init__(self, outbox: Outbox, broker: Broker) -> None:
         self._outbox = outbox
@@ -43,7 +43,6 @@ class Publisher:
         """By destination: when a message is to be sent at the latest (monotonic seconds), and the message."""
         self._changed = threading.Condition()
         self._stopping = False
-        self.on_parked: Callable[[Unit, Entry, str], None] = lambda unit, entry, reason: None
         outbox.on_staged = self.hand_over
 
     @property
@@ -189,6 +188,5 @@ class Publisher:
         try:
             with self._outbox.transaction() as unit:
                 self._outbox.park(unit, entry, failure.reason)
-                self.on_parked(unit, entry, failure.reason)
         except DatabaseUnavailable as error:
             log.warning("could not park a message; it is tried again", error=str(error), **known)

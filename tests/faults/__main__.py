@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         prog="make faults",
         usage='make faults ARGS="[--row N]… [--workflow W] [--seed N] [--quick] [--list]"',
         description=__doc__,
-        epilog=f"Without --seed, rows {', '.join(map(str, sorted(ROUTED)))} run with seeds {SEEDS[0]} to {SEEDS[-1]}.",
+        epilog=f"Rows {', '.join(map(str, sorted(ROUTED)))} run in every workflow. Without --seed, what they draw by "
+        f"chance is drawn with seeds {SEEDS[0]} to {SEEDS[-1]} where all run together, with {SEEDS[0]} for each alone.",
     )
     parser.add_argument("--row", action="append", type=int, choices=ROWS, metavar="N", help="only this row; repeatable")
     parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")

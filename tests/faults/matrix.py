@@ -42,7 +42,8 @@ ROWS: Final[Mapping[int, str]] = {
 """What is done to the system."""
 
 ROUTED: Final = frozenset({1, 2, 4, 5, 6, 10, 14, 18, 20, 21, 22, 23})
-"""Rows that run in every workflow and over both buses, with `SEEDS`; the others never touch routing."""
+"""Rows that run in every workflow and over both buses, what is drawn by chance with `SEEDS`; the others never touch
+routing."""
 
 SEEDS: Final = (1, 2, 3, 4, 5)
 
