@@ -164,6 +164,10 @@ class EmbeddedRuntime:
         if not pid:
             raise LookupError(f"{name} isn't running")
         main = psutil.Process(pid)
+        # Halted first: what it forked while its children are looked for would outlive it. A backend of PostgreSQL that
+        # then waits for a lock of one that was killed does so for ever, and no other server may start beside it.
+        if number == signal.SIGKILL:
+            main.suspend()
         for process in (main, *main.children(recursive=True)):
             try:
                 process.send_signal(number)
