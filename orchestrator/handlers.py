@@ -11,11 +11,9 @@ from orderflow.contracts import (
     MESSAGES,
     ConfirmationRejected,
     Message,
-    OrderAccepted,
     OrderCancellationRequested,
     OrderCancelled,
     OrderConfirmed,
-    OrderNeedsAttention,
     OrderPlaced,
     OrderRetryRequested,
     name_of,
@@ -104,9 +102,8 @@ class Orchestrator:
         if isinstance(message, OrderRetryRequested) and not incoming.known:
             caused += self._retry(saga, incoming)
         if envelope.resend and isinstance(message, OrderPlaced | OrderCancellationRequested):
-            # An order that reminds does not know that an operator is waited for: that got lost, or the retry did.
-            known = OrderNeedsAttention(reason=saga.reason) if saga.attention else OrderAccepted()
-            caused.append(incoming.answer(known, self.service))
+            told = watch.reminded(attention=saga.attention, reason=saga.reason)
+            caused.append(incoming.answer(told, self.service))
             if not saga.active:
                 # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
                 end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orderflow.contracts import OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
+from orderflow.contracts import Message, OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
@@ -101,9 +101,7 @@ def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry])
         envelope = incoming.envelope
         if isinstance(incoming.message, OrderPlaced):
             [(state,)] = connection.execute(_REMIND, [envelope.subject, envelope.encode()]).fetchall()
-            # An order that reminds does not know that an operator is waited for: that got lost, or the retry did.
-            lost = OrderNeedsAttention(reason="its execution waits for an operator")
-            replies.append([lost if state == ATTENTION else OrderAccepted()])
+            replies.append([reminded(attention=state == ATTENTION, reason="its execution waits for an operator")])
         elif isinstance(incoming.message, OrderRetryRequested):
             if not incoming.known:
                 connection.execute(_RETRY, [envelope.subject])
@@ -113,6 +111,12 @@ def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry])
         else:
             replies.append(Rejected(f"{envelope.name} of a {envelope.workflow.value} order is for its state machine"))
     return replies
+
+
+def reminded(*, attention: bool, reason: str) -> Message:
+    """What an order that reminds is answered. It does not know that an operator is waited for: what told it so got
+    lost, or the operator's retry did."""
+    return OrderNeedsAttention(reason=reason) if attention else OrderAccepted()
 
 
 def claim(database: Database, lease: float, limit: int) -> list[Watched]:

@@ -42,6 +42,7 @@ _WATCHED = (Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION, Workflow.HYBRID)
 """Workflows whose owner sends again; a state machine does by itself."""
 
 every_kind = pytest.mark.parametrize("kind", each_kind())
+coordinated_elsewhere = pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
 every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 
 
@@ -121,7 +122,7 @@ def test_a_retry_budget_that_is_used_up_holds_up_no_deadline(thrifty: World, kin
     check(thrifty.urls, acknowledged=orders)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
+@coordinated_elsewhere
 def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
     """Its coordinator's deadline passes, and it asks the arbiter, whose word is final: nothing is given back."""
     with losing(world, OrderConfirmed) as lost:
@@ -204,22 +205,26 @@ def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) ->
     check(world.urls, attention=[order_id])
     wait(world, 10)
     assert world.status(order_id) == "NEEDS_ATTENTION", "an operator is waited for"
+    an_operator_ends(world, order_id)
+    assert retry(world, order_id) == 409
+    assert world.parked() == []
+
+
+def an_operator_ends(world: World, order_id: str) -> None:
     assert retry(world, order_id) == 202
     world.settle()
     wait(world, 0)
     assert world.status(order_id) == "CANCELLED"
-    assert retry(world, order_id) == 409
     check(world.urls, acknowledged=[order_id])
-    assert world.parked() == []
 
 
 def retry(world: World, order_id: str) -> int:
     """An operator's; the status code."""
-    asked = {"by": "ada", "why": "it answers again"}
-    return int(world.http("order").post(f"/orders/{order_id}/retry", json=asked).status_code)
+    path, asked = f"/orders/{order_id}/retry", {"by": "ada", "why": "it answers again"}
+    return int(world.http("order").post(path, json=asked).status_code)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
+@coordinated_elsewhere
 @pytest.mark.parametrize("lost", [OrderRetryRequested, OrderNeedsAttention], ids=name_of)
 def test_an_operator_is_called_until_one_is_heard(world: World, lost: type[Message], kind: Kind) -> None:
     """The order and its coordinator disagree about who waits for whom, because what one told the other is lost: the
@@ -231,16 +236,11 @@ def test_an_operator_is_called_until_one_is_heard(world: World, lost: type[Messa
             wait(world, 10)
             if world.status(order_id) == "NEEDS_ATTENTION" and lost is OrderRetryRequested and not losses.total():
                 assert retry(world, order_id) == 202
-                world.settle()
         assert losses.total() >= 1
     for _ in range(3):
         wait(world, 60)
     assert world.status(order_id) == "NEEDS_ATTENTION"
-    assert retry(world, order_id) == 202
-    world.settle()
-    wait(world, 0)
-    assert world.status(order_id) == "CANCELLED"
-    check(world.urls, acknowledged=[order_id])
+    an_operator_ends(world, order_id)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -248,9 +248,7 @@ CASES: dict[str, dict[str, Any]] = {
     "declined": {"payment_method": "pm_card_declined"},
     "undeliverable": {"postal_code": "00000"},
 }
-BLOCKED = """
-SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
+BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def cancelled_at(world: World, order_id: str, point: str, nth: int) -> int | None:

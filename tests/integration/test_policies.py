@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -79,7 +80,7 @@ def watched(system: System) -> Iterator[dict[str, Rights]]:
     used: dict[str, Rights] = {service: defaultdict(set) for service in SERVICES}
     with ExitStack() as stack:
         urls = {
-            service: stack.enter_context(proxy(system.url("localstack"), lambda mine=mine: Requests(mine)))  # type: ignore[misc]
+            service: stack.enter_context(proxy(system.url("localstack"), partial(Requests, mine)))
             for service, mine in used.items()
         }
         stack.enter_context(overridden(system, {service: {"AWS_ENDPOINT_URL": url} for service, url in urls.items()}))
@@ -151,10 +152,14 @@ def settle_dead_letters(system: System, order_id: str) -> None:
     ).encode()
     for service in SERVICES:
         system.send(service, body.replace("OrderPaid", "Nonsense"))
+
+    def one_waits(service: str) -> bool:
+        return system.depth(f"{service}-dlq") == 1
+
     settle = {"all": True, "by": "ada", "why": "a test"}
     for action in ("redrive", "discard"):
         for service in SERVICES:
-            until(lambda service=service: system.depth(f"{service}-dlq") == 1)  # type: ignore[misc]
+            until(partial(one_waits, service))
             assert len(system.get(service, "/dlq")["items"]) == 1
             answer = system.http.post(system.url(service, f"/dlq/{action}"), json=settle)
             assert (answer.status_code, len(answer.json()["settled"])) == (200, 1), answer.text

@@ -1,16 +1,12 @@
-"""When an execution is started again, and what its history tells; the watch over real tables."""
+"""When an execution is started again; the watch over real tables."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from orchestrator import executions, watch
-from orchestrator.engine import State
 from orchestrator.guardian import NEEDS_ATTENTION, Guardian, judge
 from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched
 from orderflow import clock
@@ -73,9 +69,14 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.fixture
 def guardian(world: World) -> tuple[Guardian, Machine]:
-    service = world.services["orchestrator"]
     machine = Machine()
-    return Guardian(service.database, service.outbox, machine, service.settings), machine
+    return guarding(world, machine), machine
+
+
+def guarding(world: World, machine: Machine, **settings: Any) -> Guardian:
+    """A guardian of its own, as another process has it."""
+    service = world.services["orchestrator"]
+    return Guardian(service.database, service.outbox, machine, service.settings.model_copy(update=settings))
 
 
 def look(world: World, guardian: Guardian) -> None:
@@ -134,9 +135,7 @@ def test_a_guardian_that_dies_holds_its_orders_up_for_one_lease(
     """Or one whose broker goes away: what it had taken belongs to it no longer than any message or intent would."""
     order_id = remind(world)
     _, machine = guardian
-    service = world.services["orchestrator"]
-    settings = service.settings.model_copy(update={"lease": 3.0})
-    keeper = Guardian(service.database, service.outbox, machine, settings)
+    keeper = guarding(world, machine, lease=3.0)
 
     def gone(name: str) -> None:
         raise BrokerUnavailable("it is down")
@@ -199,8 +198,7 @@ def test_a_look_that_another_guardian_has_overtaken_says_nothing(
     """It had found that the first execution gave up; meanwhile an operator came, and the other started the second."""
     order_id = remind(world)
     keeper, machine = guardian
-    service = world.services["orchestrator"]
-    other = Guardian(service.database, service.outbox, machine, service.settings)
+    other = guarding(world, machine)
     machine.found = Execution("FAILED", NEEDS_ATTENTION)
 
     def meanwhile(name: str) -> Execution:
@@ -238,65 +236,3 @@ def test_other_messages_of_such_orders_are_parked(world: World) -> None:
     world.broker.queues["orchestrator"].put(forged.encode())
     world.deliver("orchestrator")
     assert "is for its state machine" in world.parked()[-1][1]
-
-
-START = datetime(2025, 1, 1, tzinfo=UTC)
-
-
-def history(order: Envelope, *asked: tuple[Envelope, dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Events as Step Functions tells them."""
-    queue = "https://sqs.us-east-1.amazonaws.com/1/orderflow-payment"
-    times = {"forward": [10, 10, 20, 20], "undo": 10, "undo_attempts": 20}
-    events: list[dict[str, Any]] = [
-        {"type": "ExecutionStarted", "executionStartedEventDetails": {"input": json.dumps({"times": times})}}
-    ]
-    for envelope, output in asked:
-        parameters = {"QueueUrl": queue, "MessageBody": json.loads(envelope.encode())}
-        details = {"resource": "sendMessage.waitForTaskToken", "parameters": json.dumps(parameters)}
-        events.append({"type": "TaskScheduled", "taskScheduledEventDetails": details})
-        if output:
-            events.append({"type": "TaskSucceeded", "taskSucceededEventDetails": {"output": json.dumps(output)}})
-        else:
-            events.append({"type": "TaskTimedOut", "taskTimedOutEventDetails": {"error": "States.Timeout"}})
-    for i, event in enumerate(events):
-        event["timestamp"] = START + timedelta(seconds=i)
-    return events
-
-
-def test_a_history_is_told_as_a_saga() -> None:
-    """Commands with their ids and counters, outcomes with what caused them, and what is waited for."""
-    order = placed()
-    reserve = compose(
-        c.ReserveStock(items=()), source="step-functions", order_id=order.subject, workflow=order.workflow,
-        event_bus=order.eventbus, causation_id=order.id, task_token="secret",
-    )  # fmt: skip
-    charge = reserve.model_copy(update={"id": clock.new_id(), "type": "orderflow.RefundPayment.v1", "resend": 0})
-    outcome = {
-        "type": "orderflow.StockRejected.v1", "id": clock.new_id(), "source": "orderflow/inventory",
-        "fact": "StockRejected", "reason": "sold out",
-    }  # fmt: skip
-    told = executions.tell(
-        [("lost", []), ("o-r1", history(order, (reserve, outcome), (charge, None), (charge.again(), None)))]
-    )
-    assert told is not None
-    assert [(line.type, line.service, line.note) for line in told.lines] == [
-        ("ExecutionStarted", "step-functions", "o-r1"),
-        ("ReserveStock", "step-functions", ""),
-        ("StockRejected", "inventory", "sold out"),
-        ("RefundPayment", "step-functions", ""),
-        ("RefundPayment", "step-functions", "sent again, time 1"),
-    ]
-    assert told.lines[1].message_id == reserve.id
-    assert told.lines[2].causation_id == reserve.id
-    assert told.state is State.COMPENSATING
-    assert told.reason == "sold out"
-    assert told.waiting is not None
-    assert (told.waiting.step, told.waiting.service) == ("RefundPayment", "payment")
-    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 * 21)
-    assert "secret" not in repr(told)
-    assert executions.tell([("lost", [])]) is None
-
-
-def test_names_of_executions() -> None:
-    assert watch.execution_name("o", 0) == "o"
-    assert watch.execution_name("o", 2) == "o-r2"

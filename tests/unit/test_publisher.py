@@ -22,6 +22,7 @@ from orderflow.outbox import Entry, Outbox
 from orderflow.publisher import Publisher
 from orderflow.routing import Channel
 from tests.support.load import sizes
+from tests.support.steps import in_background
 from tests.support.system import until
 
 
@@ -38,8 +39,7 @@ class Picky(MemoryBroker):
         answer = self.answers.pop(0) if self.answers else ()
         if isinstance(answer, Exception):
             raise answer
-        refused = {failure.index for failure in answer}
-        super().send(channel, target, [p for i, p in enumerate(batch) if i not in refused])
+        super().send(channel, target, [p for i, p in enumerate(batch) if i not in {f.index for f in answer}])
         return answer
 
 
@@ -144,14 +144,13 @@ def test_a_publisher_goes_on_whatever_it_meets(parts: Parts, database: Stored) -
     outbox, broker, publisher = parts
     broker.answers = [RuntimeError("nobody thought of this")]
     ids = stage(outbox, [envelope()])
-    thread = threading.Thread(target=publisher.run)
-    thread.start()
+    ended = in_background(publisher.run)
     until(lambda: broker.sent, 10)
     age(database[1])
     until(publisher.relay, 10)
     until(lambda: broker.sent == [ids, ids], 10)
     publisher.stop()
-    thread.join(10)
+    ended.result(10)
 
 
 def test_batches_are_packed_by_bytes_too(parts: Parts, database: Stored) -> None:
@@ -270,7 +269,7 @@ def test_the_relay_skips_no_row_that_commits_late(
     for outbox in outboxes:
         outbox.on_staged = lambda entries: committed.append([entry.id for entry in entries])
     stored, other_committed = threading.Event(), threading.Event()
-    waited: list[bool] = []
+    staged, waited = list[str](), list[bool]()
 
     def hold() -> None:
         if threading.current_thread().name == "lower":
@@ -278,7 +277,6 @@ def test_the_relay_skips_no_row_that_commits_late(
             waited.append(other_committed.wait(10))
 
     failpoints.arm("commit.before", hold)
-    staged: list[str] = []
     for _ in range(rounds):
         stored.clear()
         other_committed.clear()

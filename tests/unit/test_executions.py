@@ -1,0 +1,75 @@
+"""What the history of an order's executions tells, and how they are called."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator import executions, watch
+from orchestrator.engine import State
+from orderflow import clock
+from orderflow import contracts as c
+from orderflow.envelope import Envelope, compose
+from tests.unit.test_state_machine import placed
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def history(order: Envelope, *asked: tuple[Envelope, dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Events as Step Functions tells them."""
+    queue = "https://sqs.us-east-1.amazonaws.com/1/orderflow-payment"
+    times = {"forward": [10, 10, 20, 20], "undo": 10, "undo_attempts": 20}
+    events: list[dict[str, Any]] = [
+        {"type": "ExecutionStarted", "executionStartedEventDetails": {"input": json.dumps({"times": times})}}
+    ]
+    for envelope, output in asked:
+        parameters = {"QueueUrl": queue, "MessageBody": json.loads(envelope.encode())}
+        details = {"resource": "sendMessage.waitForTaskToken", "parameters": json.dumps(parameters)}
+        events.append({"type": "TaskScheduled", "taskScheduledEventDetails": details})
+        if output:
+            events.append({"type": "TaskSucceeded", "taskSucceededEventDetails": {"output": json.dumps(output)}})
+        else:
+            events.append({"type": "TaskTimedOut", "taskTimedOutEventDetails": {"error": "States.Timeout"}})
+    for i, event in enumerate(events):
+        event["timestamp"] = START + timedelta(seconds=i)
+    return events
+
+
+def test_a_history_is_told_as_a_saga() -> None:
+    """Commands with their ids and counters, outcomes with what caused them, and what is waited for."""
+    order = placed()
+    reserve = compose(
+        c.ReserveStock(items=()), source="step-functions", order_id=order.subject, workflow=order.workflow,
+        event_bus=order.eventbus, causation_id=order.id, task_token="secret",
+    )  # fmt: skip
+    charge = reserve.model_copy(update={"id": clock.new_id(), "type": "orderflow.RefundPayment.v1", "resend": 0})
+    outcome = {
+        "type": "orderflow.StockRejected.v1", "id": clock.new_id(), "source": "orderflow/inventory",
+        "fact": "StockRejected", "reason": "sold out",
+    }  # fmt: skip
+    told = executions.tell(
+        [("lost", []), ("o-r1", history(order, (reserve, outcome), (charge, None), (charge.again(), None)))]
+    )
+    assert told is not None
+    assert [(line.type, line.service, line.note) for line in told.lines] == [
+        ("ExecutionStarted", "step-functions", "o-r1"),
+        ("ReserveStock", "step-functions", ""),
+        ("StockRejected", "inventory", "sold out"),
+        ("RefundPayment", "step-functions", ""),
+        ("RefundPayment", "step-functions", "sent again, time 1"),
+    ]
+    assert told.lines[1].message_id == reserve.id
+    assert told.lines[2].causation_id == reserve.id
+    assert told.state is State.COMPENSATING
+    assert told.reason == "sold out"
+    assert told.waiting is not None
+    assert (told.waiting.step, told.waiting.service) == ("RefundPayment", "payment")
+    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 * 21)
+    assert "secret" not in repr(told)
+    assert executions.tell([("lost", [])]) is None
+
+
+def test_names_of_executions() -> None:
+    assert watch.execution_name("o", 0) == "o"
+    assert watch.execution_name("o", 2) == "o-r2"
