@@ -15,7 +15,7 @@ from cli.runtime import RuntimeProblem
 from orderflow.routing import SERVICES
 
 app = typer.Typer(
-    help="""Look after dead letters: messages that no try could handle.
+    help="""Look after dead letters: messages that no try could handle, or that the broker refused to take.
 
     \b
     orderflow dlq list                                which there are, and why
@@ -52,10 +52,11 @@ def list_letters(
     """List dead letters, oldest first: which message of which order, why, and since when.
 
     \b
-    A letter lies in one of three queues of its service:
+    A letter lies in one of four places of its service:
       inventory-dlq                what inventory could not handle
       inventory-subscription-dlq   what SNS could not deliver to it
       inventory-rule-dlq           what EventBridge could not deliver to it
+      inventory-outbox             what inventory has to say, and the broker refused to take
     """
     api = client.connect()
     found = _look(api, service, limit=limit, order_id=resolve(api, order) if order else None)

@@ -149,7 +149,8 @@ def outboxes(told: Services) -> list[Finding]:
     for name, gauges in _answering(told).items():
         if gauges.get("outbox_parked"):
             text = f"the broker refused {gauges['outbox_parked']:.0f} messages of {name} for good"
-            wrong.append(Finding("outboxes", "problem", text, "their orders: orderflow order list --stuck"))
+            do = f"why: orderflow dlq list -s {name}; once that is mended: orderflow dlq redrive"
+            wrong.append(Finding("outboxes", "problem", text, do))
         if gauges.get("outbox_lag_seconds", 0.0) > LAG:
             text = f"{name}'s oldest message has waited {gauges['outbox_lag_seconds']:.0f} s"
             wrong.append(Finding("outboxes", "problem", text, f"is its broker there? orderflow logs {name}"))

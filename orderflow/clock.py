@@ -22,9 +22,14 @@ def is_id(text: str) -> bool:
         return False
 
 
+def minted_at(minted: str) -> datetime:
+    """When a UUIDv7 was minted: its first 48 bits are milliseconds (RFC 9562, 5.7)."""
+    return datetime.fromtimestamp(int(minted.replace("-", "")[:12], 16) / 1000, UTC)
+
+
 def age(minted: str) -> float:
-    """Seconds since a UUIDv7 was minted, by this process's time: its first 48 bits are milliseconds (RFC 9562, 5.7)."""
-    return max(0.0, time.time() - int(minted.replace("-", "")[:12], 16) / 1000)
+    """Seconds since a UUIDv7 was minted, by this process's time."""
+    return max(0.0, time.time() - minted_at(minted).timestamp())
 
 
 def utc_now() -> datetime:

@@ -18,6 +18,9 @@ Connection = psycopg.Connection[TupleRow]
 _WAIT: Final = 1.5
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
 
+_BRIEFLY: Final = 0.1
+"""The same while it is known to be away: threads that all wait would leave none for requests that need no database."""
+
 _SESSION: Final = (
     "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
@@ -33,6 +36,8 @@ class Database:
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
             )
         self.name = name
+        self._away = False
+        """Whether the last who asked for a connection got none in time. The pool goes on trying by itself."""
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,
@@ -62,16 +67,26 @@ class Database:
         """
         # BEGIN and COMMIT travel with the statements; psycopg's own transaction() would wait for each of them. If the
         # block raises, the pool rolls back as it takes the connection back.
-        with _translated(), self._pool.connection() as connection, connection.pipeline():
+        with _translated(), self._connection() as connection, connection.pipeline():
             connection.execute(b"BEGIN")
             yield connection
             connection.execute(b"COMMIT")
 
     def query(self, sql: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one statement, in a transaction of its own."""
-        with _translated(), self._pool.connection() as connection:
+        with _translated(), self._connection() as connection:
             cursor = connection.execute(sql.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        try:
+            with self._pool.connection(timeout=_BRIEFLY if self._away else _WAIT) as connection:
+                self._away = False
+                yield connection
+        except PoolTimeout:
+            self._away = True
+            raise
 
     def alive(self) -> bool:
         """Whether the database answers."""

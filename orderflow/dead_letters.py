@@ -26,6 +26,7 @@ from orderflow.contracts import DeadLetterSettled, name_of
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import Rejected, Transient
 from orderflow.logs import mask_text
+from orderflow.refused import RefusedMessages
 from orderflow.service import Service
 
 log = structlog.get_logger(__name__)
@@ -84,11 +85,15 @@ _Handle = Callable[[Sequence[Letter], DeadLetterQueue], Collection[str]]
 
 
 class DeadLetters:
-    """The dead letters of one service. Every method raises BrokerUnavailable."""
+    """The dead letters of one service: of all ways to it, and what the broker refused to take from it.
+
+    Every method raises BrokerUnavailable and DatabaseUnavailable."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._queues = service.broker.dead_letters(service.name)
+        self._queues: Sequence[DeadLetterQueue] = (
+            *service.broker.dead_letters(service.name), RefusedMessages(service.database, service.name),
+        )  # fmt: skip
 
     def depths(self) -> dict[str, int]:
         """About how many letters each queue holds."""
@@ -107,7 +112,7 @@ class DeadLetters:
         return found[:limit], complete and len(found) <= limit
 
     def settle(self, action: Action, wanted: Wanted, by: str, why: str) -> list[Letter]:
-        """Redrives or discards what is wanted: a batch at a time, recorded first. Raises DatabaseUnavailable, too."""
+        """Redrives or discards what is wanted: a batch at a time, recorded first."""
         settled: list[Letter] = []
 
         def act(letters: Sequence[Letter], queue: DeadLetterQueue) -> Collection[str]:

@@ -47,7 +47,7 @@ WHERE entry IN (
 RETURNING entry, channel, target, body
 """
 _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
-_PARK: Final = b"UPDATE outbox SET parked = %s WHERE entry = %s::uuid"
+_PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
 @dataclass(frozen=True, slots=True)

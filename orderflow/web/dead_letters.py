@@ -109,7 +109,7 @@ class SettledAnswer(BaseModel):
 
 
 def blueprint(service: Service) -> Blueprint:
-    """The dead letters of `service`: of its queue, its subscription and its rule."""
+    """The dead letters of `service`: of its queue, its subscription and its rule, and in its outbox."""
     api = Blueprint("dlq", __name__)
     letters = DeadLetters(service)
 

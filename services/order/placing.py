@@ -26,6 +26,9 @@ from services.order.schemas import OrderRequest
 
 log = structlog.get_logger(__name__)
 
+HEADROOM: Final = 4096
+"""Bytes that later messages of an order may have more than its first: a task token, a reason, ids of what was done."""
+
 _PRICES_LIVE: Final = 5.0
 """Seconds until changed products are seen."""
 
@@ -150,8 +153,8 @@ def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
         message_id=order.placed_id,
         traceparent=order.traceparent,
     )
-    if len(envelope.encode()) > MAX_BYTES - 4096:
-        raise Problem(413, "Order too large", f"as a message it is over {MAX_BYTES - 4096} bytes; split the order")
+    if len(envelope.encode()) > MAX_BYTES - HEADROOM:
+        raise Problem(413, "Order too large", f"as a message it is over {MAX_BYTES - HEADROOM} bytes; split the order")
     return envelope
 
 

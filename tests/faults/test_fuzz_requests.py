@@ -5,30 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
 
 import psutil
 import pytest
 
 from orderflow.routing import SERVICES
 from orderflow.web.reading import MAX_BODY
+from tests.support.bodies import valid_body
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
 from tests.support.load import sizes
 from tests.support.raw_http import exchange
-from tests.support.system import KINDS, System, order_body
+from tests.support.system import KINDS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
-
-VALID: Final[dict[str, Any]] = {
-    "OrderRequest": order_body(workflow="choreography", event_bus="sns"),
-    "CancelRequest": {"reason": "changed my mind"},
-    "RetryRequest": {"by": "ada", "why": "the carrier is back"},
-    "RestockRequest": {"quantity": 3},
-    "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
-    "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
-}
-"""What a body is damaged from, by the model that the route reads; `{}` for others."""
-
 
 @pytest.mark.xdist_group("faults-system")
 @pytest.mark.parametrize("count", sizes(150, 10_000))
@@ -51,8 +40,7 @@ def test_no_request_breaks_a_service(
         for method, operation in methods.items():
             if "requestBody" in operation:
                 routes += 1
-                schema = operation["requestBody"]["content"]["application/json"]["schema"]
-                valid = VALID.get(schema["$ref"].rpartition("/")[2], {})
+                valid = valid_body(operation)
                 # No such SKU: what happens to be right must not change the stock.
                 target = path.replace("{order_id}", order_id).replace("{sku}", "NOPE-1")
                 requests = (fuzzer.request(method.upper(), target, valid) for _ in range(count))

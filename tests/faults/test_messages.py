@@ -17,6 +17,7 @@ from orderflow.envelope import MAX_BYTES, compose, decode
 from orderflow.errors import Problem, Undecodable
 from orderflow.routing import TABLE
 from orderflow.saga import STEPS, Step
+from services.order.placing import HEADROOM
 from services.order.schemas import MAX_LINES
 from tests.support.load import each_kind
 from tests.support.oracle import check
@@ -241,7 +242,14 @@ def test_the_largest_order_goes_through(world: World, kind: Kind, measured: Call
 
 @pytest.mark.row(16)
 def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 16: where limits of fields would not keep it under the cap, POST does."""
-    monkeypatch.setattr("services.order.placing.MAX_BYTES", 4096 + 300)
+    """Row 16: where limits of fields would not keep it under the cap, POST does, to the byte."""
+    order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
+    [(placed,)] = world.execute("order", "SELECT body FROM outbox WHERE order_id = %s", [order_id])
+    size = len(placed)
+    monkeypatch.setattr("services.order.placing.MAX_BYTES", size + HEADROOM)
+    orders = [order_id, world.place(workflow=Workflow.CHOREOGRAPHY)]
+    monkeypatch.setattr("services.order.placing.MAX_BYTES", size + HEADROOM - 1)
     with pytest.raises(Problem, match="413"):
         world.place(workflow=Workflow.CHOREOGRAPHY)
+    world.recover()
+    check(world.urls, acknowledged=orders)

@@ -12,7 +12,7 @@ from orderflow import contracts as c
 from orderflow.bus import BATCH, BatchRefused, Parcel, aws
 from orderflow.bus.broker import AwsBroker
 from orderflow.contracts import EventBus, Message, Workflow
-from orderflow.envelope import compose
+from orderflow.envelope import MAX_BYTES, compose
 from orderflow.errors import BrokerUnavailable
 from orderflow.routing import SERVICES, TABLE, Channel
 from orderflow.settings import Settings
@@ -170,6 +170,42 @@ def test_a_batch_that_is_too_large_is_refused_whole(bus: Memory | Emulated, chan
     sent = [parcel(size=120_000) for _ in range(BATCH)]  # over 1 MiB, the larger of the two limits
     with pytest.raises(BatchRefused):
         bus.broker.send(channel, target, sent)
+
+
+TOO_LONG = 4096
+"""Bytes of a message that a queue of a limit of half as many refuses."""
+
+
+@pytest.mark.parametrize(("channel", "target"), [(Channel.QUEUE, "shipping"), (Channel.BUS, "eventbridge")])
+@pytest.mark.row(13)
+def test_one_entry_is_refused_and_the_others_go(bus: Memory | Emulated, channel: Channel, target: str) -> None:
+    """The broker takes nine of ten, and says which one it will never take, and why (FAULTS row 13). SNS on LocalStack
+    takes all or none."""
+    if not isinstance(bus, Emulated) or not bus.limits:
+        pytest.skip("this broker takes whatever it is sent (docs/emulators.md)")
+    empty(bus)
+    sent = [parcel(c.OrderPlaced) for _ in range(BATCH)]
+    sent[3] = parcel(size=TOO_LONG) if channel is Channel.QUEUE else Parcel(sent[3].envelope, "no JSON")
+    with bus.shortest_queue("shipping", TOO_LONG // 2):
+        [failure] = bus.broker.send(channel, target, sent)
+    assert (failure.index, failure.final) == (3, True)
+    assert failure.reason
+    receiver = target if channel is Channel.QUEUE else "inventory"
+    assert sorted(d.body for d in receive_all(bus, receiver, 9)) == sorted(p.body for p in sent if p is not sent[3])
+
+
+@pytest.mark.parametrize(
+    ("channel", "target"), [(Channel.QUEUE, "inventory"), *((Channel.BUS, event_bus.value) for event_bus in BUSES)]
+)
+@pytest.mark.row(16)
+def test_the_largest_message_arrives_whole(bus: Memory | Emulated, channel: Channel, target: str) -> None:
+    """An envelope of exactly the cap passes every way that messages go, with what a call adds (FAULTS row 16)."""
+    empty(bus)
+    largest = parcel(c.OrderPlaced, size=MAX_BYTES)
+    assert len(largest.body) == MAX_BYTES
+    assert not bus.broker.send(channel, target, [largest])
+    [delivery] = receive_all(bus, "inventory", 1)
+    assert bus.decode(delivery) == largest.envelope
 
 
 def test_a_broker_that_is_away_is_said_to_be() -> None:

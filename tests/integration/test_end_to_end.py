@@ -5,6 +5,7 @@ All orders are placed at once, by the first test that asks for one, and each tes
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import COORDINATOR
+from services.order.schemas import MAX_LINES
 from tests.support.system import KINDS, System, kind_id, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
@@ -211,6 +213,18 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
     assert not system.timeline(order_id).get("incomplete")
 
 
+@pytest.mark.row(16)
+def test_the_largest_order_is_delivered_in_every_workflow(system: System) -> None:
+    """Every field at its longest, in characters that take most bytes, over the real broker (FAULTS row 16)."""
+    wide = "\N{PILE OF POO}"
+    address = {"name": wide * 200, "line1": wide * 200, "city": wide * 100, "postal_code": wide * 20, "country": "DE"}
+    largest = {"items": [{"sku": "LAMP-1", "quantity": 1}] * MAX_LINES, "shipping_address": address}
+    orders = [system.place(kind, customer_id=wide * 100, **largest) for kind in KINDS]
+    assert system.until_terminal(*orders) == ["CONFIRMED"] * len(KINDS)
+    for order_id in orders:
+        assert system.ledger(order_id) == ["charge", "shipment"]
+
+
 @pytest.mark.row(17)
 def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: Callable[..., None]) -> None:
     """All get the same 202; all but one are marked as replays. Another body under it is refused (FAULTS row 17)."""
@@ -218,9 +232,11 @@ def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: 
     before = system.sql("order", "SELECT count(*) FROM orders")[0][0]
 
     def place(_: int) -> httpx.Response:
+        together.wait(60)
         return system.post(order_body(customer_id=f"c-{key}"), Idempotency_Key=key)
 
-    with ThreadPoolExecutor(25) as pool:
+    together = threading.Barrier(100)
+    with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(place, range(100)))
     assert {a.status_code for a in answers} == {202}
     assert len({a.json()["id"] for a in answers}) == 1
@@ -234,7 +250,7 @@ def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: 
     assert other.status_code == 422
     assert other.json()["errors"][0]["pointer"] == "/Idempotency-Key"
     assert system.until_terminal(answers[0].json()["id"]) == ["CONFIRMED"]
-    again = place(0)
+    again = system.post(order_body(customer_id=f"c-{key}"), Idempotency_Key=key)
     assert again.json()["status"] == "PLACED", "as it was answered the first time"
     assert again.headers["idempotent-replayed"] == "true"
 

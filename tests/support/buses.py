@@ -80,6 +80,17 @@ class Emulated:
                 self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
         return found
 
+    @contextmanager
+    def shortest_queue(self, service: str, limit: int) -> Iterator[None]:
+        """A service's queue takes messages of so many bytes at most."""
+        url = self._sqs.get_queue_url(QueueName=f"{NAME}-{service}")["QueueUrl"]
+        before = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])["Attributes"]
+        self._sqs.set_queue_attributes(QueueUrl=url, Attributes={"MaximumMessageSize": str(limit)})
+        try:
+            yield
+        finally:
+            self._sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
+
     def break_stack(self) -> None:
         """Takes the marker away, and makes the broker look again."""
         self._sqs.delete_queue(QueueUrl=self._sqs.get_queue_url(QueueName=f"{NAME}-ready")["QueueUrl"])

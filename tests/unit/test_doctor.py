@@ -56,7 +56,7 @@ def test_nothing_is_wrong_with_a_healthy_system() -> None:
         (one("order", database_up=0), "databases", "problem", "order's does not answer", "logs postgres"),
         (one("order", database_schema_current=0), "databases", "problem", "another schema", "make up"),
         (one("payment", queue_drained_seconds=90), "queues", "warning", "empty for 90 s: 7", "logs payment"),
-        (one("payment", outbox_parked=2), "outboxes", "problem", "refused 2 messages of payment", "--stuck"),
+        (one("payment", outbox_parked=2), "outboxes", "problem", "refused 2 messages of payment", "dlq list"),
         (one("payment", outbox_lag_seconds=40), "outboxes", "problem", "has waited 40 s", "logs payment"),
         (one("order", orders_stuck=2), "orders", "problem", "2 need an operator", "order retry"),
         (one("order", orders_overdue=1), "orders", "problem", "1 are past every deadline", "order timeline"),

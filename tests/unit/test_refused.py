@@ -1,0 +1,138 @@
+"""Messages that the broker refuses for good: what becomes of their orders, and what operators do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+from orderflow.bus import DeadLetter, Parcel, SendFailure
+from orderflow.contracts import EventBus, Workflow
+from orderflow.refused import RefusedMessages
+from orderflow.routing import COORDINATOR, MACHINE, Channel
+from tests.support.load import each_kind
+from tests.support.oracle import check
+from tests.support.world import World
+
+WHO: Final = {"by": "ada", "why": "the queue takes it now"}
+
+Kind = tuple[Workflow, EventBus]
+
+
+@contextmanager
+def refusing(world: World, wanted: Callable[[Parcel], bool]) -> Iterator[list[str]]:
+    """The broker refuses these for good, each time; their names."""
+    refused: list[str] = []
+    send = world.broker.send
+
+    def picky(channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
+        bad = [i for i, parcel in enumerate(batch) if wanted(parcel)]
+        refused.extend(batch[i].envelope.name for i in bad)
+        rest = [(i, parcel) for i, parcel in enumerate(batch) if i not in bad]
+        failed = send(channel, target, [parcel for _, parcel in rest]) if rest else ()
+        return [
+            *(SendFailure(i, "InvalidParameterValue: too long", final=True) for i in bad),
+            *(SendFailure(rest[f.index][0], f.reason, f.final) for f in failed),
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.broker, "send", picky)
+        yield refused
+
+
+def settle(world: World, action: str, **body: Any) -> Any:
+    answer = world.http("payment").post(f"/dlq/{action}", json=WHO | body)
+    assert answer.status_code == 200, answer.text
+    return answer.json
+
+
+def in_outbox(world: World) -> Any:
+    found = world.http("payment").get("/dlq").json
+    [place] = [queue for queue in found["queues"] if queue["name"] == "payment-outbox"]
+    assert place["messages"] == len(found["items"])
+    return found["items"]
+
+
+@pytest.mark.parametrize("kind", each_kind())
+def test_an_order_ends_without_the_answer_that_was_refused(world: World, kind: Kind) -> None:
+    """Payment's answer is never taken, however often it is asked: the order is undone at its deadline, with its money.
+    Operators find what was refused, and sent again later it changes nothing."""
+    with refusing(world, lambda parcel: parcel.envelope.name == "PaymentCharged") as refused:
+        order_id = world.place(workflow=kind[0], event_bus=kind[1])
+        world.recover()
+    assert len(refused) > 1, "asked again"
+    assert world.status(order_id) == "CANCELLED"
+    letters = in_outbox(world)
+    assert {(one["type"], one["order_id"], one["queue"]) for one in letters} == {
+        ("PaymentCharged", order_id, "payment-outbox")
+    }
+    assert "too long" in letters[0]["reason"]
+    assert settle(world, "redrive", all=True)["left"] == 0
+    world.relay()
+    world.settle()
+    assert in_outbox(world) == []
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
+    for queue in world.broker.queues.values():
+        queue.parked.clear()
+
+
+@pytest.mark.parametrize("kind", each_kind())
+def test_an_undo_whose_answers_are_refused_needs_an_operator(world: World, kind: Kind) -> None:
+    """The money is back, and nobody hears of it: NEEDS_ATTENTION. What was refused, sent again, is the answer; but a
+    state machine has ended meanwhile, there an operator's retry asks once more."""
+    with refusing(world, lambda parcel: parcel.envelope.name == "PaymentRefunded") as refused:
+        order_id = world.place(workflow=kind[0], event_bus=kind[1], postal_code="00000")
+        for _ in range(60):
+            world.settle()
+            world.pass_time(12)
+            if world.status(order_id) == "NEEDS_ATTENTION":
+                break
+    assert world.status(order_id) == "NEEDS_ATTENTION"
+    assert len(refused) == len(in_outbox(world)) > 1
+    settled = settle(world, "redrive", order_id=order_id)["settled"]
+    assert len(settled) == len(refused)
+    world.relay()
+    world.settle()
+    if COORDINATOR[kind[0]] == MACHINE:
+        assert world.status(order_id) == "NEEDS_ATTENTION"
+        assert world.http("order").post(f"/orders/{order_id}/retry", json=WHO).status_code == 202
+        world.recover()
+    assert world.status(order_id) == "CANCELLED"
+    check(world.urls, acknowledged=[order_id])
+    assert [e["note"] for e in timeline(world, order_id) if e["type"] == "DeadLetterRedriven"] == [
+        "ada: the queue takes it now (PaymentRefunded)"
+    ] * len(refused)
+
+
+def timeline(world: World, order_id: str) -> Any:
+    return world.http("order").get(f"/orders/{order_id}/timeline").json["entries"]
+
+
+def test_what_is_in_one_operators_hand_is_in_no_others(world: World) -> None:
+    """As with a queue: held for a while, given back, thrown away; and what waits to be sent is nobody's letter."""
+    with refusing(world, lambda parcel: parcel.envelope.name == "StockReserved"):
+        orders = [world.place(workflow=Workflow.ORCHESTRATION) for _ in range(3)]
+        world.settle()
+    place = RefusedMessages(world.services["inventory"].database, "inventory")
+    first = place.take(2)
+    [other] = place.take(10)
+    assert place.take(10) == []
+    assert place.depth() == 3
+    assert {letter.queue for letter in first} == {"inventory-outbox"}
+    place.give_back(first)
+    assert place.take(10) == first
+    place.discard([other])
+    assert place.depth() == 2
+    assert place.redrive([*first, other]) == first
+    assert place.depth() == 0
+    stale: Sequence[DeadLetter] = first
+    place.discard(stale)  # it is on its way already
+    place.give_back(stale)
+    world.relay()
+    world.settle()
+    world.recover()
+    assert {world.status(order_id) for order_id in orders} == {"CONFIRMED"}
+    check(world.urls, acknowledged=orders)
