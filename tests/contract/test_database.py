@@ -1,4 +1,4 @@
-"""A database that is away: who asks for a connection waits a moment, those after it hardly, until there is one again."""
+"""A database that is away: who asks for a connection waits a moment, the next ones hardly, until there is one again."""
 
 from __future__ import annotations
 
