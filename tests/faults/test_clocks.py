@@ -201,13 +201,15 @@ def lateness(system: System) -> list[float]:
 
 @pytest.mark.extra
 def test_deadlines_keep(system: System, clocks: Clocks, measured: Callable[..., None]) -> None:
-    """With clocks that are a day off, orders are undone when they are with right ones: never early, and at the median
-    within a second."""
+    """With clocks that are a day off, orders are undone when they are with right ones: none early, none more than a
+    second later than the latest there."""
     apply(system, TIMES)
     right = lateness(system)
     apply(system, TIMES, {service: clocks.of(service, -WRONG[service]) for service in ("order", "orchestrator")})
     assert round(fast(system, "order"), -2) == -MINUTES
     wrong = lateness(system)
-    measured(off_s=median(wrong) - median(right), earliest_s=min(wrong), latest_s=max(wrong))
+    measured(
+        off_s=median(wrong) - median(right), earliest_s=min(wrong), latest_s=max(wrong), latest_else_s=max(right)
+    )  # fmt: skip
     assert min(wrong) >= 0
-    assert abs(median(wrong) - median(right)) <= 1
+    assert max(wrong) <= max(right) + 1

@@ -19,6 +19,7 @@ from tests.support.system import KINDS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
 
+
 @pytest.mark.xdist_group("faults-system")
 @pytest.mark.parametrize("count", sizes(150, 10_000))
 @pytest.mark.parametrize("service", SERVICES)
