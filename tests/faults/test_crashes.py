@@ -6,12 +6,14 @@ In one process (see `tests.support.world`): the same code and databases, and a c
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
+from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, kind_id
 from tests.support.world import BUILD, Crash, World, world_on
@@ -63,10 +65,12 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 @pytest.mark.parametrize("point", failpoints.POINTS)
+@pytest.mark.parametrize("least", sizes(1, 50))
 def test_a_crash_at_a_boundary_costs_nothing(
-    world: World, point: str, kind: tuple[Workflow, EventBus], measured: Callable[..., None]
+    world: World, point: str, kind: tuple[Workflow, EventBus], least: int, measured: Callable[..., None]
 ) -> None:
-    """At its first, second … time, for an order of each outcome. It must have happened."""
+    """At its first, second … time, for an order of each outcome; then, until it happened often enough, at any time of
+    several orders."""
     crashes = 0
     for case, (changes, expected) in CASES.items():
         for nth in TIMES[kind[1]] if case == "success" else (1, 3):
@@ -77,6 +81,13 @@ def test_a_crash_at_a_boundary_costs_nothing(
             assert world.status(order_id) == expected, (case, point, nth)
             if not crashed:
                 break
+    chance = random.Random(f"{point} {kind}")
+    while 0 < crashes < least:
+        cases = chance.choices(list(CASES.values()), k=3)
+        orders = [world.place(**changes, workflow=kind[0], event_bus=kind[1]) for changes, _ in cases]
+        crashes += run_with_crash(world, point, chance.randint(1, 3))
+        world.recover()
+        assert [world.status(order_id) for order_id in orders] == [expected for _, expected in cases], crashes
     measured(crashes=crashes)
     check(world.urls)
     assert world.parked() == []

@@ -96,16 +96,21 @@ class World:
         self.services[name] = service
 
     def close(self) -> None:
-        for service in self.services.values():
-            service.database.close()
+        for name in self.services:
+            self._end(name)
         for connection in self._outside.values():
             connection.close()
 
     def restart(self, name: str) -> None:
         """kill -9, and a new process; what it had in hand becomes visible again."""
-        self.services[name].database.close()
+        self._end(name)
         self.broker.queues[name].redeliver()
         self.start(name)
+
+    def _end(self, name: str) -> None:
+        """The end of a process: its connections, and those to its provider."""
+        self.services[name]._close()
+        self.services[name].database.close()
 
     def place(self, **changes: Any) -> str:
         """Places an order as the API does; its id."""
