@@ -40,7 +40,7 @@ _INPUT: Final = "$$.Execution.Input"
 _ANSWER: Final = {f"{field}.$": f"$.{field}" for field in ("id", "fact", "reason", "traceparent")}
 _SAME: Final = {f"{field}.$": f"$.now.{field}" for field in ("id", "fact", "reason", "traceparent")}
 _FIRST: Final = {"resend": 0, "left.$": f"{_INPUT}.times.resends", "wait.$": f"{_INPUT}.times.forward[0]"}
-_FIRST_UNDO: Final = {"resend": 0, "left.$": f"{_INPUT}.times.undo_attempts", "wait.$": f"{_INPUT}.times.undo"}
+_FIRST_UNDO: Final = {"resend": 0, "left.$": f"{_INPUT}.times.undo_attempts", "wait.$": f"{_INPUT}.times.undo[0]"}
 
 _DATA: Final[dict[type[Message], State]] = {
     c.ReserveStock: {"items.$": f"{_INPUT}.order.items"},
@@ -125,11 +125,11 @@ def _task(message: type[Message], service: str, following: str, result: State) -
     }
 
 
-def _again(name: str, wait: str) -> State:
+def _again(name: str, times: str) -> State:
     attempt = {
         "resend.$": "States.MathAdd($.now.resend, 1)",
         "left.$": "States.MathAdd($.now.left, -1)",
-        "wait.$": wait,
+        "wait.$": f"States.ArrayGetItem({_INPUT}.times.{times}, States.MathAdd($.now.resend, 1))",
     }
     return {"Type": "Pass", "Parameters": _SAME | attempt, "ResultPath": "$.now", "Next": name}
 
@@ -154,9 +154,7 @@ def _forward(command: type[Message], service: str, following: str) -> State:
     name = name_of(command)
     states = _task(command, service, f"{name} answered", {"ResultSelector": {"now": _ANSWER | _FIRST}})
     states[f"{name} late?"] = _late(name, f"{name} deadline")
-    states[f"{name} again"] = _again(
-        name, f"States.ArrayGetItem({_INPUT}.times.forward, States.MathAdd($.now.resend, 1))"
-    )
+    states[f"{name} again"] = _again(name, "forward")
     # The order may be confirmed, or another execution of it be under way: ask the arbiter before anything is undone.
     states[f"{name} deadline"] = _owe([DEADLINE], _ASK, {"reason": f"no answer to {name} in time"})
     choices = [_fact(name_of(c.OrderConfirmed), "Confirmed"), _fact(name_of(c.ConfirmationRejected), _UNDO_ALL)]
@@ -195,7 +193,7 @@ def _undo(message: type[Message], service: str, following: str) -> State:
     return {
         **_task(message, service, following, result),
         f"{name} late?": _late(name, f"{name} given up"),
-        f"{name} again": _again(name, f"{_INPUT}.times.undo"),
+        f"{name} again": _again(name, "undo"),
         f"{name} given up": {"Type": "Pass", "Parameters": gave_up, "ResultPath": "$.undo", "Next": NEEDS_ATTENTION},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -154,9 +154,19 @@ class Settings(BaseSettings):
         return self.orderflow_env == "local" if allowed is None else allowed
 
     @property
+    def undo_timeouts(self) -> Sequence[float]:
+        """Seconds that a state machine waits for each attempt of an undo: once, twice, then four times
+        UNDO_RESEND_EVERY.
+
+        There an answer counts only while its task waits, unlike one to an owner: where all is slow, attempts at a
+        steady pace would cost each other their answers, to the last one.
+        """
+        return [self.undo_resend_every * min(2**attempt, 4) for attempt in range(self.undo_attempts + 1)]
+
+    @property
     def overdue_after(self) -> float:
         """Seconds after its last progress by which every owner has ended an order, or given it to an operator."""
-        return self.undo_after + self.undo_resend_every * self.undo_attempts
+        return self.undo_after + sum(self.undo_timeouts)
 
     @property
     def traces_wanted(self) -> bool:

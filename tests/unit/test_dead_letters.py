@@ -127,7 +127,7 @@ def test_a_redriven_undo_ends_an_order_that_needs_attention(world: World, workfl
             world.expire_leases()
             for queue in world.broker.queues.values():
                 queue.redeliver()
-            world.pass_time(12)
+            world.pass_time(25)
             if world.status(order_id) == "NEEDS_ATTENTION":
                 break
     finally:

@@ -19,7 +19,7 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 def history(order: Envelope, *asked: tuple[Envelope, dict[str, Any] | None]) -> list[dict[str, Any]]:
     """Events as Step Functions tells them."""
     queue = "https://sqs.us-east-1.amazonaws.com/1/orderflow-payment"
-    times = {"forward": [10, 10, 20, 20], "undo": 10, "undo_attempts": 20}
+    times = {"forward": [10, 10, 20, 20], "undo": [10, 20, 40], "undo_attempts": 2}
     events: list[dict[str, Any]] = [
         {"type": "ExecutionStarted", "executionStartedEventDetails": {"input": json.dumps({"times": times})}}
     ]
@@ -65,7 +65,7 @@ def test_a_history_is_told_as_a_saga() -> None:
     assert told.reason == "sold out"
     assert told.waiting is not None
     assert (told.waiting.step, told.waiting.service) == ("RefundPayment", "payment")
-    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 * 21)
+    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 + 20 + 40)
     assert "secret" not in repr(told)
     assert executions.tell([("lost", [])]) is None
 

@@ -87,7 +87,7 @@ def test_an_undo_whose_answers_are_refused_needs_an_operator(world: World, kind:
         order_id = world.place(workflow=kind[0], event_bus=kind[1], postal_code="00000")
         for _ in range(60):
             world.settle()
-            world.pass_time(12)
+            world.pass_time(25)
             if world.status(order_id) == "NEEDS_ATTENTION":
                 break
     assert world.status(order_id) == "NEEDS_ATTENTION"

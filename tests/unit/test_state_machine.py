@@ -181,7 +181,7 @@ def test_an_undo_that_fails_calls_an_operator(undo: type[Message]) -> None:
     choose = except_for((c.ConfirmOrder, c.ConfirmationRejected()), (undo, None))
     made = walk(choose)
     late = [w for e, w in zip(made.sent, made.waits, strict=False) if model(e) is undo]
-    assert late == [SETTINGS.undo_resend_every] * (SETTINGS.undo_attempts + 1)
+    assert late == [10, 20, *[40] * (SETTINGS.undo_attempts - 1)]
     assert made.sent[-1].name == "OrderNeedsAttention"
     assert name_of(undo) in made.sent[-1].data["reason"]
     assert STATES[made.states[-1]]["Error"] == NEEDS_ATTENTION
