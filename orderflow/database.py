@@ -18,7 +18,7 @@ Connection = psycopg.Connection[TupleRow]
 _WAIT: Final = 1.5
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
 
-_BRIEFLY: Final = 0.1
+_BRIEFLY: Final = 0.01
 """The same while it is known to be away: threads that all wait would leave none for requests that need no database."""
 
 _SESSION: Final = (
@@ -36,8 +36,10 @@ class Database:
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
             )
         self.name = name
+        self._held: set[int] = set()
+        """Connections that somebody has."""
         self._away = False
-        """Whether the last who asked for a connection got none in time. The pool goes on trying by itself."""
+        """Whether the last who asked got none in time while nobody had any. The pool goes on trying by itself."""
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,
@@ -83,9 +85,13 @@ class Database:
         try:
             with self._pool.connection(timeout=_BRIEFLY if self._away else _WAIT) as connection:
                 self._away = False
-                yield connection
+                self._held.add(id(connection))
+                try:
+                    yield connection
+                finally:
+                    self._held.discard(id(connection))
         except PoolTimeout:
-            self._away = True
+            self._away = not self._held
             raise
 
     def alive(self) -> bool:
