@@ -70,6 +70,34 @@ def test_from_a_failing_handler_to_a_confirmed_order(system: System, monkeypatch
     system.no_dead_letters()
 
 
+def test_what_the_broker_refused_is_sent_once_it_takes_it(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue takes short messages only: the command that is too long for it is a dead letter of its sender, and
+    nobody else waits. Mended, a redrive sends it, and the order goes on."""
+    system.clean()
+    sqs, queue = system.aws("sqs"), system.url("localstack", "/000000000000/orderflow-inventory")
+    [before] = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["MaximumMessageSize"])["Attributes"].values()
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"MaximumMessageSize": "1024"})
+    try:
+        lines = [{"sku": "BOOK-1", "quantity": 1}] * 40
+        order_id = system.place((Workflow.ORCHESTRATION, EventBus.SNS), items=lines)
+        short = system.place((Workflow.ORCHESTRATION, EventBus.SNS))
+        parked = "SELECT parked FROM outbox WHERE parked IS NOT NULL"
+        until(lambda: system.sql("orchestrator", parked))
+        assert system.until_terminal(short) == ["CONFIRMED"]
+        listed = orderflow(system, monkeypatch, "dlq", "list", "--service", "orchestrator")
+        assert "orchestrator-outbox: 1" in listed
+        assert f"order {order_id}" in listed
+        assert "InvalidParameterValue" in listed
+    finally:
+        sqs.set_queue_attributes(QueueUrl=queue, Attributes={"MaximumMessageSize": before})
+    orderflow(system, monkeypatch, "dlq", "redrive", "--order", order_id, "--why", "it takes it now", "--by", "ada")
+    assert system.until_terminal(order_id) == ["CONFIRMED"]
+    told = system.timeline(order_id)["entries"]
+    assert "DeadLetterRedriven" in {entry["type"] for entry in told}
+    assert not system.sql("orchestrator", parked)
+    system.check(acknowledged=[order_id, short])
+
+
 def test_what_is_thrown_away_is_logged_with_who_and_why(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the depth of the queue is among the metrics."""
     system.clean()
