@@ -40,7 +40,7 @@ _INPUT: Final = "$$.Execution.Input"
 _ANSWER: Final = {f"{field}.$": f"$.{field}" for field in ("id", "fact", "reason", "traceparent")}
 _SAME: Final = {f"{field}.$": f"$.now.{field}" for field in ("id", "fact", "reason", "traceparent")}
 _FIRST: Final = {"resend": 0, "left.$": f"{_INPUT}.times.resends", "wait.$": f"{_INPUT}.times.forward[0]"}
-_FIRST_UNDO: Final = {"resend": 0, "left.$": f"{_INPUT}.times.undo_attempts", "wait.$": f"{_INPUT}.times.undo[0]"}
+_FIRST_UNDO: Final = {"resend": 0, "left.$": f"{_INPUT}.times.undo_attempts", "wait.$": f"{_INPUT}.times.undo_waits[0]"}
 
 _DATA: Final[dict[type[Message], State]] = {
     c.ReserveStock: {"items.$": f"{_INPUT}.order.items"},
@@ -193,7 +193,7 @@ def _undo(message: type[Message], service: str, following: str) -> State:
     return {
         **_task(message, service, following, result),
         f"{name} late?": _late(name, f"{name} given up"),
-        f"{name} again": _again(name, "undo"),
+        f"{name} again": _again(name, "undo_waits"),
         f"{name} given up": {"Type": "Pass", "Parameters": gave_up, "ResultPath": "$.undo", "Next": NEEDS_ATTENTION},
     }
 

@@ -146,5 +146,5 @@ def _receiver(details: Mapping[str, Any]) -> str:
 
 def _deadline(asked: Envelope, since: datetime, times: Mapping[str, Any]) -> datetime | None:
     undoes = asked.name.startswith(("Cancel", "Refund", "Release"))
-    seconds = sum(times.get("undo" if undoes else "forward", ()))
+    seconds = sum(times.get("undo_waits" if undoes else "forward", ()))
     return since + timedelta(seconds=seconds) if seconds else None

@@ -23,13 +23,18 @@ def is_id(text: str) -> bool:
 
 
 def minted_at(minted: str) -> datetime:
-    """When a UUIDv7 was minted: its first 48 bits are milliseconds (RFC 9562, 5.7)."""
-    return datetime.fromtimestamp(int(minted.replace("-", "")[:12], 16) / 1000, UTC)
+    """When a UUIDv7 of ours was minted."""
+    return datetime.fromtimestamp(_seconds(minted), UTC)
 
 
 def age(minted: str) -> float:
-    """Seconds since a UUIDv7 was minted, by this process's time."""
-    return max(0.0, time.time() - minted_at(minted).timestamp())
+    """Seconds since a UUIDv7 was minted, by this process's time; 0 for one of the future."""
+    return max(0.0, time.time() - _seconds(minted))
+
+
+def _seconds(minted: str) -> float:
+    # RFC 9562, 5.7: the first 48 bits are milliseconds. Somebody else's id may be of a year that datetime doesn't know.
+    return int(minted.replace("-", "")[:12], 16) / 1000
 
 
 def utc_now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,12 +19,14 @@ Connection = psycopg.Connection[TupleRow]
 _WAIT: Final = 1.5
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
 
-_BRIEFLY: Final = 0.01
-"""The same while it is known to be away: threads that all wait would leave none for requests that need no database."""
-
 _SESSION: Final = (
     "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
+
+_NETWORK: Final = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2,
+                   "keepalives_count": 3}  # fmt: skip
+"""A host that is gone without a word (a failover, a partition) is noticed after some 10 s; by default after a quarter
+of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
 
 
 class Database:
@@ -39,7 +42,10 @@ class Database:
         self._held: set[int] = set()
         """Connections that somebody has."""
         self._away = False
-        """Whether the last who asked got none in time while nobody had any. The pool goes on trying by itself."""
+        """Whether the last who asked got none in time while nobody had any."""
+        self._probe = threading.Lock()
+        """While it is away, one at a time waits for it: threads that all wait would leave none for requests that need
+        no database, and the pool keeps whoever gave up until it has connected again."""
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,
@@ -47,7 +53,7 @@ class Database:
             timeout=_WAIT,
             max_idle=120,
             reconnect_timeout=5,
-            kwargs={"options": _SESSION, "connect_timeout": 2, "application_name": name, "autocommit": True},
+            kwargs={"options": _SESSION, "application_name": name, "autocommit": True, **_NETWORK},
             configure=_prepare,
             name=name,
             open=False,
@@ -82,9 +88,15 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
+        probing = self._away
+        if probing and not self._probe.acquire(blocking=False):
+            raise PoolTimeout("the database is away, and another is waiting for it")
         try:
-            with self._pool.connection(timeout=_BRIEFLY if self._away else _WAIT) as connection:
+            with self._pool.connection() as connection:
                 self._away = False
+                if probing:
+                    self._probe.release()
+                    probing = False
                 self._held.add(id(connection))
                 try:
                     yield connection
@@ -93,6 +105,9 @@ class Database:
         except PoolTimeout:
             self._away = not self._held
             raise
+        finally:
+            if probing:
+                self._probe.release()
 
     def alive(self) -> bool:
         """Whether the database answers."""

@@ -92,8 +92,9 @@ class DeadLetters:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._queues: Sequence[DeadLetterQueue] = (
-            *service.broker.dead_letters(service.name), RefusedMessages(service.database, service.name),
-        )  # fmt: skip
+            RefusedMessages(service.database, service.name),  # first: without its database a request ends at once
+            *service.broker.dead_letters(service.name),
+        )
 
     def depths(self) -> dict[str, int]:
         """About how many letters each queue holds."""

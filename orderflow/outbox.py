@@ -47,6 +47,10 @@ WHERE entry IN (
 RETURNING entry, channel, target, body
 """
 _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
+_REFUSED: Final = b"""
+SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
+WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry DESC
+"""
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
@@ -146,6 +150,10 @@ class Outbox:
     def park(self, unit: Unit, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""
         unit.connection.execute(_PARK, [reason[:1000], entry.id])
+
+    def refused(self, unit: Unit, order_ids: Sequence[str]) -> dict[str, str]:
+        """Of these orders, those of which something is parked, and why."""
+        return dict(unit.connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
 def _address(envelope: Envelope, lease_ends: float) -> Entry | None:

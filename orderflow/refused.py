@@ -1,6 +1,6 @@
 """Messages that the broker refused for good: they stay in the outbox, and operators find them among the dead letters.
 
-Their orders need no one for that: an owner that hears nothing sends again, and undoes in the end (see docs/adr/0023).
+What becomes of their orders is in docs/adr/0023.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ RETURNING entry::text, body, parked
 """
 _GIVE_BACK: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL"
 _SEND: Final = """
-UPDATE outbox SET parked = NULL, leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL
-RETURNING entry::text
+UPDATE outbox SET entry = again.entry, parked = NULL, leased_until = now()
+FROM unnest(%s::uuid[], %s::uuid[]) AS again(parked, entry)
+WHERE outbox.entry = again.parked AND outbox.parked IS NOT NULL
+RETURNING again.parked::text
 """
+"""A new entry: its age tells how long it has waited to be sent, and who once had it in hand can't park it again."""
 _DELETE: Final = "DELETE FROM outbox WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL"
 
 
 class RefusedMessages(DeadLetterQueue):
-    """See `DeadLetterQueue`. Redriven ones are sent by the next relay, where they would have gone.
+    """See `DeadLetterQueue`; every method raises DatabaseUnavailable, in place of BrokerUnavailable.
 
-    Every method raises DatabaseUnavailable, in place of BrokerUnavailable."""
+    The relay sends redriven ones, to where they would have gone."""
 
     def __init__(self, database: Database, service: str) -> None:
         self.name = f"{service}-outbox"
@@ -50,16 +53,16 @@ class RefusedMessages(DeadLetterQueue):
         ]
 
     def give_back(self, letters: Sequence[DeadLetter]) -> None:
-        self._change(_GIVE_BACK, letters)
+        self._database.query(_GIVE_BACK, [_entries(letters)])
 
     def redrive(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
-        sent = self._change(_SEND, letters)
+        new = [clock.new_id() for _ in letters]
+        sent = {entry for (entry,) in self._database.query(_SEND, [_entries(letters), new])}
         return [letter for letter in letters if letter.receipt in sent]
 
     def discard(self, letters: Sequence[DeadLetter]) -> None:
-        self._change(_DELETE, letters)
+        self._database.query(_DELETE, [_entries(letters)])
 
-    def _change(self, sql: str, letters: Sequence[DeadLetter]) -> set[str]:
-        if not letters:
-            return set()
-        return {entry for (entry,) in self._database.query(sql, [[letter.receipt for letter in letters]])}
+
+def _entries(letters: Sequence[DeadLetter]) -> list[str]:
+    return [letter.receipt for letter in letters]

@@ -165,7 +165,12 @@ class Settings(BaseSettings):
 
     @property
     def overdue_after(self) -> float:
-        """Seconds after its last progress by which every owner has ended an order, or given it to an operator."""
+        """Seconds after its last progress by which its owner has ended an order, or given it to an operator."""
+        return self.undo_after + self.undo_resend_every * self.undo_attempts
+
+    @property
+    def overdue_by_machine_after(self) -> float:
+        """The same for a state machine, if one undo takes all its attempts."""
         return self.undo_after + sum(self.undo_timeouts)
 
     @property

@@ -78,8 +78,9 @@ HOLD: Final = 60
 class DeadLetter:
     """A message that nobody handled. `id` is the broker's; `body` as its queue should have got it.
 
-    `reason` is what parked it, or why it could not be delivered; `at` when it was put there (where SQS itself moved it:
-    when it was first sent); `receives` how often it had been received before, where that is known."""
+    `reason` is what parked it, or why it could not be delivered; `at` when it was put there (where SQS itself moved it,
+    or the broker refused it: when it was first to be sent); `receives` how often it had been received before, where
+    that is known."""
 
     queue: str
     id: str
@@ -107,8 +108,8 @@ class DeadLetterQueue(Protocol):
         """Lets others see them again."""
 
     def redrive(self, letters: Sequence[DeadLetter]) -> Sequence[DeadLetter]:
-        """Sends letters to the service's queue, then deletes them here; those that were sent. At least once: if it
-        fails in between they stay here, too, and the service knows by then what it has done."""
+        """Sends letters to where they should have gone and takes them from here; those that were sent. At least once:
+        if it fails in between they stay here, too, and the service knows by then what it has done."""
 
     def discard(self, letters: Sequence[DeadLetter]) -> None:
         """Deletes letters."""

@@ -199,7 +199,7 @@ def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
         "times": {
             "forward": forward,
             "resends": len(forward) - 1,
-            "undo": [_whole(seconds) for seconds in settings.undo_timeouts],
+            "undo_waits": [_whole(seconds) for seconds in settings.undo_timeouts],
             "undo_attempts": settings.undo_attempts,
         },
     }

@@ -131,7 +131,7 @@ def blueprint(service: Service) -> Blueprint:
 
     @api.post("/dlq/redrive")
     @operation(
-        f"Sends dead letters back to their queue, up to {dead_letters.MOST} at once",
+        f"Sends dead letters to where they should have gone, up to {dead_letters.MOST} at once",
         body=Settle,
         answers={200: SettledAnswer},
         access="operator",

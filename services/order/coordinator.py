@@ -3,7 +3,8 @@ A state machine answers nothing but its steps: for it the orchestrator does, who
 
 What got no answer is sent again 10, 20 and 40 s after the last progress and undone at 60 s (settings); an undo every
 10 s, and after 20 of them the order needs an operator. All by the database's clock. An owner that was away when a
-deadline passed asks once more before it undoes: nobody could have answered it.
+deadline passed asks once more before it undoes: nobody could have answered it. Where the broker refuses for good what
+another coordinator must hear, the order needs an operator at once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _PATIENCE: Final = 60.0
 
 _TRUST: Final = 600.0
 """Seconds without progress after which a coordinator that had answered is reminded all the same: it, or this service,
-may have been restored from a backup. Its own times are all over by then."""
+may have been restored from a backup. But for a state machine's slowest undo its own times are over by then."""
 
 FAR: Final = 10 * 365 * 86400.0
 """Seconds until an order that waits for an operator is looked at."""
@@ -108,10 +109,12 @@ class OrderSweeper:
                 return False
             placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
+            elsewhere = [o.id for o in orders if not is_ours(o)]
+            refused = self._outbox.refused(unit, elsewhere) if elsewhere else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
             for order in orders:
-                envelope, note = self._look_after(order, snapshots)
+                envelope, note = self._look_after(order, snapshots, refused.get(order.id, ""))
                 if envelope:
                     sent = self._to_be_heard(order, envelope, snapshots)
                     unit.stage(sent)
@@ -132,7 +135,9 @@ class OrderSweeper:
             return [envelope]
         return [_compose(order, OrderPlaced(order=snapshots[order.id]), order.placed_id, order.sends), envelope]
 
-    def _look_after(self, order: Order, snapshots: dict[str, OrderSnapshot]) -> tuple[Envelope | None, str]:
+    def _look_after(
+        self, order: Order, snapshots: dict[str, OrderSnapshot], refused: str
+    ) -> tuple[Envelope | None, str]:
         settings = self._settings
         if order.attention:
             order.next_in = FAR  # an operator must look first
@@ -140,6 +145,10 @@ class OrderSweeper:
         if not is_ours(order) and order.answered and order.waited < _TRUST:
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
+        if refused:  # its coordinator can't hear of it, so nobody else would end it
+            order.attention, order.next_in = True, FAR
+            order.reason = order.reason or f"its coordinator can't be told: {refused}"
+            return None, order.reason
         if order.cancelling and not runs_by_machine(order):
             return self._undo_again(order)
         if is_ours(order) and order.waited >= settings.undo_after and not self._slept(order):

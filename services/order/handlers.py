@@ -141,7 +141,7 @@ def confirm(order: Order) -> Message:
     if order.cancelling or order.cancelled:
         return ConfirmationRejected(reason="the order is being cancelled")
     order.facts.add(name_of(OrderConfirmed))
-    order.attention = False
+    order.attention, order.reason = False, ""
     return OrderConfirmed()
 
 

@@ -31,7 +31,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=OrderSweeper(outbox, settings, budget),
         consumer_threads=2,
-        gauges=lambda: gauges(database, settings.overdue_after),
+        gauges=lambda: gauges(database, settings),
         prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
     )
 

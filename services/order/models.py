@@ -21,6 +21,7 @@ from orderflow.contracts import (
 from orderflow.database import Connection, Database
 from orderflow.measures import Gauge
 from orderflow.saga import owed
+from orderflow.settings import Settings
 from orderflow.trail import Trail
 from services.order.domain import Product, Progress, Status, status
 
@@ -159,8 +160,14 @@ WHERE o.id = s.id
 """
 
 
-STUCK: Final = "(attention OR progress_at < now() - make_interval(secs => %(overdue)s))"
-"""Of open orders: an operator must look at them, whoever coordinates them."""
+STUCK: Final = """(attention OR progress_at < now() - make_interval(
+    secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END))"""
+"""Of open orders: an operator must look at them, whoever coordinates them. Takes `patience`."""
+
+
+def patience(settings: Settings) -> dict[str, float]:
+    """Seconds since its last progress after which no order may be without an end: what `STUCK` asks for."""
+    return {"overdue": settings.overdue_after, "overdue_by_machine": settings.overdue_by_machine_after}
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Order]]:
@@ -222,13 +229,13 @@ def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, Ord
     return {row[0]: OrderSnapshot.model_validate(json.loads(row[1])) for row in rows}
 
 
-def gauges(database: Database, overdue: float) -> Sequence[Gauge]:
-    """How the orders are doing that are not at their end. `overdue`: seconds after which none may be without an end."""
+def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
+    """How the orders are doing that are not at their end."""
     [(open_orders, attention, stuck, oldest)] = database.query(
         f"""SELECT count(*), count(*) FILTER (WHERE attention), count(*) FILTER (WHERE {STUCK}),
                   coalesce(extract(epoch FROM now() - min(progress_at)), 0)::float
            FROM orders WHERE open""",  # noqa: S608
-        {"overdue": overdue},
+        patience(settings),
     )
     return (
         Gauge("orders_open", "Orders that are neither confirmed nor cancelled", open_orders),

@@ -64,7 +64,7 @@ class Reading:
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = self._database.query(
             f"SELECT {_COLUMNS} FROM orders {where} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608
-            wanted | {"cursor": asked.cursor, "limit": asked.limit + 1, "overdue": self._settings.overdue_after},
+            wanted | models.patience(self._settings) | {"cursor": asked.cursor, "limit": asked.limit + 1},
         )
         items = [_answer(row) for row in rows[: asked.limit]]
         return OrderPage(items=items, next_cursor=items[-1].id if len(rows) > asked.limit else None)

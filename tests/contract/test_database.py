@@ -1,9 +1,8 @@
-"""A database that is away: who asks for a connection waits a moment, the next ones hardly, until there is one again."""
+"""A database that is away: one at a time waits for a connection, the others are told at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -28,40 +27,37 @@ def database(url: str) -> Iterator[Database]:
     made.close()
 
 
-@pytest.fixture
-def waits(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long each who asked for a connection would have waited, in seconds."""
-    found: list[float] = []
-    get = database._pool.connection
-
-    def connection(timeout: float) -> Any:
-        found.append(timeout)
-        return get(timeout)
-
-    monkeypatch.setattr(database._pool, "connection", connection)
-    return found
-
-
-def test_who_finds_it_away_spares_the_others_the_wait(url: str, database: Database, waits: list[float]) -> None:
+def test_who_finds_it_away_spares_the_others_the_wait(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One at a time waits for it; the others are told at once, and leave nothing behind in the pool."""
     server, _, name = url.rpartition("/")
     with psycopg.connect(f"{server}/postgres", autocommit=True) as administrator:
         assert database.alive()
         administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         administrator.execute(CUT, [name])
-        until(lambda: not database.alive() and waits[-1] < waits[0])
-        with pytest.raises(DatabaseUnavailable), database.transaction():
-            pass
-        assert waits[-1] < waits[0]
+        until(lambda: not database.alive() and database._away)
+        asked = []
+        monkeypatch.setattr(database._pool, "connection", lambda: asked.append("one more waits"))
+        with database._probe:
+            for _ in range(100):
+                assert not database.alive()
+            with pytest.raises(DatabaseUnavailable, match="another is waiting"), database.transaction():
+                pass
+        assert asked == []
+        monkeypatch.undo()
+        assert not database.alive()
         administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         until(database.alive, 30)
-        assert database.alive()
-        assert waits[-1] == waits[0], "as patient as before"
+        with database.transaction():
+            assert not database._away
+            assert not database._probe.locked()
 
 
-def test_one_whose_connections_are_all_in_use_is_not_away(database: Database, waits: list[float]) -> None:
+def test_one_whose_connections_are_all_in_use_is_not_away(database: Database) -> None:
     """They come back: it is worth waiting for them."""
     with database.transaction():
-        for _ in range(2):
-            with pytest.raises(DatabaseUnavailable):
-                database.query("SELECT 1")
-    assert waits == [waits[0]] * 3
+        with pytest.raises(DatabaseUnavailable):
+            database.query("SELECT 1")
+        assert not database._away
+    assert database.alive()

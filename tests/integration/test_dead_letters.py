@@ -4,6 +4,7 @@ the plain AWS way."""
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -85,15 +86,14 @@ def test_what_the_broker_refused_is_sent_once_it_takes_it(system: System, monkey
         until(lambda: system.sql("orchestrator", parked))
         assert system.until_terminal(short) == ["CONFIRMED"]
         listed = orderflow(system, monkeypatch, "dlq", "list", "--service", "orchestrator")
-        assert "orchestrator-outbox: 1" in listed
+        assert re.search("orchestrator-outbox: [1-9]", listed)
         assert f"order {order_id}" in listed
         assert "InvalidParameterValue" in listed
     finally:
         sqs.set_queue_attributes(QueueUrl=queue, Attributes={"MaximumMessageSize": before})
     orderflow(system, monkeypatch, "dlq", "redrive", "--order", order_id, "--why", "it takes it now", "--by", "ada")
     assert system.until_terminal(order_id) == ["CONFIRMED"]
-    told = system.timeline(order_id)["entries"]
-    assert "DeadLetterRedriven" in {entry["type"] for entry in told}
+    until(lambda: "DeadLetterRedriven" in {entry["type"] for entry in system.timeline(order_id)["entries"]})
     assert not system.sql("orchestrator", parked)
     system.check(acknowledged=[order_id, short])
 

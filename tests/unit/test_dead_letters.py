@@ -42,7 +42,7 @@ def test_every_service_has_it(world: World, service: str) -> None:
     """Empty, it says which queues there are; to redrive all of nothing is no error."""
     assert shown(world, service) == {
         "items": [], "complete": True,
-        "queues": [{"name": f"{service}-{place}", "messages": 0} for place in ("dlq", "outbox")],
+        "queues": [{"name": f"{service}-{place}", "messages": 0} for place in ("outbox", "dlq")],
     }  # fmt: skip
     assert settle(world, service, "redrive", all=True) == {"settled": [], "missing": [], "left": 0}
 
@@ -62,7 +62,7 @@ def test_what_is_shown_names_order_handler_and_reason_and_nobodys_data(world: Wo
     assert letter["workflow"] == "choreography"
     assert letter["receives"] == 1
     assert "failed 5 times" in letter["reason"]
-    assert found["queues"][0] == {"name": "inventory-dlq", "messages": 1}
+    assert {"name": "inventory-dlq", "messages": 1} in found["queues"]
     for secret in ("pm_card", "Ada", "Main St", "Berlin", "10115", "Failing row"):
         assert secret not in json.dumps(found), secret
     settle(world, "inventory", "redrive", all=True)

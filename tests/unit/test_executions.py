@@ -19,7 +19,7 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 def history(order: Envelope, *asked: tuple[Envelope, dict[str, Any] | None]) -> list[dict[str, Any]]:
     """Events as Step Functions tells them."""
     queue = "https://sqs.us-east-1.amazonaws.com/1/orderflow-payment"
-    times = {"forward": [10, 10, 20, 20], "undo": [10, 20, 40], "undo_attempts": 2}
+    times = {"forward": [10, 10, 20, 20], "undo_waits": [10, 20, 40], "undo_attempts": 2}
     events: list[dict[str, Any]] = [
         {"type": "ExecutionStarted", "executionStartedEventDetails": {"input": json.dumps({"times": times})}}
     ]

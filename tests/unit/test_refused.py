@@ -42,15 +42,15 @@ def refusing(world: World, wanted: Callable[[Parcel], bool]) -> Iterator[list[st
         yield refused
 
 
-def settle(world: World, action: str, **body: Any) -> Any:
-    answer = world.http("payment").post(f"/dlq/{action}", json=WHO | body)
+def settle(world: World, action: str, service: str = "payment", **body: Any) -> Any:
+    answer = world.http(service).post(f"/dlq/{action}", json=WHO | body)
     assert answer.status_code == 200, answer.text
     return answer.json
 
 
-def in_outbox(world: World) -> Any:
-    found = world.http("payment").get("/dlq").json
-    [place] = [queue for queue in found["queues"] if queue["name"] == "payment-outbox"]
+def in_outbox(world: World, service: str = "payment") -> Any:
+    found = world.http(service).get("/dlq").json
+    [place] = [queue for queue in found["queues"] if queue["name"] == f"{service}-outbox"]
     assert place["messages"] == len(found["items"])
     return found["items"]
 
@@ -77,6 +77,41 @@ def test_an_order_ends_without_the_answer_that_was_refused(world: World, kind: K
     check(world.urls, acknowledged=[order_id])
     for queue in world.broker.queues.values():
         queue.parked.clear()
+
+
+@pytest.mark.parametrize("way", ["redrive", "retry"])
+@pytest.mark.parametrize("kind", each_kind())
+def test_an_order_that_its_coordinator_can_not_be_told_of(world: World, kind: Kind, way: str) -> None:
+    """Choreography undoes it at its deadline. Elsewhere nobody else knows it: NEEDS_ATTENTION, until an operator lets
+    what was refused go, or throws it away and has it asked once more."""
+    with refusing(world, lambda parcel: parcel.envelope.name == "OrderPlaced") as refused:
+        order_id = world.place(workflow=kind[0], event_bus=kind[1])
+        for _ in range(6):
+            world.settle()
+            world.pass_time(12)
+    assert refused
+    if COORDINATOR[kind[0]] == "order":
+        world.recover()
+        assert world.status(order_id) == "CANCELLED"
+        settle(world, "discard", "order", all=True)
+        world.settle()
+        return
+    assert world.status(order_id) == "NEEDS_ATTENTION"
+    shown = world.http("order").get(f"/orders/{order_id}").json
+    assert "too long" in shown["reason"]
+    assert len(in_outbox(world, "order")) == len(refused) <= 2, "no more of them while it waits for an operator"
+    if way == "redrive":
+        settle(world, "redrive", "order", order_id=order_id)
+        world.relay()
+        world.settle()
+    else:
+        settle(world, "discard", "order", order_id=order_id)
+        assert world.http("order").post(f"/orders/{order_id}/retry", json=WHO).status_code == 202
+        world.recover()
+    assert world.status(order_id) == "CONFIRMED"
+    assert world.http("order").get(f"/orders/{order_id}").json["reason"] is None
+    check(world.urls, acknowledged=[order_id])
+    assert in_outbox(world, "order") == []
 
 
 @pytest.mark.parametrize("kind", each_kind())
@@ -128,6 +163,8 @@ def test_what_is_in_one_operators_hand_is_in_no_others(world: World) -> None:
     assert place.depth() == 2
     assert place.redrive([*first, other]) == first
     assert place.depth() == 0
+    waiting = world.execute("inventory", "SELECT entry::text FROM outbox")
+    assert {entry for (entry,) in waiting}.isdisjoint(letter.id for letter in first), "as if staged now"
     stale: Sequence[DeadLetter] = first
     place.discard(stale)  # it is on its way already
     place.give_back(stale)
