@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,6 +19,9 @@ Connection = psycopg.Connection[TupleRow]
 
 _WAIT: Final = 1.5
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
+
+_PAUSE: Final = 1.0
+"""Seconds until somebody waits for it again."""
 
 _SESSION: Final = (
     "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
@@ -46,6 +50,7 @@ class Database:
         self._probe = threading.Lock()
         """While it is away, one at a time waits for it: threads that all wait would leave none for requests that need
         no database, and the pool keeps whoever gave up until it has connected again."""
+        self._probe_again = 0.0
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,
@@ -89,8 +94,8 @@ class Database:
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
         probing = self._away
-        if probing and not self._probe.acquire(blocking=False):
-            raise PoolTimeout("the database is away, and another is waiting for it")
+        if probing and (time.monotonic() < self._probe_again or not self._probe.acquire(blocking=False)):
+            raise PoolTimeout("the database is away, as another found or is finding out")
         try:
             with self._pool.connection() as connection:
                 self._away = False
@@ -104,6 +109,7 @@ class Database:
                     self._held.discard(id(connection))
         except PoolTimeout:
             self._away = not self._held
+            self._probe_again = time.monotonic() + _PAUSE
             raise
         finally:
             if probing:
