@@ -127,6 +127,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
             if not order.attention:
                 raise Problem(409, "Nothing to retry", f"the order is {order.status.value}, not NEEDS_ATTENTION")
             order.attention, order.sends, order.next_in = False, 0, 0.0
+            order.reason = order.reason if order.cancelling else ""  # that was why it needed attention
             note = f"{asked.by}: {asked.why}"
             message_id = None
             if not coordinator.is_ours(order):

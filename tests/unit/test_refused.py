@@ -106,7 +106,8 @@ def test_an_order_that_its_coordinator_can_not_be_told_of(world: World, kind: Ki
         world.settle()
     else:
         settle(world, "discard", "order", order_id=order_id)
-        assert world.http("order").post(f"/orders/{order_id}/retry", json=WHO).status_code == 202
+        answer = world.http("order").post(f"/orders/{order_id}/retry", json=WHO)
+        assert (answer.status_code, answer.json["status"], answer.json["reason"]) == (202, "PLACED", None)
         world.recover()
     assert world.status(order_id) == "CONFIRMED"
     assert world.http("order").get(f"/orders/{order_id}").json["reason"] is None
