@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Annotated
@@ -11,7 +10,8 @@ import typer
 from rich.console import Console
 
 from cli import lifecycle_view as view
-from cli import order_logs
+from cli import order_logs, views
+from cli.choices import JsonFlag
 from cli.foreground import stay
 from cli.runtime import Runtime, RuntimeProblem, runtime
 
@@ -19,8 +19,6 @@ console = Console(highlight=False)
 
 NOT_READY = 3
 """Exit code of `status` where not every part is ready, as systemctl's."""
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +39,7 @@ def up(
         changed = system.up(report)
     took = time.monotonic() - began
     if as_json:
-        _print_json({"ready": True, "seconds": round(took, 1), "changed": changed, "parts": _parts(system)})
+        views.print_json({"ready": True, "seconds": round(took, 1), "changed": changed, "parts": _parts(system)})
     else:
         view.after_up(console, system.plan, took, changed, was_running)
     if foreground:
@@ -65,8 +63,10 @@ def status(as_json: JsonFlag = False) -> None:
     parts = system.status()
     plan = system.running_plan()
     if as_json:
-        _print_json({"running": system.running, "workflow": plan.workflow, "event_bus": plan.event_bus,
-                     "parts": [part.as_dict() for part in parts]})  # fmt: skip
+        views.print_json({
+            "running": system.running, "workflow": plan.workflow, "event_bus": plan.event_bus,
+            "parts": [part.as_dict() for part in parts],
+        })  # fmt: skip
     else:
         view.status(console, plan, parts)
     if any(part.state != "ready" for part in parts):
@@ -118,7 +118,3 @@ def reset(yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] =
 
 def _parts(system: Runtime) -> list[dict[str, object]]:
     return [part.as_dict() for part in system.status()]
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

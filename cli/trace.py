@@ -17,8 +17,11 @@ from cli.client import Api, Json
 from cli.journey import Journey, look, resolve
 from cli.views_lanes import REFUSALS
 
-_EXPORT_SECONDS: Final = 8.0
-"""Spans leave a process in batches, every 5 s by OpenTelemetry's default: a young order's trace is still coming in."""
+_COMING_IN: Final = 8.0
+"""Seconds after an order's last update during which its spans may still be coming in."""
+_CALM: Final = 2.5
+"""Seconds without a new span after which an ended order's trace is whole: a bit longer than the 2 s between a process's
+exports (OTEL_BSP_SCHEDULE_DELAY)."""
 _SERVICE_COLOURS: Final = {
     "order": "cyan", "orchestrator": "blue", "inventory": "yellow", "payment": "green", "shipping": "magenta",
 }  # fmt: skip
@@ -74,15 +77,21 @@ def show(
     console.print(waterfall(roots, console))
 
 
-def fetch(api: Api, journey: Journey, patience: float = _EXPORT_SECONDS) -> Json | None:
-    """The trace from Jaeger. For an order of the last seconds it waits until no more spans come in."""
+def fetch(api: Api, journey: Journey, patience: float = _COMING_IN) -> Json | None:
+    """The trace from Jaeger. For an order of the last seconds it waits until no more spans come in, `patience` seconds
+    after the order's last update at most."""
     trace_id = str(journey.order["trace_id"])
     young = (datetime.now(UTC) - datetime.fromisoformat(journey.order["updated_at"])).total_seconds()
     ends = time.monotonic() + patience - young
-    found = api.trace(trace_id)
-    while api.jaeger and time.monotonic() < ends:
+    found, grew = api.trace(trace_id), time.monotonic()
+    while api.jaeger and (now := time.monotonic()) < ends:
+        # An order under way may be quiet for long and go on. Before the first spans, nothing can be told from calm.
+        if journey.done and found and now - grew >= _CALM:
+            break
         time.sleep(0.5)
-        found = api.trace(trace_id)
+        more = api.trace(trace_id)
+        if more and (not found or len(more["spans"]) != len(found["spans"])):
+            found, grew = more, time.monotonic()
     return found
 
 

@@ -2,7 +2,7 @@
 
 **Execution input**, made by `orderflow.bus.step_functions`: `now` (below), `order` (id, event bus, items, total,
 payment_method, address) and `times`, so that one set of settings governs every workflow: `forward` are the timeouts of
-a step's attempts, `resends` how often it is sent again, `undo` and `undo_attempts` the same for an undo.
+a step's attempts, `resends` how often it is sent again, `undo_waits` and `undo_attempts` the same for an undo.
 
 **State data** is small whatever the order's size, because each state's is kept in the history; the order itself is read
 from the context object, `$$.Execution.Input`:

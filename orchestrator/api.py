@@ -14,7 +14,7 @@ from orchestrator.engine import State, decide
 from orchestrator.executions import Histories
 from orchestrator.store import LOG
 from orderflow.clock import rfc3339
-from orderflow.contracts import MESSAGES, Workflow
+from orderflow.contracts import Workflow
 from orderflow.database import Database
 from orderflow.errors import Problem
 from orderflow.settings import Settings
@@ -139,7 +139,7 @@ def _answer(settings: Settings, row: Any) -> SagaAnswer:
         )
         service = decide(Workflow(workflow), facts).service
         deadline = progress_at + timedelta(seconds=patience)
-        waiting = [Waiting(step=MESSAGES[open_type].__name__, service=service, since=progress_at, deadline=deadline)]
+        waiting = [Waiting(step=open_type, service=service, since=progress_at, deadline=deadline)]
     return SagaAnswer(
         order_id=order_id,
         state=state,

@@ -97,11 +97,16 @@ def last_word(workflow: Workflow, snapshot: OrderSnapshot, facts: Collection[str
 
 def message_for(send: type[Message], snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
     """The open message, with what its receiver needs of the order and no more."""
-    content: dict[type[Message], Message] = {
-        c.ReserveStock: c.ReserveStock(items=snapshot.items),
-        c.ChargePayment: c.ChargePayment(amount=snapshot.total, payment_method=snapshot.payment_method),
-        c.ScheduleShipment: c.ScheduleShipment(items=snapshot.items, address=snapshot.address),
-        c.OrderPaid: c.OrderPaid(order=snapshot),
-        c.CancelOrder: c.CancelOrder(reason=reason, facts=tuple(sorted(facts))),
-    }
-    return content[send] if send in content else send()
+    match send:
+        case c.ReserveStock:
+            return c.ReserveStock(items=snapshot.items)
+        case c.ChargePayment:
+            return c.ChargePayment(amount=snapshot.total, payment_method=snapshot.payment_method)
+        case c.ScheduleShipment:
+            return c.ScheduleShipment(items=snapshot.items, address=snapshot.address)
+        case c.OrderPaid:
+            return c.OrderPaid(order=snapshot)
+        case c.CancelOrder:
+            return c.CancelOrder(reason=reason, facts=tuple(sorted(facts)))
+        case _:
+            return send()

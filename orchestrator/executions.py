@@ -15,15 +15,17 @@ from orchestrator import watch
 from orchestrator.engine import State
 from orchestrator.guardian import NEEDS_ATTENTION
 from orchestrator.watch import execution_name
-from orderflow.contracts import OrderCancelled, OrderConfirmed, name_of
+from orderflow.contracts import CancelOrder, OrderCancelled, OrderConfirmed, name_of
 from orderflow.database import Database
 from orderflow.envelope import Envelope
 from orderflow.errors import Undecodable
 from orderflow.routing import MACHINE
-from orderflow.saga import owed
+from orderflow.saga import DEADLINE, STEPS, owed
 from orderflow.trail import Line
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
+_UNDOES: Final = frozenset(name_of(step.undo) for step in STEPS) | {name_of(CancelOrder)}
+"""What a machine asks for by an undo's times."""
 
 
 class Histories(Protocol):
@@ -119,10 +121,10 @@ def _read(events: list[dict[str, Any]], told: Story) -> None:
 def _owed_by(data: Mapping[str, Any], state: str, at: datetime, told: Story) -> None:
     """A deadline is no answer; it is seen by the state that it leads to."""
     if state.endswith(" deadline"):
-        told.facts.add("DeadlineExceeded")
+        told.facts.add(DEADLINE)
         reason = f"no answer to {state.removesuffix(' deadline')} in time"
         told.reason = told.reason or reason
-        told.lines.append(Line(at, MACHINE, "note", "DeadlineExceeded", note=reason))
+        told.lines.append(Line(at, MACHINE, "note", DEADLINE, note=reason))
 
 
 def _asked(details: Mapping[str, Any]) -> Envelope | None:
@@ -145,6 +147,5 @@ def _receiver(details: Mapping[str, Any]) -> str:
 
 
 def _deadline(asked: Envelope, since: datetime, times: Mapping[str, Any]) -> datetime | None:
-    undoes = asked.name.startswith(("Cancel", "Refund", "Release"))
-    seconds = sum(times.get("undo_waits" if undoes else "forward", ()))
+    seconds = sum(times.get("undo_waits" if asked.name in _UNDOES else "forward", ()))
     return since + timedelta(seconds=seconds) if seconds else None

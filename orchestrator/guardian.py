@@ -18,6 +18,7 @@ from orderflow.bus.step_functions import Execution
 from orderflow.contracts import OrderNeedsAttention
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
+from orderflow.errors import Transient
 from orderflow.outbox import Outbox
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -80,8 +81,13 @@ class Guardian:
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
         due = watch.claim(self._database, self._settings.lease, _LIMIT)
         for watched in due:
-            verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
-            self._act(watched, verdict)
+            try:
+                verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
+                self._act(watched, verdict)
+            except Transient:
+                raise
+            except Exception:
+                log.exception("an execution can't be looked after; the others are", order_id=watched.order_id)
         return len(due) == _LIMIT
 
     def _act(self, watched: Watched, verdict: Verdict) -> None:

@@ -6,6 +6,7 @@ this owner was away only makes it ask once more: nobody could have answered it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -44,8 +45,15 @@ class SagaSweeper:
             sagas = store.due(unit.connection, drained_ago, _LIMIT)
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
-            for saga in sagas:
-                envelope, note = self._look_after(saga)
+            for i, saga in enumerate(sagas):
+                before = replace(saga, facts=set(saga.facts))
+                try:
+                    envelope, note = self._look_after(saga)
+                except Exception:
+                    # A step that newer code has begun, say. It must not keep the others from being looked after.
+                    log.exception("a saga can't be looked after; the others are", order_id=saga.order_id)
+                    sagas[i] = replace(before, next_in=self._settings.undo_resend_every)
+                    continue
                 if envelope:
                     unit.stage([envelope])
                     entries.append(

@@ -151,6 +151,4 @@ def gauges(database: Database) -> Sequence[Gauge]:
 
 def prune(database: Database, keep: float) -> None:
     """Forgets what ended more than so many seconds ago."""
-    database.query(
-        "DELETE FROM executions WHERE state = 'ended' AND updated_at < now() - make_interval(secs => %s)", [keep]
-    )
+    database.forget("executions", "state = 'ended' AND updated_at < now() - make_interval(secs => %s)", [keep])

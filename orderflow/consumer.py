@@ -18,7 +18,7 @@ import structlog
 
 from orderflow import telemetry
 from orderflow.acknowledger import Acknowledger
-from orderflow.bus import BATCH, Delivery, Queue
+from orderflow.bus import BATCH, BatchRefused, Delivery, Queue
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import BrokerUnavailable, Undecodable
 from orderflow.processor import Done, Later, Park, Processor, Verdict
@@ -181,7 +181,7 @@ class Consumer:
                         **_about(delivery),
                     )
                     self._queue.extend([delivery], _delay(delivery.receive_count))
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, BatchRefused) as error:
             # They come again when their visibility runs out, and are known then.
             log.warning("could not give back or park", error=str(error), messages=len(others))
         finally:

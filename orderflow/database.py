@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -17,18 +17,31 @@ from orderflow.errors import ConfigurationError, DatabaseUnavailable
 
 Connection = psycopg.Connection[TupleRow]
 
-_WAIT: Final = 1.5
+_WAIT: Final = 1.0
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
 
 _PAUSE: Final = 1.0
 """Seconds until somebody waits for it again."""
 
+_CHUNK: Final = 5_000
+_CHUNKS: Final = 100
+"""Rows that one statement forgets, and statements one after the other."""
+
 _SESSION: Final = (
     "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
 
-_NETWORK: Final = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2,
-                   "keepalives_count": 3}  # fmt: skip
+_AWAY: Final = (
+    psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout,
+    # psycopg counts these two among internal errors: the server has become a standby, or ended a transaction that it
+    # waited too long for.
+    psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.IdleInTransactionSessionTimeout,
+)  # fmt: skip
+
+_NETWORK: Final = {
+    "target_session_attrs": "read-write", "connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 5,
+    "keepalives_interval": 2, "keepalives_count": 3,
+}  # fmt: skip
 """A host that is gone without a word (a failover, a partition) is noticed after some 10 s; by default after a quarter
 of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
 
@@ -105,6 +118,9 @@ class Database:
                 self._held.add(id(connection))
                 try:
                     yield connection
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    connection.close()  # or the pool would keep what leads to a standby
+                    raise
                 finally:
                     self._held.discard(id(connection))
         except PoolTimeout:
@@ -114,6 +130,23 @@ class Database:
         finally:
             if probing:
                 self._probe.release()
+
+    def forget(self, table: str, condition: str, parameters: Sequence[Any]) -> int:
+        """Deletes what matches, some thousand rows a transaction; how many. What is too much for once stays for later.
+
+        Names and condition are the caller's own. In one statement, a day's rows could take longer than a statement may,
+        be rolled back, and be even more the next time."""
+        rows = f"SELECT ctid FROM {table} WHERE {condition} LIMIT {_CHUNK}"  # noqa: S608
+        statement = f"""
+            WITH gone AS (DELETE FROM {table} WHERE ctid = ANY(ARRAY({rows})) RETURNING 1) SELECT count(*) FROM gone
+        """  # noqa: S608
+        total = 0
+        for _ in range(_CHUNKS):
+            [(count,)] = self.query(statement, parameters)
+            total += count
+            if count < _CHUNK:
+                break
+        return total
 
     def alive(self) -> bool:
         """Whether the database answers."""
@@ -132,5 +165,5 @@ def _prepare(connection: Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+    except _AWAY as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error

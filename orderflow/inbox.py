@@ -65,4 +65,4 @@ def forgive(connection: Connection, message_ids: Sequence[str]) -> None:
 def prune(database: Database, older_than: float) -> None:
     """Forgets what was handled, or failed, more than so many seconds ago."""
     for table in ("inbox", "failures"):
-        database.query(f"DELETE FROM {table} WHERE at < now() - make_interval(secs => %s)", [older_than])  # noqa: S608
+        database.forget(table, "at < now() - make_interval(secs => %s)", [older_than])

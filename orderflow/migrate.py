@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
+import structlog
 
 from orderflow.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
 
 _LOCK: Final = 4_210_001
 """An advisory lock: one process migrates, the others wait and find it done."""
 
 
 def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
-    """Migrates the database of `service` at `url`, waiting up to `patience` seconds for it to answer.
+    """Migrates the database of `service` at `url`, waiting up to `patience` seconds for it to answer. A schema that is
+    newer than this code is left alone: after a rollback, or while a newer release is rolled out.
 
     Raises DatabaseUnavailable.
     """
@@ -25,7 +29,10 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
     while True:
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
-                if _revision(connection) != head:
+                found = _revision(connection)
+                if found is not None and found > head:
+                    log.warning("the schema is newer than this code", service=service, schema=found, code=head)
+                elif found != head:
                     connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
                     _upgrade(folder, url)
                 return
@@ -49,11 +56,11 @@ def folder_of(service: str) -> Path:
     return Path(spec.origin).parent / "migrations"
 
 
-def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+def _revision(connection: psycopg.Connection[Any]) -> str | None:
     if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return row[0] if row else None
+    return str(row[0]) if row else None
 
 
 def _upgrade(folder: Path, url: str) -> None:

@@ -14,12 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from orderflow import clock, failpoints, telemetry
 from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
+from orderflow.errors import Rejected, Transient
 from orderflow.routing import Channel, route_of
+
+log = structlog.get_logger(__name__)
 
 TABLE: Final = """
 CREATE TABLE outbox (
@@ -140,12 +145,17 @@ class Outbox:
             failpoints.reached("mark.after")
 
     def claim(self, limit: int) -> list[Entry]:
-        """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later."""
+        """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later.
+
+        One that this code can't read, of a newer process, stays for such a one; it keeps nobody else's."""
         lease_ends = time.monotonic() + self._lease * 0.8
-        return [
-            Entry(str(entry), Channel(channel), target, Parcel(decode(body), body), lease_ends)
-            for entry, channel, target, body in sorted(self._database.query(_CLAIM.decode(), [self._lease, limit]))
-        ]
+        found = []
+        for entry, channel, target, body in sorted(self._database.query(_CLAIM.decode(), [self._lease, limit])):
+            try:
+                found.append(Entry(str(entry), Channel(channel), target, Parcel(decode(body), body), lease_ends))
+            except (ValueError, Rejected, Transient) as error:
+                log.error("a staged message can't be read; newer code may", entry=str(entry), error=str(error))
+        return found
 
     def park(self, unit: Unit, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""

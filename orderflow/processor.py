@@ -73,7 +73,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now: let it become visible again. `wait_for_database`: no use in receiving more before it is back."""
+    """Not now: let it become visible again."""
 
     reason: str
 

@@ -20,6 +20,7 @@ from orderflow import failpoints, logs
 from orderflow.errors import ConfigurationError, DatabaseUnavailable
 from orderflow.migrate import migrate
 from orderflow.routing import SERVICES
+from orderflow.serving import MIGRATION_PATIENCE
 from orderflow.settings import Role, Settings, load, seal_aws
 
 log = structlog.get_logger(__name__)
@@ -39,9 +40,6 @@ Exit status: 0 stopped; 2 a setting is wrong, or the port is taken.
 
 _CLIENT_STALLS: Final = 10
 """Seconds that a client may keep a thread waiting for the rest of its request, or to take the answer."""
-
-_PATIENCE: Final = 3.0
-"""Seconds that a start waits for the database; then it goes on without, and the workers keep trying."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +102,7 @@ def listen(name: str, settings: Settings) -> socket.socket:
 
 def _migrated(name: str, settings: Settings) -> bool:
     try:
-        migrate(name, settings.database_url.get_secret_value(), patience=_PATIENCE)
+        migrate(name, settings.database_url.get_secret_value(), patience=MIGRATION_PATIENCE)
     except DatabaseUnavailable as error:
         log.warning("starting without the database; it is migrated when it answers", error=str(error))
         return False

@@ -101,7 +101,7 @@ class Service:
         if self.works:
             threads = self.settings.consumer_threads or self._consumer_threads
             jobs += [(f"consumer-{i}", self.consumer.run) for i in range(threads)]
-            jobs += [("acknowledger", self.consumer.acknowledger.run)]
+            jobs += [("acknowledger", self.consumer.acknowledger.run), ("heartbeat", self._beat)]
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
         for thread in self._threads:
             thread.start()
@@ -140,6 +140,11 @@ class Service:
             problems["consumer"] = f"no sign of life for {silent:.0f} s"
         return problems
 
+    def _beat(self) -> None:
+        # By itself: behind sweeps or pruning that take long, what is in hand would become visible again.
+        while not self._stopping.wait(_TICK):
+            self._try("heartbeat", self.consumer.keep_in_hand)
+
     def _maintain(self) -> None:
         relayed = pruned = counted = time.monotonic()
         settings = self.settings
@@ -147,7 +152,6 @@ class Service:
         prune_every = min(_PRUNE_EVERY, shortest / 4)
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
-            self._try("heartbeat", self.consumer.keep_in_hand)
             self._try("mark sent", self.outbox.flush)
             if now - relayed >= settings.lease / 2:
                 relayed = now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections.abc import MutableMapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -12,7 +14,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.errors import ConfigurationError
-from orderflow.routing import TABLE
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -46,7 +47,7 @@ class Settings(BaseSettings):
     """Whether `POST /orders` may name its workflow and bus. Default: on locally, off on AWS."""
     orderflow_env: Literal["local", "aws"] = "local"
     orderflow_role: Role = Role.ALL
-    orderflow_stack: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,39}$")] = "orderflow"
+    orderflow_stack: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")] = "orderflow"
     orderflow_bind: str = "127.0.0.1"
     orderflow_auth: Literal["off", "key"] = "off"
     orderflow_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
@@ -142,6 +143,9 @@ class Settings(BaseSettings):
             raise ValueError("ORDERFLOW_AUTH=key needs ORDERFLOW_API_KEYS and ORDERFLOW_OPERATOR_KEYS")
         if self.orderflow_auth == "off" and self.orderflow_env == "aws":
             raise ValueError("ORDERFLOW_AUTH=off is for loopback only; set ORDERFLOW_AUTH=key on AWS")
+        if not self.resend_after or any(a >= b for a, b in itertools.pairwise(self.resend_after)):
+            shown = ",".join(f"{seconds:g}" for seconds in self.resend_after)
+            raise ValueError(f"RESEND_AFTER={shown!r} must be one or more times, each later than the one before")
         if self.heartbeat >= self.visibility:
             raise ValueError(f"HEARTBEAT={self.heartbeat} must be shorter than VISIBILITY={self.visibility}")
         return self
@@ -196,10 +200,6 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(e) for e in error.errors())) from None
-    if settings.workflow_mode not in TABLE:
-        raise ConfigurationError(
-            f"WORKFLOW_MODE={settings.workflow_mode.value!r} is not built yet; choose one of: {', '.join(TABLE)}"
-        )
     return settings
 
 
@@ -208,8 +208,8 @@ def _explain(error: Any) -> str:
     if not name:
         return str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "enum":
-        choices = TABLE if name == "WORKFLOW_MODE" else EventBus
-        return f"{name}={error['input']!r} is unknown; choose one of: {', '.join(choices)}"
+        choices = ", ".join(re.findall("'([^']+)'", error["ctx"]["expected"]))
+        return f"{name}={error['input']!r} is unknown; choose one of: {choices}"
     return f"{name}={error['input']!r}: {error['msg']}"
 
 

@@ -33,7 +33,6 @@ SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[],
 _READ: Final = """
 SELECT at, service, kind, type, message_id::text, causation_id::text, note FROM {table} WHERE order_id = %s ORDER BY seq
 """
-_PRUNE: Final = "DELETE FROM {table} WHERE at < now() - make_interval(secs => %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,9 @@ class Trail:
     """The statements over one log, each for a whole batch."""
 
     def __init__(self, name: str) -> None:
-        self._write, self._read, self._prune = (
-            sql.SQL(statement).format(table=sql.Identifier(name)).as_string() for statement in (_WRITE, _READ, _PRUNE)
+        self._name = name
+        self._write, self._read = (
+            sql.SQL(statement).format(table=sql.Identifier(name)).as_string() for statement in (_WRITE, _READ)
         )
 
     def write(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
@@ -90,4 +90,4 @@ class Trail:
 
     def prune(self, database: Database, keep: float) -> None:
         """Forgets what is older than so many seconds."""
-        database.query(self._prune, [keep])
+        database.forget(self._name, "at < now() - make_interval(secs => %s)", [keep])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -11,6 +9,7 @@ from typing import Any, Final
 from cli.runtime import localstack
 from cli.runtime.plan import Plan
 from cli.runtime.postgres import Postgres
+from cli.runtime.probe import answers
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.supervisor import Process
 
@@ -22,8 +21,6 @@ _STATES: Final[Mapping[str, str]] = {
     "FATAL": "failed",
     "UNKNOWN": "failed",
 }
-
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class ServiceProbe:
             return self._postgres.answers()
         if name == "localstack":
             return localstack.ready(self._plan)
-        return _answers(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz"))
+        return answers(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz"))
 
     def _state(self, name: str, process: Process | None) -> str:
         if process is None or process.state == "STOPPED":
@@ -82,11 +79,3 @@ class ServiceProbe:
                 return "failed"
             return "unready" if process.state == "RUNNING" else "starting"
         return _STATES.get(process.state, "failed")
-
-
-def _answers(url: str) -> bool:
-    try:
-        with _opener.open(url, timeout=3) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

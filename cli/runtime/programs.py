@@ -58,8 +58,6 @@ def service_environment(plan: Plan, service: str, database_urls: Mapping[str, st
         environment["PROVIDERS_DATABASE_URL"] = database_urls["orderflow_providers"]
     if service == "order":
         environment["ORCHESTRATOR_URL"] = plan.url("orchestrator")
-    if service == "orchestrator":
-        environment |= {f"{other.upper()}_URL": plan.url(other) for other in SERVICES if other != service}
     if tracing:
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{plan.ports['OTLP_HTTP_PORT']}"
         environment.setdefault("JAEGER_URL", plan.url("jaeger"))

@@ -55,7 +55,8 @@ class Delivery:
 
 
 class Queue(Protocol):
-    """One service's queue. Every method raises BrokerUnavailable if the broker or the queue is away."""
+    """One service's queue. Every method raises BrokerUnavailable if the broker or the queue is away, and BatchRefused
+    if it refuses the call for what is in it."""
 
     def receive(self, limit: int, wait: int) -> list[Delivery]:
         """Up to `limit` messages; waits up to `wait` seconds for the first one."""

@@ -25,7 +25,7 @@ from orderflow.bus import Parcel, SendFailure
 from orderflow.bus.aws import Clients
 from orderflow.contracts import OrderPlaced
 from orderflow.envelope import Envelope
-from orderflow.errors import BrokerUnavailable, NewerVersion
+from orderflow.errors import BrokerUnavailable, NewerVersion, Rejected
 from orderflow.saga import fact_of
 from orderflow.settings import Settings
 
@@ -155,7 +155,7 @@ class StepFunctions:
                         return SendFailure(0, str(error), final=True)
             except BrokerUnavailable as error:
                 return error
-            except NewerVersion as error:
+            except (NewerVersion, Rejected) as error:
                 # Staged by a newer process, taken over here: another's relay can send it.
                 return SendFailure(0, str(error), final=False)
             return None
@@ -199,6 +199,7 @@ def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
         "times": {
             "forward": forward,
             "resends": len(forward) - 1,
+            "undo": _whole(settings.undo_resend_every),  # definitions of before read it
             "undo_waits": [_whole(seconds) for seconds in settings.undo_timeouts],
             "undo_attempts": settings.undo_attempts,
         },
@@ -219,8 +220,9 @@ def task_output(envelope: Envelope) -> dict[str, Any]:
 
 
 def forward_timeouts(settings: Settings) -> list[int]:
-    """The timeouts of a step's attempts, in whole seconds: sent again at these times, undone at the last."""
-    ends = [*settings.resend_after, settings.undo_after]
+    """The timeouts of a step's attempts, in whole seconds: sent again at RESEND_AFTER's times, as far as they are
+    before the deadline, undone at that."""
+    ends = [*(seconds for seconds in settings.resend_after if seconds < settings.undo_after), settings.undo_after]
     return [_whole(end - begin) for begin, end in zip([0.0, *ends], ends, strict=False)]
 
 

@@ -6,7 +6,6 @@ import gc
 import importlib
 import threading
 from types import ModuleType
-from typing import Final
 
 import structlog
 
@@ -14,12 +13,10 @@ from orderflow import telemetry
 from orderflow.bus.broker import AwsBroker
 from orderflow.errors import DatabaseUnavailable
 from orderflow.migrate import migrate
+from orderflow.serving import MIGRATION_PATIENCE
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-MIGRATION_PATIENCE: Final = 3.0
-"""Seconds that a start waits for the database; then it goes on without, and the workers keep trying."""
 
 
 class Running:

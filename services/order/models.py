@@ -248,4 +248,4 @@ def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
 def prune(database: Database, keep_log: float, keep_keys: float) -> None:
     """Forgets log lines and idempotency keys that are older than so many seconds; orders are kept."""
     LOG.prune(database, keep_log)
-    database.query("DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => %s)", [keep_keys])
+    database.forget("idempotency_keys", "created_at < now() - make_interval(secs => %s)", [keep_keys])

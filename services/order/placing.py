@@ -16,7 +16,6 @@ from orderflow.database import Connection, Database
 from orderflow.envelope import MAX_BYTES, Envelope, compose
 from orderflow.errors import FieldError, Problem
 from orderflow.outbox import Outbox
-from orderflow.routing import TABLE
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
 from services.order import coordinator, domain, models
@@ -26,8 +25,8 @@ from services.order.schemas import OrderRequest
 
 log = structlog.get_logger(__name__)
 
-HEADROOM: Final = 4096
-"""Bytes that later messages of an order may have more than its first: a task token, a reason, ids of what was done."""
+HEADROOM: Final = 16 * 1024
+"""Bytes that later messages of an order may have more than its first: its items once more, a task token, a reason."""
 
 _PRICES_LIVE: Final = 5.0
 """Seconds until changed products are seen."""
@@ -107,8 +106,6 @@ class Placing:
             if value is not None and not settings.override_allowed
         ]
         workflow = asked.workflow or settings.workflow_mode
-        if workflow not in TABLE:
-            errors.append(FieldError("/workflow", f"{workflow.value} is not built; choose one of {', '.join(TABLE)}"))
         if errors:
             raise Problem(422, "Invalid order", "the order can't run as asked", tuple(errors))
         return workflow, asked.event_bus or settings.event_bus
@@ -159,4 +156,5 @@ def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
 
 
 def _fingerprint(asked: OrderRequest) -> bytes:
-    return hashlib.sha256(asked.model_dump_json().encode()).digest()
+    # Without defaults: the same body stays the same when a later version knows another optional field.
+    return hashlib.sha256(asked.model_dump_json(exclude_defaults=True).encode()).digest()

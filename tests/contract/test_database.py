@@ -61,3 +61,38 @@ def test_one_whose_connections_are_all_in_use_is_not_away(database: Database) ->
             database.query("SELECT 1")
         assert not database._away
     assert database.alive()
+
+
+def test_a_server_that_became_a_standby_is_away(database: Database, url: str) -> None:
+    """After a failover old connections lead to one that can't be written: no fault of a message, and not kept."""
+    database.query("CREATE TABLE notes (said int)")
+    database.query("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    with pytest.raises(DatabaseUnavailable, match="ReadOnly"):
+        database.query("INSERT INTO notes VALUES (1)")
+    database.query("INSERT INTO notes VALUES (2)")
+    server, _, name = url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as administrator:
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        administrator.execute(CUT, [name])
+        until(lambda: not database.alive() and database._away)
+        administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        until(database.alive, 30)
+
+
+def test_a_transaction_that_the_server_ended_is_no_fault_of_a_message(database: Database) -> None:
+    """psycopg counts this among internal errors, as faults of who asked."""
+    with pytest.raises(DatabaseUnavailable), database.transaction():
+        raise psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
+    assert database.alive()
+
+
+def test_what_is_old_is_forgotten_in_parts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many statements as it needs, and no more at once than it may; the rest goes the next time."""
+    monkeypatch.setattr("orderflow.database._CHUNK", 10)
+    monkeypatch.setattr("orderflow.database._CHUNKS", 3)
+    database.query("CREATE TABLE notes (at int)")
+    database.query("INSERT INTO notes SELECT generate_series(1, 45)")
+    assert database.forget("notes", "at <= %s", [40]) == 30
+    assert database.forget("notes", "at <= %s", [40]) == 10
+    assert database.forget("notes", "at <= %s", [40]) == 0
+    assert database.query("SELECT min(at), count(*) FROM notes") == [(41, 5)]

@@ -36,7 +36,7 @@ def test_no_request_breaks_a_service(
     before = sum(map(megabytes, processes))
     statuses: Counter[int] = Counter()
     times: list[float] = []
-    routes = 0
+    routes = again = 0
     for path, methods in system.get(service, "/openapi.json")["paths"].items():
         for method, operation in methods.items():
             if "requestBody" in operation:
@@ -51,13 +51,15 @@ def test_no_request_breaks_a_service(
             for request in requests:
                 status, took = _ask(system, service, request)
                 statuses[status] += 1
-                times.append(took)
+                times.append(min(took))
+                again += len(took) - 1
     grown = sum(map(megabytes, processes)) - before
     refused = sum(n for status, n in statuses.items() if status >= 400)
     measured(
         body_routes=routes, requests=len(times), refused=refused, slowest_ms=round(max(times) * 1000),
-        grown_mb=round(grown),
+        grown_mb=round(grown), asked_again=again,
     )  # fmt: skip
+    assert count < 10_000 or not again, "no answer took a second, not even once"
     assert refused > len(times) / 3
     assert grown < MEGABYTES
     for provider in ("payment", "shipping"):
@@ -72,8 +74,8 @@ def _bare(method: str, target: str) -> bytes:
     return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
-def _ask(system: System, service: str, request: bytes) -> tuple[int, float]:
-    """The status and the seconds of one request, the quickest of three times if the first takes one (the machine has
+def _ask(system: System, service: str, request: bytes) -> tuple[int, list[float]]:
+    """The status and the seconds of one request, and of up to two more if one takes a second (the machine may have
     other work). What is wrong with the answer fails the test, showing what was asked."""
     took = []
     while True:
@@ -84,11 +86,11 @@ def _ask(system: System, service: str, request: bytes) -> tuple[int, float]:
         if not answer:
             # It answers what is too long without reading all of it; the reset may overtake the answer.
             assert len(request) > MAX_BODY, shown
-            return 413, min(took)
+            return 413, took
         heading = answer.partition(b"\r\n\r\n")[0].lower()
         status = int(heading.split(maxsplit=2)[1])
         assert status < 500, shown
         assert (b"content-type: application/problem+json" in heading) == (status >= 400), shown
         if took[-1] < 1:
-            return status, min(took)
+            return status, took
         assert len(took) < 3, f"took {took} s: {shown}"

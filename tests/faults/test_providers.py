@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -10,11 +9,11 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from tests.support.load import Load, sizes
+from tests.support.processes import PROVIDERS, provider_calls
 from tests.support.system import System, overridden, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(14)]
 
-PROVIDERS = ("payment", "shipping")
 FAULTY = {"error_rate": 0.05, "latency": 2}
 MIX = ({}, {}, {}, {"postal_code": "00000"}, {"payment_method": "pm_card_declined"})
 TERMINAL = 300.0
@@ -27,16 +26,6 @@ def patient(system: System) -> Iterator[System]:
         yield system
         for service in PROVIDERS:
             system.http.put(system.url(service, "/simulator/faults"), json={})
-
-
-def counted(system: System) -> Counter[str]:
-    """Calls of both providers, attempts, and calls without an answer, since the services started counting."""
-    found: Counter[str] = Counter()
-    for service in PROVIDERS:
-        text = system.http.get(system.url(service, "/metrics")).text
-        for what, count in re.findall(r'^orderflow_provider_calls_total\{kind="\w+",what="(\w+)"\} (\S+)$', text, re.M):
-            found[what] += int(float(count))
-    return found
 
 
 def failed(made: Counter[str]) -> int:
@@ -70,17 +59,17 @@ def test_slow_and_failing_now_and_then(
     system = patient
     for service in PROVIDERS:
         assert system.http.put(system.url(service, "/simulator/faults"), json=FAULTY).status_code == 200
-    before, due = counted(system), needed(system)
+    before, due = provider_calls(system), needed(system)
     with Load(system, kinds, rate=4, total=orders, seed=seed, mix=MIX) as load:
         taken = load.finish()
     system.until_terminal(*taken, seconds=TERMINAL)
-    while failed(counted(system) - before) == 0:  # by chance, in one small run of a hundred: it goes on
+    while failed(provider_calls(system) - before) == 0:  # by chance, in one small run of a hundred: it goes on
         more = [system.place(kind) for kind in kinds]
         system.until_terminal(*more, seconds=TERMINAL)
         taken += more
     system.check(acknowledged=taken)
     system.no_dead_letters()
-    made, calls = counted(system) - before, needed(system) - due
+    made, calls = provider_calls(system) - before, needed(system) - due
     per_call = made["attempts"] / calls
     measured(calls=calls, attempts=made["attempts"], per_call=round(per_call, 3))
     assert failed(made) > 0, "some attempts failed"
@@ -111,14 +100,17 @@ def test_a_provider_is_out_of_order(
     system = patient
     for service in PROVIDERS:
         assert system.http.put(system.url(service, "/simulator/faults"), json={"outage": True}).status_code == 200
-    before = counted(system)
+    before = provider_calls(system)
     orders = [system.place(kind) for kind in kinds]
-    until(lambda: (counted(system) - before)["unknown"] >= 2 * len(orders), what=lambda: counted(system) - before)
+    until(
+        lambda: (provider_calls(system) - before)["unknown"] >= 2 * len(orders),
+        what=lambda: provider_calls(system) - before,
+    )
     assert not any(system.ledger(order_id) for order_id in orders)
     for service in PROVIDERS:
         system.http.put(system.url(service, "/simulator/faults"), json={})
     ended = Counter(system.until_terminal(*orders, seconds=TERMINAL))
-    measured(unknown=(counted(system) - before)["unknown"], **{status.lower(): n for status, n in ended.items()})
+    measured(unknown=(provider_calls(system) - before)["unknown"], **{status.lower(): n for status, n in ended.items()})
     assert ended.keys() <= {"CONFIRMED", "CANCELLED"}
     system.check(acknowledged=orders)
     system.no_dead_letters()

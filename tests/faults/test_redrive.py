@@ -19,7 +19,7 @@ from orderflow.bus.step_functions import spent_tokens
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import SERVICES
-from tests.support.load import sizes
+from tests.support.load import each_kind, sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, System, kind_id, until
 from tests.support.world import BUILD, World, failing_on_purpose, world_on
@@ -217,6 +217,32 @@ def test_redriven_long_after(
     assert ledger(world, done) == before, "no second effect"
     assert statuses.keys() <= {"CONFIRMED", "CANCELLED"}
     check(world.urls)
+    assert world.parked() == []
+
+
+@pytest.mark.parametrize("kind", each_kind())
+def test_some_of_them(world: World, kind: Kind) -> None:
+    """By ids, by order, then the rest: those that are meant go on, charged once all the same, and the others wait."""
+    orders = charged(world, kind, 6)
+    payment = world.broker.queues["payment"]
+    assert {decode(delivery.body).subject for delivery, _ in payment.parked} == set(orders)
+
+    def redrive(**chosen: object) -> set[str]:
+        answer = world.http("payment").post("/dlq/redrive", json=WHO | chosen)
+        assert answer.status_code == 200, answer.text
+        world.settle()
+        return {letter["order_id"] for letter in answer.json["settled"]}
+
+    ids = [decode(d.body).id for d, _ in payment.parked if decode(d.body).subject in orders[:2]]
+    assert redrive(ids=ids) == set(orders[:2])
+    assert redrive(order_id=orders[2]) == {orders[2]}
+    assert {decode(delivery.body).subject for delivery, _ in payment.parked} == set(orders[3:])
+    assert {world.status(order_id) for order_id in orders[:3]} == {"CONFIRMED"}
+    assert "CONFIRMED" not in {world.status(order_id) for order_id in orders[3:]}
+    assert redrive(all=True) == set(orders[3:])
+    assert {world.status(order_id) for order_id in orders} == {"CONFIRMED"}
+    assert [row[1] for row in ledger(world, orders)] == ["charge", "shipment"] * len(orders)
+    check(world.urls, acknowledged=orders)
     assert world.parked() == []
 
 

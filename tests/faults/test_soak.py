@@ -128,7 +128,7 @@ SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("orders", "overdue"), sizes((300, 1), (3000, 10)))
+@pytest.mark.parametrize(("orders", "overdue"), sizes((300, 1), (6000, 10)))
 @pytest.mark.extra
 def test_a_backlog_is_no_failure(
     system: System, seed: int, orders: int, overdue: float, measured: Callable[..., None]
@@ -152,7 +152,7 @@ def test_a_backlog_is_no_failure(
     measured(orders=orders, waiting=sum(waiting.values()), worked_off_s=took, withheld=made["withheld"])
     measured(handled=made["handled"], sent_again_share=made["resent"] / made["handled"])
     assert sum(waiting.values()) > orders, "there was a backlog"
-    assert orders < 3000 or took > float(SHORT["UNDO_AFTER"]), "it took longer than a deadline"
+    assert orders < 6000 or took > 10 * float(SHORT["UNDO_AFTER"]), "it took as long as ten deadlines"
     system.no_dead_letters()
 
 

@@ -34,15 +34,17 @@ ROUND_TRIP = [*KINDS[1::2], *KINDS[::2]]
 """All of them; each switch changes the workflow."""
 
 
-@pytest.mark.parametrize(
-    ("orders", "trip"),
-    sizes((24, ONE_EACH), (200, ROUND_TRIP)),
-)
+@pytest.mark.parametrize(("orders", "least", "trip"), sizes((24, 12, ONE_EACH), (225, 200, ROUND_TRIP)))
 def test_the_mode_is_switched_with_orders_in_flight(
-    switching: System, seed: int, orders: int, trip: list[tuple[Workflow, EventBus]], measured: Callable[..., None]
+    switching: System,
+    seed: int,
+    orders: int,
+    least: int,
+    trip: list[tuple[Workflow, EventBus]],
+    measured: Callable[..., None],
 ) -> None:
     """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does. `up` starts payment again;
-    no more orders than these are left from before when as many come."""
+    no more orders than these are left from before when as many come; some of them end without payment."""
     system = switching
     kinds: dict[str, tuple[Workflow, EventBus]] = {}
     plan = system.runtime.plan
@@ -60,7 +62,7 @@ def test_the_mode_is_switched_with_orders_in_flight(
         assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"
         kinds |= load.kind_of
         in_flight.append(system.open_orders())
-        assert in_flight[-1] >= orders // 2, "they are in flight at the next switch"
+        assert in_flight[-1] >= least, "they are in flight at the next switch"
         assert len(taken) == orders
     system.runtime.up()
     last = time.monotonic()

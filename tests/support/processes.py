@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cli.runtime import EmbeddedRuntime
 from tests.support.system import PATIENCE, System, until
+
+PROVIDERS: Final = ("payment", "shipping")
+"""Services that call a provider."""
 
 
 def apply(
@@ -51,6 +56,16 @@ def workers(
             process.terminate()
         for process in started:
             process.wait(15)
+
+
+def provider_calls(system: System) -> Counter[str]:
+    """Calls of both providers, attempts, and calls without an answer, since the services started counting."""
+    found: Counter[str] = Counter()
+    for service in PROVIDERS:
+        text = system.http.get(system.url(service, "/metrics")).text
+        for what, count in re.findall(r'^orderflow_provider_calls_total\{kind="\w+",what="(\w+)"\} (\S+)$', text, re.M):
+            found[what] += int(float(count))
+    return found
 
 
 def replaced(system: System, name: str, pid: int, seconds: float = PATIENCE) -> None:

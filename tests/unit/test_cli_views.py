@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from rich.console import Console
 
-from cli import cost, promises
+from cli import cost, promises, trace
 from cli.compare import Compared
 from cli.cost import Cost
 from cli.journey import journey
@@ -259,6 +262,52 @@ def test_without_jaeger_the_timeline_is_drawn() -> None:
     assert sum(b.took for b in bars) == 140
     assert bars[3].error == "undeliverable address"
     assert from_timeline(journey(dict(ORDER), {"entries": [], "waiting_for": None})) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "comes", "spans", "waits"),
+    [
+        ("CONFIRMED", 0, [(0, 5)], 5, 2.5),
+        ("CONFIRMED", 0, [(0, 5), (1.9, 9), (2.3, 12)], 12, 5),
+        ("CONFIRMED", 0, [(3.5, 12)], 12, 6),
+        ("CONFIRMED", 0, [(n, n + 1) for n in range(20)], 9, 8),
+        ("CONFIRMED", 6.6, [(0, 5)], 5, 1.5),
+        ("CONFIRMED", 60, [(0, 5)], 5, 0),
+        ("STOCK_RESERVED", 0, [(0, 5), (7, 12)], 12, 8),
+        ("CONFIRMED", 0, [(0, 5), (1, 0)], 5, 2.5),
+        ("CONFIRMED", 0, [], None, 8),
+    ],
+    ids=[
+        "whole", "still coming in", "late", "coming for ever", "some seconds old", "old",
+        "an order under way is quiet for long", "Jaeger fails once it was read", "Jaeger has none",
+    ],
+)  # fmt: skip
+def test_a_trace_is_waited_for_until_it_grows_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    age: float,
+    comes: Sequence[tuple[float, int]],
+    spans: int | None,
+    waits: float,
+) -> None:
+    """For as long as a process keeps its spans, and up to 8 s after the order's last update. `comes`: (second, spans)
+    that Jaeger has from then on; `waits`: seconds."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def jaeger(_: httpx.Request) -> httpx.Response:
+        there = [count for since, count in comes if since <= now]
+        return httpx.Response(200, json={"data": [{"spans": [{}] * there[-1]}] if there and there[-1] else []})
+
+    monkeypatch.setattr(trace, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    updated = datetime.now(UTC) - timedelta(seconds=age)
+    order = dict(ORDER) | {"status": status, "updated_at": updated.isoformat()}
+    found = trace.fetch(api(jaeger, jaeger="http://jaeger"), journey(order, dict(TIMELINE)))
+    assert (len(found["spans"]) if found else None) == spans
+    assert now == waits
 
 
 # Logs

@@ -76,3 +76,6 @@ def test_commands_carry_only_what_their_service_needs() -> None:
     sent = {m: message_for(m, snapshot, (), "").model_dump_json() for m in commands}
     assert "pm_card" not in sent[c.ReserveStock] + sent[c.ScheduleShipment]
     assert "Berlin" not in sent[c.ReserveStock] + sent[c.ChargePayment]
+    assert message_for(c.OrderPaid, snapshot, (), "") == c.OrderPaid(order=snapshot)
+    assert message_for(c.CancelOrder, snapshot, {"b", "a"}, "late") == c.CancelOrder(reason="late", facts=("a", "b"))
+    assert message_for(c.RefundPayment, snapshot, {"a"}, "late") == c.RefundPayment()

@@ -6,11 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from orchestrator import executions, watch
 from orchestrator.engine import State
 from orderflow import clock
 from orderflow import contracts as c
 from orderflow.envelope import Envelope, compose
+from orderflow.saga import DEADLINE, STEPS
 from tests.unit.test_state_machine import placed
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -68,6 +71,32 @@ def test_a_history_is_told_as_a_saga() -> None:
     assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 + 20 + 40)
     assert "secret" not in repr(told)
     assert executions.tell([("lost", [])]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [(c.name_of(m), 10 + 10 + 20 + 20) for m in (*(step.command for step in STEPS), c.ConfirmOrder)]
+    + [(c.name_of(m), 10 + 20 + 40) for m in (*(step.undo for step in STEPS), c.CancelOrder)],
+)
+def test_an_undo_has_times_of_its_own(name: str, seconds: int) -> None:
+    """Told by what it is in the saga, whatever it is called."""
+    asked = placed().model_copy(update={"type": f"orderflow.{name}.v1"})
+    told = executions.tell([("o", history(placed(), (asked, None)))])
+    assert told is not None
+    assert told.waiting is not None
+    assert told.waiting.deadline == told.waiting.since + timedelta(seconds=seconds)
+
+
+def test_a_deadline_is_seen_by_the_state_that_it_leads_to() -> None:
+    """As the fact that a saga has of it, with what was waited for."""
+    entered = {"name": "ChargePayment deadline", "input": "{}"}
+    events = history(placed())
+    events.append({"type": "PassStateEntered", "timestamp": START, "stateEnteredEventDetails": entered})
+    told = executions.tell([("o", events)])
+    assert told is not None
+    assert told.facts == {DEADLINE}
+    assert (told.lines[-1].type, told.lines[-1].note) == (DEADLINE, "no answer to ChargePayment in time")
+    assert told.state is State.COMPENSATING
 
 
 def test_names_of_executions() -> None:

@@ -129,6 +129,29 @@ def test_a_reminder_is_accepted_and_watched(world: World, guardian: tuple[Guardi
     assert len(machine.started) == 2
 
 
+def test_one_that_can_not_be_looked_after_keeps_no_other(
+    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted((remind(world), remind(world)))
+    keeper, machine = guardian
+    describe = machine.describe
+
+    def stumble(name: str) -> Execution | None:
+        if first in name:
+            raise KeyError("an answer that nobody thought of")
+        return describe(name)
+
+    monkeypatch.setattr(machine, "describe", stumble)
+    look(world, keeper)
+    assert machine.started == [f"{second}-r1"]
+    monkeypatch.undo()
+    look(world, keeper)
+    assert f"{first}-r1" in machine.started
+    machine.found = Execution("SUCCEEDED")
+    look(world, keeper)
+    assert {state_of(world, order_id)[0] for order_id in (first, second)} == {ENDED}
+
+
 def test_a_guardian_that_dies_holds_its_orders_up_for_one_lease(
     world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from cli.runtime.plan import PORTS, changes, make_plan, user_settings
 from cli.runtime.postgres import DATABASES
 from cli.runtime.programs import Program, service_environment
 from cli.runtime.supervisor import render
+from orderflow.routing import SERVICES
+from orderflow.settings import Settings
 
 URLS = {name: f"postgresql://{name}@x/{name}" for name in DATABASES}
 
@@ -84,6 +86,15 @@ def test_only_payment_and_shipping_reach_the_providers() -> None:
     having = [s for s in ("order", "inventory", "payment", "shipping", "orchestrator")
               if "PROVIDERS_DATABASE_URL" in service_environment(plan, s, URLS, tracing=False)]  # fmt: skip
     assert having == ["payment", "shipping"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_are_told_only_the_addresses_that_they_read(service: str) -> None:
+    """They reach each other by messages; only the order service asks another one."""
+    environment = service_environment(make_plan({}), service, URLS, tracing=True)
+    addresses = {name for name in environment if name.endswith("_URL")}
+    assert addresses <= {name.upper() for name in Settings.model_fields}
+    assert ("ORCHESTRATOR_URL" in addresses) == (service == "order")
 
 
 def test_overrides_are_for_one_service() -> None:

@@ -85,6 +85,10 @@ def test_help_teaches() -> None:
         ({"CRASH_AT": "commit.before:x"}, ["CRASH_AT", "commit.before:3"]),
         ({"INVENTORY_PORT": "99999"}, ["INVENTORY_PORT", "99999"]),
         ({"WEB_THREADS": "many"}, ["WEB_THREADS", "many"]),
+        ({"ORDERFLOW_ROLE": "wrker"}, ["ORDERFLOW_ROLE", "wrker", "all, web, worker"]),
+        ({"ORDERFLOW_STACK": "Orders"}, ["ORDERFLOW_STACK", "Orders"]),
+        ({"RESEND_AFTER": "40,10"}, ["RESEND_AFTER='40,10'", "later than the one before"]),
+        ({"RESEND_AFTER": ","}, ["RESEND_AFTER", "one or more"]),
     ],
 )
 def test_a_wrong_setting_stops_the_start(

@@ -190,6 +190,7 @@ def test_an_undo_that_fails_calls_an_operator(undo: type[Message]) -> None:
 def test_its_times_are_the_settings() -> None:
     assert forward_timeouts(SETTINGS) == [10, 10, 20, 20]
     assert forward_timeouts(Settings(aws_endpoint_url="x", resend_after=(0.2, 0.4), undo_after=0.6)) == [1, 1, 1]
+    assert forward_timeouts(Settings(aws_endpoint_url="x", undo_after=15)) == [10, 5]
 
 
 def test_a_message_says_what_caused_it() -> None:

@@ -131,3 +131,13 @@ def test_an_order_that_can_never_start_is_final() -> None:
 def test_where_one_message_goes(message: type[c.Message], resend: int, token: bool, channel: Channel) -> None:
     """An order that reminds is the guardian's; an answer that no task asked for goes nowhere."""
     assert route_of(Workflow.STEP_FUNCTIONS, message, resend=resend, token=token).channel is channel
+
+
+def test_an_answer_that_this_code_can_not_read_keeps_no_other() -> None:
+    """Of a newer process: another's relay can send it."""
+    machine, fake = bus()
+    newer = outcome("a")
+    strange = Parcel(newer.envelope.model_copy(update={"type": "orderflow.Unheard.v1"}), newer.body)
+    [failure] = machine.answer([strange, outcome("b")])
+    assert (failure.index, failure.final) == (0, False)
+    assert [call["taskToken"] for call in fake.calls] == ["b"]

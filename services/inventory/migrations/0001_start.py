@@ -1,17 +1,63 @@
 """Inventory's first schema and stock."""
 
-import sqlalchemy as sa
 from alembic import op
-
-from orderflow import counters, inbox, outbox
-from services.inventory import models
 
 revision = "0001"
 down_revision = None
 
+SCHEMA = """
+CREATE TABLE outbox (
+    entry uuid PRIMARY KEY,
+    order_id uuid NOT NULL,
+    channel text NOT NULL,
+    target text NOT NULL,
+    body text NOT NULL,
+    leased_until timestamptz NOT NULL,
+    parked text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE TABLE inbox (
+    consumer text NOT NULL,
+    message_id uuid NOT NULL,
+    outcome text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, message_id)
+);
+CREATE INDEX inbox_at ON inbox USING brin (at);
+CREATE TABLE failures (
+    message_id uuid PRIMARY KEY,
+    count int NOT NULL,
+    last_error text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE counters (
+    counter text PRIMARY KEY,
+    value double precision NOT NULL
+) WITH (fillfactor = 50);
+CREATE TABLE stock (
+    sku text PRIMARY KEY,
+    available int NOT NULL CHECK (available >= 0),
+    reserved int NOT NULL DEFAULT 0 CHECK (reserved >= 0)
+) WITH (fillfactor = 50);
+CREATE TABLE reservations (
+    order_id uuid PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('reserved', 'rejected', 'released')),
+    skus text[] NOT NULL DEFAULT '{}',
+    quantities int[] NOT NULL DEFAULT '{}',
+    reason text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 85)
+"""
+STOCK = """
+INSERT INTO stock (sku, available) VALUES
+    ('BOOK-1', 100000),
+    ('MUG-1', 100000),
+    ('LAMP-1', 100000),
+    ('RARE-1', 100),
+    ('SOLDOUT-1', 0)
+"""
+
 
 def upgrade() -> None:
-    for statement in (outbox.TABLE, inbox.TABLES, counters.TABLE, models.TABLES):
-        op.execute(statement)
-    stock = sa.table("stock", sa.column("sku"), sa.column("available"))
-    op.bulk_insert(stock, [{"sku": sku, "available": pieces} for sku, pieces in models.START.items()])
+    op.execute(SCHEMA)
+    op.execute(STOCK)

@@ -1,19 +1,102 @@
 """The order service's first schema and products."""
 
-from dataclasses import asdict
-
-import sqlalchemy as sa
 from alembic import op
-
-from orderflow import counters, inbox, outbox, trail
-from services.order import models
 
 revision = "0001"
 down_revision = None
 
+SCHEMA = """
+CREATE TABLE outbox (
+    entry uuid PRIMARY KEY,
+    order_id uuid NOT NULL,
+    channel text NOT NULL,
+    target text NOT NULL,
+    body text NOT NULL,
+    leased_until timestamptz NOT NULL,
+    parked text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE TABLE inbox (
+    consumer text NOT NULL,
+    message_id uuid NOT NULL,
+    outcome text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, message_id)
+);
+CREATE INDEX inbox_at ON inbox USING brin (at);
+CREATE TABLE failures (
+    message_id uuid PRIMARY KEY,
+    count int NOT NULL,
+    last_error text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE counters (
+    counter text PRIMARY KEY,
+    value double precision NOT NULL
+) WITH (fillfactor = 50);
+CREATE TABLE order_log (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id uuid NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    service text NOT NULL,
+    kind text NOT NULL,
+    type text NOT NULL,
+    message_id uuid,
+    causation_id uuid,
+    note text NOT NULL DEFAULT ''
+);
+CREATE INDEX order_log_order ON order_log (order_id);
+CREATE INDEX order_log_at ON order_log USING brin (at);
+CREATE TABLE products (
+    sku text PRIMARY KEY,
+    name text NOT NULL,
+    amount bigint NOT NULL CHECK (amount >= 0),
+    currency text NOT NULL
+);
+CREATE TABLE orders (
+    id uuid PRIMARY KEY,
+    customer_id text NOT NULL,
+    workflow text NOT NULL,
+    event_bus text NOT NULL,
+    snapshot text NOT NULL,
+    amount bigint NOT NULL,
+    currency text NOT NULL,
+    traceparent text,
+    placed_id uuid NOT NULL,
+    cancel_id uuid NOT NULL,
+    facts text[] NOT NULL DEFAULT '{}',
+    status text NOT NULL DEFAULT 'PLACED',
+    reason text NOT NULL DEFAULT '',
+    open boolean NOT NULL DEFAULT true,
+    answered boolean NOT NULL DEFAULT false,
+    attention boolean NOT NULL DEFAULT false,
+    sends int NOT NULL DEFAULT 0,
+    progress_at timestamptz NOT NULL DEFAULT now(),
+    next_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT decided_once CHECK (
+        NOT ('OrderConfirmed' = ANY (facts) AND facts && '{OrderCancelled,OrderCancellationRequested}')
+    )
+) WITH (fillfactor = 60);
+CREATE INDEX orders_open ON orders (id) WHERE open;
+CREATE INDEX orders_customer ON orders (customer_id, id);
+CREATE TABLE idempotency_keys (
+    key text PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    order_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+PRODUCTS = """
+INSERT INTO products (sku, name, amount, currency) VALUES
+    ('BOOK-1', 'The Mythical Man-Month', 1999, 'EUR'),
+    ('MUG-1', 'Mug, 0.3 l', 1250, 'EUR'),
+    ('LAMP-1', 'Desk lamp', 4900, 'EUR'),
+    ('RARE-1', 'Signed first edition', 25000, 'EUR'),
+    ('SOLDOUT-1', 'Last year''s calendar', 900, 'EUR')
+"""
+
 
 def upgrade() -> None:
-    for statement in (outbox.TABLE, inbox.TABLES, counters.TABLE, trail.table("order_log"), models.TABLES):
-        op.execute(statement)
-    products = sa.table("products", *(sa.column(name) for name in ("sku", "name", "amount", "currency")))
-    op.bulk_insert(products, [asdict(product) for product in models.PRODUCTS])
+    op.execute(SCHEMA)
+    op.execute(PRODUCTS)
