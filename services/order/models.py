@@ -23,7 +23,7 @@ from orderflow.measures import Gauge
 from orderflow.saga import owed
 from orderflow.settings import Settings
 from orderflow.trail import Trail
-from services.order.domain import Product, Progress, Status, status
+from services.order.domain import Progress, Status, status
 
 TABLES: Final = """
 CREATE TABLE products (
@@ -70,14 +70,6 @@ CREATE TABLE idempotency_keys (
 
 LOG: Final = Trail("order_log")
 """The order's own timeline."""
-
-PRODUCTS: Final = (
-    Product("BOOK-1", "The Mythical Man-Month", 1999, "EUR"),
-    Product("MUG-1", "Mug, 0.3 l", 1250, "EUR"),
-    Product("LAMP-1", "Desk lamp", 4900, "EUR"),
-    Product("RARE-1", "Signed first edition", 25000, "EUR"),
-    Product("SOLDOUT-1", "Last year's calendar", 900, "EUR"),
-)
 
 
 @dataclass(slots=True)
