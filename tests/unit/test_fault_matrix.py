@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.faults import matrix
 from tests.faults.__main__ import parser, that_name_tests
 from tests.faults.matrix import ROWS, Result
 from tests.faults.report import repeat
+from tests.faults.rotation import PARTS
 from tests.support.system import KINDS
 
 TESTS = Path(__file__).parents[1]
@@ -70,3 +73,15 @@ def test_a_failure_is_repeated_as_it_was_run(asked: str) -> None:
     assert (make, target) == ("make", "faults")
     assert again.only == [test]
     assert [again.quick, again.workflow, again.seed] == [run.quick, run.workflow, run.seed]
+
+
+@pytest.mark.slow
+def test_the_parts_of_all_days_are_there() -> None:
+    """A test that was renamed would stop the change that comes on its day."""
+    named = [test for part in PARTS for test in part]
+    options = ["-p", "no:cacheprovider", "--collect-only", "-q", "-m", "row or full or extra"]
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *named],
+        cwd=TESTS.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-2000:]
