@@ -62,7 +62,7 @@ class Orchestrator:
         return [next(heard if COORDINATOR[m.envelope.workflow] == MACHINE else handled) for m in batch]
 
     def _handle_sagas(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        sagas = store.lock(unit.connection, (m.order_id for m in batch))()
+        sagas = store.lock(unit.connection, (m.order_id for m in batch))
         old = set(sagas)
         log: list[LogEntry] = []
         replies = [self._apply(sagas, incoming, log) for incoming in batch]

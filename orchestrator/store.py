@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,10 +98,9 @@ WHERE o.order_id = s.id
 """
 
 
-def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Saga]]:
-    """Locks sagas in key order. Sent now, read when called."""
-    rows = connection.execute(_LOCK, [list(set(order_ids))])
-    return lambda: {row[0]: _saga(row) for row in rows}
+def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
+    """Locks sagas in key order; by their ids."""
+    return {row[0]: _saga(row) for row in connection.execute(_LOCK, [list(set(order_ids))])}
 
 
 def due(connection: Connection, drained_ago: float, limit: int) -> list[Saga]:

@@ -18,7 +18,7 @@ from orchestrator.store import Saga
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
-from orderflow.resending import RetryBudget, next_look
+from orderflow.resending import FAR, RetryBudget, next_look, slept
 from orderflow.saga import DEADLINE
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -27,9 +27,6 @@ log = structlog.get_logger(__name__)
 
 _LIMIT: Final = 100
 """Sagas looked after in one transaction."""
-
-FAR: Final = 10 * 365 * 86400.0
-"""Seconds until a saga that waits for an operator is looked at."""
 
 
 class SagaSweeper:
@@ -71,7 +68,7 @@ class SagaSweeper:
     def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
         settings = self._settings
         saga.version += 1
-        if saga.state is State.RUNNING and saga.waited >= settings.undo_after and not self._slept(saga):
+        if saga.state is State.RUNNING and saga.waited >= settings.undo_after and not slept(settings, saga.overdue):
             saga.facts.add(DEADLINE)
             saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
             message = advance(saga, settings)
@@ -87,7 +84,7 @@ class SagaSweeper:
             # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
             message = advance(saga, settings)
             return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
-        if not self._slept(saga) and not self._budget.take():
+        if not slept(settings, saga.overdue) and not self._budget.take():
             saga.next_in = self._next_look(saga)
             return None, ""
         saga.sends += 1
@@ -95,14 +92,10 @@ class SagaSweeper:
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
         return _compose(saga, message, saga.sends), f"sent again, time {saga.sends}"
 
-    def _slept(self, saga: Saga) -> bool:
-        """Whether this owner was away when it should have looked, or has been restored from a backup."""
-        return saga.overdue >= self._settings.resend_after[0]
-
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:
             return self._settings.undo_resend_every
-        if self._slept(saga):
+        if slept(self._settings, saga.overdue):
             return self._settings.resend_after[0]
         return next_look(self._settings, saga.waited, saga.sends)
 

@@ -156,7 +156,7 @@ class CallingApplication(ABC):
         called = [m.result for m in batch if isinstance(m.result, Called)]
         if called:
             self.intents.settle(unit.connection, [_settled(c) for c in called])
-        rows = self.intents.read(unit.connection, [m.order_id for m in batch])()
+        rows = self.intents.read(unit.connection, [m.order_id for m in batch])
         return [self._reply(m, rows[m.order_id]) for m in batch]
 
     def close(self) -> None:

@@ -8,14 +8,14 @@ On fencing: M. Kleppmann, "How to do distributed locking", 2016.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from psycopg import sql
 
-from orderflow.database import Connection
+from orderflow.database import Connection, Database
 
 INTENDED: Final = "intended"
 DONE: Final = "done"
@@ -161,14 +161,13 @@ class Intents:
             ],
         )
 
-    def read(self, connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Intent]]:
-        """The rows of orders. Sent now, read when called, so that other statements can travel along."""
-        rows = connection.execute(self._read, [list(order_ids)])
-        return lambda: {row[0]: _intent(row) for row in rows}
+    def read(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
+        """The rows of orders, by their ids."""
+        return {row[0]: _intent(row) for row in connection.execute(self._read, [list(order_ids)])}
 
-    def find(self, rows: Callable[[str, Any], list[Any]], order_id: str) -> Intent | None:
-        """One order's row, by `Database.query`; None if there is none."""
-        found = rows(self._read.decode(), [[order_id]])
+    def find(self, database: Database, order_id: str) -> Intent | None:
+        """One order's row; None if there is none."""
+        found = database.query(self._read.decode(), [[order_id]])
         return _intent(found[0]) if found else None
 
 

@@ -18,6 +18,9 @@ from orderflow.settings import Settings
 
 withheld: Final = Counts("resends_withheld", "Messages due again that waited for the retry budget", "service")
 
+FAR: Final = 10 * 365 * 86400.0
+"""Seconds until an order that waits for an operator is looked at."""
+
 _SHARE: Final = 1 / 40
 """Of what came forward. In choreography an order comes forward three times, and a resend makes its whole chain answer
 again: so it stays below a tenth of the traffic."""
@@ -70,3 +73,9 @@ def next_look(settings: Settings, waited: float, sends: int) -> float:
     if sends >= len(times):
         return until_undone
     return min(until_undone, max(times[0], times[sends] * random.uniform(0.9, 1.0) - waited))
+
+
+def slept(settings: Settings, overdue: float) -> bool:
+    """Whether an owner was away when it should have looked (`overdue` seconds ago), or was restored from a backup:
+    then it asks once more before it undoes, for nobody could have answered it."""
+    return overdue >= settings.resend_after[0]

@@ -97,7 +97,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
     def cancel(order_id: str) -> Answer:
         reason = body(CancelRequest, optional=True).reason or "cancelled by the customer"
         with outbox.transaction() as unit:
-            order = _locked(models.lock(unit.connection, [order_id])(), order_id)
+            order = _locked(models.lock(unit.connection, [order_id]), order_id)
             telemetry.about_order(order.id, order.workflow.value, order.traceparent)
             if order.confirmed:
                 raise Problem(409, "Order is confirmed", "a confirmed order can't be cancelled")
@@ -122,7 +122,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
     def retry(order_id: str) -> Answer:
         asked = body(RetryRequest)
         with outbox.transaction() as unit:
-            order = _locked(models.lock(unit.connection, [order_id])(), order_id)
+            order = _locked(models.lock(unit.connection, [order_id]), order_id)
             telemetry.about_order(order.id, order.workflow.value, order.traceparent)
             if not order.attention:
                 raise Problem(409, "Nothing to retry", f"the order is {order.status.value}, not NEEDS_ATTENTION")

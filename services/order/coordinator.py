@@ -23,7 +23,7 @@ from orderflow.contracts import (
 )
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
-from orderflow.resending import RetryBudget, next_look
+from orderflow.resending import FAR, RetryBudget, next_look, slept
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
 from orderflow.settings import Settings
@@ -47,9 +47,6 @@ _PATIENCE: Final = 60.0
 _TRUST: Final = 600.0
 """Seconds without progress after which a coordinator that had answered is reminded all the same: it, or this service,
 may have been restored from a backup. But for a state machine's slowest undo its own times are over by then."""
-
-FAR: Final = 10 * 365 * 86400.0
-"""Seconds until an order that waits for an operator is looked at."""
 
 
 def is_ours(order: Order) -> bool:
@@ -151,12 +148,12 @@ class OrderSweeper:
             return None, order.reason
         if order.cancelling and not runs_by_machine(order):
             return self._undo_again(order)
-        if is_ours(order) and order.waited >= settings.undo_after and not self._slept(order):
+        if is_ours(order) and order.waited >= settings.undo_after and not slept(settings, order.overdue):
             order.facts.add(DEADLINE)
             envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
             return envelope, "deadline"
         # What slept is asked before it is undone: that needs no budget, and is none of what the budget withheld.
-        if not (is_ours(order) and self._slept(order)) and not self._budget.take():
+        if not (is_ours(order) and slept(settings, order.overdue)) and not self._budget.take():
             order.next_in = self._next_look(order)
             return None, ""
         order.sends += 1
@@ -164,14 +161,14 @@ class OrderSweeper:
         message = OrderPlaced(order=snapshots[order.id])
         return _compose(order, message, order.placed_id, order.sends), f"sent again, time {order.sends}"
 
-    def _slept(self, order: Order) -> bool:
-        """Whether this owner was away when it should have looked, or has been restored from a backup."""
-        return order.overdue >= self._settings.resend_after[0]
-
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
         if is_ours(order):
-            return times[0] if self._slept(order) else next_look(self._settings, order.waited, order.sends)
+            return (
+                times[0]
+                if slept(self._settings, order.overdue)
+                else next_look(self._settings, order.waited, order.sends)
+            )
         if order.sends < len(times) and not runs_by_machine(order):
             return max(times[0], times[order.sends] - order.waited)
         return _PATIENCE

@@ -62,7 +62,7 @@ class Orders:
         return message if type(message) in _HEARD else None
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        orders = models.lock(unit.connection, (m.order_id for m in batch))()
+        orders = models.lock(unit.connection, (m.order_id for m in batch))
         going_on = [order for order in orders.values() if order.open]
         log: list[LogEntry] = []
         replies: list[Reply] = []

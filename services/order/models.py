@@ -162,10 +162,9 @@ def patience(settings: Settings) -> dict[str, float]:
     return {"overdue": settings.overdue_after, "overdue_by_machine": settings.overdue_by_machine_after}
 
 
-def lock(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Order]]:
-    """Locks orders in key order. Sent now, read when called."""
-    rows = connection.execute(_LOCK, [list(set(order_ids))])
-    return lambda: {row[0]: _order(row) for row in rows}
+def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
+    """Locks orders in key order; by their ids."""
+    return {row[0]: _order(row) for row in connection.execute(_LOCK, [list(set(order_ids))])}
 
 
 def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:

@@ -36,7 +36,7 @@ def blueprint(service: Service) -> Blueprint:
     @api.get("/payments/<id:order_id>")
     @operation("The payment of an order", answers={200: PaymentAnswer}, problems=(404,))
     def payment(order_id: str) -> Answer:
-        row = application.intents.find(service.database.query, order_id)
+        row = application.intents.find(service.database, order_id)
         if row is None:
             raise not_found(f"payment of order {order_id}")
         return PaymentAnswer(

@@ -33,7 +33,7 @@ def blueprint(service: Service) -> Blueprint:
     @api.get("/shipments/<id:order_id>")
     @operation("The shipment of an order", answers={200: ShipmentAnswer}, problems=(404,))
     def shipment(order_id: str) -> Answer:
-        row = application.intents.find(service.database.query, order_id)
+        row = application.intents.find(service.database, order_id)
         if row is None:
             raise not_found(f"shipment of order {order_id}")
         return ShipmentAnswer(
