@@ -163,12 +163,10 @@ class OrderSweeper:
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
+        if is_ours(order) and slept(self._settings, order.overdue):
+            return times[0]
         if is_ours(order):
-            return (
-                times[0]
-                if slept(self._settings, order.overdue)
-                else next_look(self._settings, order.waited, order.sends)
-            )
+            return next_look(self._settings, order.waited, order.sends)
         if order.sends < len(times) and not runs_by_machine(order):
             return max(times[0], times[order.sends] - order.waited)
         return _PATIENCE
