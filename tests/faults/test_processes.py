@@ -209,7 +209,9 @@ def caught(system: System, service: str, worker: psutil.Process) -> bool:
         c.laddr.port for c in worker.net_connections("tcp") if c.raddr and c.raddr.port == system.ports["POSTGRES_PORT"]
     ]
     worker.send_signal(signal.SIGSTOP)
-    open_ones = "SELECT 1 FROM pg_stat_activity WHERE client_port = ANY(%s) AND state = 'idle in transaction'"
+    # Within a pipeline the server calls it active, and waits for the client all the same.
+    open_ones = """SELECT 1 FROM pg_stat_activity
+        WHERE client_port = ANY(%s) AND xact_start IS NOT NULL AND wait_event = 'ClientRead'"""
     if system.sql(service, open_ones, ours):
         return True
     worker.send_signal(signal.SIGCONT)
