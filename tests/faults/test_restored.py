@@ -213,7 +213,7 @@ def test_forgotten_orders_wait_under_their_coordinator(world: World, postgres: S
     restore(world, "order", copy)
     for _ in range(60):
         world.settle()
-        world.pass_time(10)
+        world.pass_time(20)
     [saga] = world.http("orchestrator").get("/sagas?stuck=true").json["items"] or [None]
     if workflow is Workflow.STEP_FUNCTIONS:
         assert world.broker.machine.executions[order_id].error == "NeedsAttention"

@@ -67,7 +67,7 @@ class Emulated:
         """The envelope that was delivered; out of the whole event, where InputPath is not known."""
         whole = json.loads(delivery.body)
         wrapped = not self._input_path and "detail-type" in whole
-        return decode(json.dumps(whole["detail"]) if wrapped else delivery.body)
+        return decode(json.dumps(whole["detail"], separators=(",", ":")) if wrapped else delivery.body)
 
     def parked(self, service: str) -> list[tuple[str, str]]:
         url = self._sqs.get_queue_url(QueueName=f"{NAME}-{service}-dlq")["QueueUrl"]
