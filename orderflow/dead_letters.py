@@ -167,7 +167,8 @@ class DeadLetters:
                     break
             return len(seen) >= expected
         finally:
-            queue.give_back(list(held.values()))
+            if held:
+                queue.give_back(list(held.values()))
 
     def _open(self, dead: DeadLetter) -> Letter:
         envelope = handler = None

@@ -29,12 +29,13 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
     while True:
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
-                found = _revision(connection)
-                if found is not None and found > head:
-                    log.warning("the schema is newer than this code", service=service, schema=found, code=head)
-                elif found != head:
+                if _revision(connection) != head:
                     connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-                    _upgrade(folder, url)
+                    found = _revision(connection)  # again: a newer release may have migrated it meanwhile
+                    if found is None or found < head:
+                        _upgrade(folder, url)
+                    elif found > head:
+                        log.warning("the schema is newer than this code", service=service, schema=found, code=head)
                 return
         except psycopg.OperationalError as error:
             if time.monotonic() > ends:

@@ -59,6 +59,11 @@ def runs_by_machine(order: Order) -> bool:
     return COORDINATOR[order.workflow] == MACHINE
 
 
+def in_good_hands(order: Order) -> bool:
+    """Whether another coordinator has answered, and not been silent for too long since."""
+    return order.answered and order.waited < _TRUST
+
+
 def first_look(order: Order, settings: Settings) -> float:
     """Seconds from now until its owner looks after the order."""
     undoes = order.cancelling and not runs_by_machine(order)
@@ -106,8 +111,8 @@ class OrderSweeper:
                 return False
             placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
-            elsewhere = [o.id for o in orders if not is_ours(o)]
-            refused = self._outbox.refused(unit, elsewhere) if elsewhere else {}
+            unheard = [o.id for o in orders if not is_ours(o) and not in_good_hands(o)]
+            refused = self._outbox.refused(unit, unheard) if unheard else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
             for order in orders:
@@ -139,7 +144,7 @@ class OrderSweeper:
         if order.attention:
             order.next_in = FAR  # an operator must look first
             return None, ""
-        if not is_ours(order) and order.answered and order.waited < _TRUST:
+        if not is_ours(order) and in_good_hands(order):
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
         if refused:  # its coordinator can't hear of it, so nobody else would end it
