@@ -139,22 +139,6 @@ def test_a_message_that_is_refused_for_good_is_parked(parts: Parts, database: St
     assert publisher.relay() == 0
 
 
-def test_a_message_that_this_code_can_not_read_keeps_no_other(parts: Parts, database: Stored) -> None:
-    """Staged by a newer process that is gone: it stays for one that can, and what is behind it is sent."""
-    outbox, broker, publisher = parts
-    ids = stage(outbox, [envelope() for _ in range(3)])
-    publisher._lanes.clear()  # as if their process had died
-    age(database[1])
-    with psycopg.connect(database[1], autocommit=True) as connection:
-        first = connection.execute("SELECT entry FROM outbox ORDER BY entry LIMIT 1").fetchall()[0]
-        connection.execute("UPDATE outbox SET channel = 'pigeon' WHERE entry = %s", first)
-    assert publisher.relay() == 2
-    run(publisher)
-    outbox.flush()
-    assert broker.sent == [ids[1:]]
-    assert left(database[1]) == [None]
-
-
 def test_a_publisher_goes_on_whatever_it_meets(parts: Parts, database: Stored) -> None:
     """It is its process's only way out: what it had in hand is sent when its lease has run out."""
     outbox, broker, publisher = parts

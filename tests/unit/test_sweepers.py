@@ -1,4 +1,4 @@
-"""Owners that meet one order they can't look after: the others are looked after all the same."""
+"""One order that can't be looked after, or one message that can't be read, keeps no others."""
 
 from __future__ import annotations
 
@@ -26,4 +26,19 @@ def test_a_saga_whose_step_is_not_known_keeps_no_other(world: World) -> None:
     assert {one["waiting_for"][0]["step"] for one in shown if one["order_id"] == orders[0]} == {"CheckFraud"}
     world.execute("orchestrator", saga, ["ReserveStock", orders[0]])
     world.recover()
+    assert world.status(orders[0]) == "CONFIRMED"
+
+
+def test_a_staged_message_that_can_not_be_read_keeps_no_other(world: World) -> None:
+    """Of a newer process that is gone: it stays for one that can, and what is behind it is sent."""
+    orders = [world.place(workflow=Workflow.CHOREOGRAPHY) for _ in range(2)]
+    world.services["order"].publisher._lanes.clear()  # as if its process had died
+    channel = "UPDATE outbox SET channel = %s WHERE order_id = %s RETURNING 1"
+    assert world.execute("order", channel, ["pigeon", orders[0]])
+    world.relay()
+    world.settle()
+    assert [world.status(order_id) for order_id in orders] == ["PLACED", "CONFIRMED"]
+    assert world.execute("order", channel, ["bus", orders[0]])
+    world.relay()
+    world.settle()
     assert world.status(orders[0]) == "CONFIRMED"
