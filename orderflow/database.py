@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -31,6 +32,10 @@ _SESSION: Final = (
     "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
 
+_ANSWER: Final = 12.0
+"""Seconds to wait for an answer: somewhat longer than a statement may take. That limit is the server's own, and TCP's
+are the host's, which acknowledges what it is sent: neither ends the wait for a server that is frozen."""
+
 _AWAY: Final = (
     psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout,
     # psycopg counts these two among internal errors: the server has become a standby, or ended a transaction that it
@@ -46,6 +51,20 @@ _NETWORK: Final = {
 of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
 
 
+class _Connection(psycopg.Connection[TupleRow]):
+    """One that gives up waiting. A server that wakes up later may carry out what it had been sent, COMMIT included:
+    that is a lost answer like any other."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        try:
+            return super().wait(gen, interval, _ANSWER if timeout is None else timeout)
+        except psycopg.OperationalError as error:
+            if error.sqlstate or self.closed:
+                raise  # the server's own, or it is gone
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {_ANSWER:g} s") from error
+
+
 class Database:
     """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the
     transaction for a reason that may pass (deadlock, restart, lock timeout)."""
@@ -58,14 +77,15 @@ class Database:
         self.name = name
         self._held: set[int] = set()
         """Connections that somebody has."""
-        self._away = False
-        """Whether the last who asked got none in time while nobody had any."""
+        self._probe_at: float | None = None
+        """None, or the database is away, and when it is worth asking again: the last who asked got no connection in
+        time while nobody had any."""
         self._probe = threading.Lock()
         """While it is away, one at a time waits for it: threads that all wait would leave none for requests that need
         no database, and the pool keeps whoever gave up until it has connected again."""
-        self._probe_again = 0.0
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
+            connection_class=_Connection,
             min_size=1,
             max_size=size,
             timeout=_WAIT,
@@ -106,12 +126,13 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        probing = self._away
-        if probing and (time.monotonic() < self._probe_again or not self._probe.acquire(blocking=False)):
+        at = self._probe_at
+        probing = at is not None
+        if at is not None and (time.monotonic() < at or not self._probe.acquire(blocking=False)):
             raise PoolTimeout("the database is away, as another found or is finding out")
         try:
             with self._pool.connection() as connection:
-                self._away = False
+                self._probe_at = None
                 if probing:
                     self._probe.release()
                     probing = False
@@ -124,8 +145,7 @@ class Database:
                 finally:
                     self._held.discard(id(connection))
         except PoolTimeout:
-            self._away = not self._held
-            self._probe_again = time.monotonic() + _PAUSE
+            self._probe_at = None if self._held else time.monotonic() + _PAUSE
             raise
         finally:
             if probing:

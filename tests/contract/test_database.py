@@ -1,4 +1,4 @@
-"""A database that is away: one at a time waits for a connection, the others are told at once."""
+"""A database that is away or hangs: one at a time waits for a connection, the others are told at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_who_finds_it_away_spares_the_others_the_wait(
         assert database.alive()
         administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         administrator.execute(CUT, [name])
-        until(lambda: not database.alive() and database._away)
+        until(lambda: not database.alive() and database._probe_at is not None)
         asked = []
         monkeypatch.setattr(database._pool, "connection", lambda: asked.append("one more waits"))
         with database._probe:
@@ -50,7 +50,7 @@ def test_who_finds_it_away_spares_the_others_the_wait(
         administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         until(database.alive, 30)
         with database.transaction():
-            assert not database._away
+            assert database._probe_at is None
             assert not database._probe.locked()
 
 
@@ -59,7 +59,7 @@ def test_one_whose_connections_are_all_in_use_is_not_away(database: Database) ->
     with database.transaction():
         with pytest.raises(DatabaseUnavailable):
             database.query("SELECT 1")
-        assert not database._away
+        assert database._probe_at is None
     assert database.alive()
 
 
@@ -74,7 +74,7 @@ def test_a_server_that_became_a_standby_is_away(database: Database, url: str) ->
     with psycopg.connect(f"{server}/postgres", autocommit=True) as administrator:
         administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
         administrator.execute(CUT, [name])
-        until(lambda: not database.alive() and database._away)
+        until(lambda: not database.alive() and database._probe_at is not None)
         administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
         until(database.alive, 30)
 
@@ -84,6 +84,24 @@ def test_a_transaction_that_the_server_ended_is_no_fault_of_a_message(database: 
     with pytest.raises(DatabaseUnavailable), database.transaction():
         raise psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
     assert database.alive()
+
+
+def test_one_that_does_not_answer_is_away(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits gives up after a while, for what is pipelined too, and the connection is not used again."""
+
+    def hanging() -> None:
+        with database.transaction() as connection:
+            connection.execute(b"SELECT pg_sleep(2)")
+
+    for ask in (lambda: database.query("SELECT pg_sleep(2)"), hanging):
+        until(database.alive)
+        backend = database.query("SELECT pg_backend_pid()")
+        monkeypatch.setattr("orderflow.database._ANSWER", 0.2)
+        with pytest.raises(DatabaseUnavailable, match=r"no answer within 0\.2 s"):
+            ask()
+        monkeypatch.undo()
+        until(database.alive)
+        assert database.query("SELECT pg_backend_pid()") != backend
 
 
 def test_what_is_old_is_forgotten_in_parts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

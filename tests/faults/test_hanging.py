@@ -1,0 +1,112 @@
+"""FAULTS row 7: databases that hang. They are there, their host takes what it is sent, and no answer comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from orderflow.routing import SERVICES
+from tests.faults.test_databases import administrator, pids
+from tests.support.load import Load
+from tests.support.system import KINDS, System, order_body, until
+
+pytestmark = [
+    pytest.mark.slow, pytest.mark.extra, pytest.mark.timeout(600), pytest.mark.xdist_group("faults-system"),
+    pytest.mark.row(7),
+]  # fmt: skip
+
+_GIVEN_UP = "no answer within"
+"""What a service logs where it gives up waiting."""
+
+_TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%' AND pid = ANY(%s)"
+_LISTENS = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %s"
+
+
+@pytest.mark.parametrize("seconds", [30])
+def test_all_databases_hang(system: System, seed: int, seconds: int, measured: Callable[..., None]) -> None:
+    """Who waits gives up; then each request is refused within two seconds, and who needs no database is answered.
+    They are back within 30 s of its waking up, without a restart."""
+    before = pids(system)
+    with Load(system, KINDS, rate=8, total=8 * seconds, seed=seed) as load:
+        load.until_taken(8)
+        system.runtime.kill("postgres", signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            until(lambda: refused(system) <= 2 and refused(system) <= 2, seconds)
+            measured(noticed_s=time.monotonic() - began)
+            took = [refused(system) for _ in range(5)]
+            assert system.http.get(system.url("order", "/healthz")).status_code == 200
+            assert max(took) <= 2, took
+            time.sleep(max(0.0, began + seconds - time.monotonic()))
+        finally:
+            system.runtime.kill("postgres", signal.SIGCONT)
+        back = time.monotonic()
+        for service in SERVICES:
+            until(lambda name=service: system.http.get(system.url(name, "/readyz")).status_code == 200, 30)
+        measured(ready_s=time.monotonic() - back)
+        taken = load.finish()
+    system.until_terminal(*taken)
+    measured(orders=len(taken), terminal_s=time.monotonic() - back, refusal_s=max(took))
+    system.check(acknowledged=taken)
+    assert pids(system) == before, "without a restart"
+    system.no_dead_letters()
+
+
+def refused(system: System) -> float:
+    """Seconds until an order was refused."""
+    began = time.monotonic()
+    assert system.post(order_body()).status_code == 503
+    return time.monotonic() - began
+
+
+@contextmanager
+def hanging(system: System) -> Iterator[dict[int, str]]:
+    """Every connection that the services have now hangs, new ones don't. Of each its backend's pid and whose it is.
+
+    Only those are stopped that wait for their client: others might hold what all of PostgreSQL waits for."""
+    stopped: dict[int, str] = {}
+    with administrator(system) as connection:
+        wanted = [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity").fetchall()]
+        try:
+            for pid, owner in connection.execute(_TO_CLIENTS, [wanted]).fetchall():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped[pid] = owner
+                    while connection.execute(_LISTENS, [pid]).fetchall() == [(False,)]:
+                        os.kill(pid, signal.SIGCONT)
+                        os.kill(pid, signal.SIGSTOP)
+            yield stopped
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+def test_connections_hang(system: System, seed: int, measured: Callable[..., None]) -> None:
+    """Each service gives up those it has and goes on over new ones. What it had sent over the old, COMMIT included, is
+    carried out when they wake up, long after others have taken its work over: nothing is done twice."""
+    before, waking = pids(system), 25.0
+    with Load(system, KINDS, rate=8, total=320, seed=seed) as load:
+        load.until_taken(40)
+        logged = {service: system.runtime.logs(service).count(_GIVEN_UP) for service in SERVICES}
+        with hanging(system) as stopped:
+            began, already = time.monotonic(), len(load.acknowledged)
+            for service in SERVICES:
+                until(lambda name=service: system.runtime.logs(name).count(_GIVEN_UP) > logged[name], 30)
+            until(lambda: system.post(order_body()).status_code == 202, 30)
+            measured(goes_on_s=time.monotonic() - began)
+            load.until_taken(already + 40)
+            time.sleep(max(0.0, began + waking - time.monotonic()))
+        back = time.monotonic()
+        taken = load.finish()
+    assert set(stopped.values()) >= set(SERVICES), stopped
+    system.until_terminal(*taken)
+    measured(connections=len(stopped), orders=len(taken), terminal_s=time.monotonic() - back)
+    system.check(acknowledged=taken)
+    assert pids(system) == before, "without a restart"
+    system.no_dead_letters()
