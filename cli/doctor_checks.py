@@ -164,7 +164,7 @@ def stuck(told: Services) -> list[Finding]:
     if gauges is None or "orders_open" not in gauges:
         return [Finding("orders", "warning", "not known: the order service does not tell", "orderflow logs order")]
     wrong = []
-    if n := gauges.get("orders_stuck"):
+    if n := gauges.get("orders_needing_attention"):
         way = "orderflow order list --stuck; when the cause is gone: orderflow order retry <id> --why …"
         wrong.append(Finding("orders", "problem", f"{n:.0f} need an operator", way))
     if n := gauges.get("orders_overdue"):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from flask import Blueprint
-from pydantic import BaseModel, Field, PlainSerializer
+from pydantic import BaseModel, Field
 
 from orchestrator import executions
 from orchestrator.engine import State, decide
 from orchestrator.executions import Histories
 from orchestrator.store import LOG
-from orderflow.clock import rfc3339
-from orderflow.contracts import Workflow
+from orderflow.contracts import Id, Workflow
 from orderflow.database import Database
 from orderflow.errors import Problem
 from orderflow.settings import Settings
-from orderflow.web import Answer, RequestModel, operation, query
-
-_Time = Annotated[datetime, PlainSerializer(rfc3339, return_type=str)]
+from orderflow.web import Answer, RequestModel, Time, operation, query
 
 
 class SagaQuery(RequestModel):
@@ -28,18 +25,18 @@ class SagaQuery(RequestModel):
     stuck: bool = False
     """Only those that need an operator."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+    cursor: Id | None = None
 
 
 class Waiting(BaseModel):
     step: str
     service: str
-    since: _Time
-    deadline: _Time | None
+    since: Time
+    deadline: Time | None
 
 
 class LogLine(BaseModel):
-    at: _Time
+    at: Time
     service: str
     kind: str
     type: str
@@ -57,8 +54,8 @@ class SagaAnswer(BaseModel):
     facts: list[str]
     reason: str | None
     waiting_for: list[Waiting] | None
-    created_at: _Time
-    updated_at: _Time
+    created_at: Time
+    updated_at: Time
     log: list[LogLine] = []
 
 

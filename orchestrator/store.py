@@ -153,5 +153,5 @@ def gauges(database: Database) -> Sequence[Gauge]:
     [(active, stuck)] = database.query("SELECT count(*), count(*) FILTER (WHERE attention) FROM sagas WHERE active")
     return (
         Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
-        Gauge("sagas_stuck", "Of these, those that need an operator", stuck),
+        Gauge("sagas_needing_attention", "Of these, those that need an operator", stuck),
     )

@@ -145,7 +145,7 @@ def gauges(database: Database) -> Sequence[Gauge]:
     [(watched, stuck)] = database.query(_COUNT)
     return (
         Gauge("executions_watched", "Executions of the state machine that are looked after", watched),
-        Gauge("executions_stuck", "Executions that gave up and need an operator", stuck),
+        Gauge("executions_needing_attention", "Executions that gave up and need an operator", stuck),
     )
 
 

@@ -42,6 +42,9 @@ class Message(BaseModel):
 Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 """Any text that PostgreSQL can hold."""
 
+Id = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+"""A UUID in its canonical form."""
+
 Sku = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MAX_QUANTITY = 1_000_000
 

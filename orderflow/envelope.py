@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orderflow import clock
-from orderflow.contracts import MESSAGES, EventBus, Message, Workflow, name_of, type_of
+from orderflow.contracts import MESSAGES, EventBus, Id, Message, Workflow, name_of, type_of
 from orderflow.errors import NewerVersion, Undecodable
 
 MAX_BYTES: Final = 192 * 1024
@@ -21,7 +21,6 @@ MAX_BYTES: Final = 192 * 1024
 _TYPE: Final = re.compile(r"orderflow\.([A-Za-z]+)\.v([1-9][0-9]{0,3})")
 _Text = r"^[^\x00]*$"
 """Any text that PostgreSQL can hold."""
-_Id = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
 class Envelope(BaseModel):
@@ -30,10 +29,10 @@ class Envelope(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     specversion: Literal["1.0"] = "1.0"
-    id: _Id
+    id: Id
     source: Annotated[str, Field(min_length=1, max_length=200, pattern=_Text)]
     type: Annotated[str, Field(max_length=200)]
-    subject: _Id
+    subject: Id
     time: Annotated[str, Field(max_length=40)]
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: Annotated[str, Field(max_length=300)] = ""
@@ -41,7 +40,7 @@ class Envelope(BaseModel):
     traceparent: Annotated[str, Field(max_length=55, pattern=_Text)] | None = None
     workflow: Workflow
     eventbus: EventBus
-    causationid: _Id | None = None
+    causationid: Id | None = None
     resend: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     tasktoken: Annotated[str, Field(max_length=2048)] | None = None
 

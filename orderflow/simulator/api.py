@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from flask import Blueprint
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
-from orderflow import clock
-from orderflow.contracts import Money
+from orderflow.contracts import Id, Money
 from orderflow.simulator.faults import Faults
 from orderflow.simulator.ledger import LedgerEntry
 from orderflow.simulator.provider import Simulated
-from orderflow.web import Answer, RequestModel, body, operation, query
-
-OrderId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+from orderflow.web import Answer, RequestModel, Time, body, operation, query
 
 
 class LedgerQuery(RequestModel):
     """Of one order, or the newest of all."""
 
-    order_id: OrderId | None = None
+    order_id: Id | None = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
 
 
@@ -30,7 +27,7 @@ class LedgerItem(BaseModel):
     kind: Literal["charge", "refund", "shipment", "cancellation"]
     amount: Money | None
     idempotency_key: str
-    at: str
+    at: Time
 
 
 class LedgerAnswer(BaseModel):
@@ -82,5 +79,5 @@ def _item(entry: LedgerEntry) -> LedgerItem:
         kind=entry.kind,
         amount=money,
         idempotency_key=entry.idempotency_key,
-        at=clock.rfc3339(entry.at),
+        at=entry.at,
     )

@@ -32,11 +32,12 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
 
 from orderflow.web.access import guard
 from orderflow.web.app import create_app
+from orderflow.web.fields import LINE, Time
 from orderflow.web.operations import Answer, operation
 from orderflow.web.problems import not_found
 from orderflow.web.reading import MAX_BODY, OperatorRequest, RequestModel, body, query
 
 __all__ = [
-    "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "body", "create_app", "guard", "not_found", "operation",
-    "query",
+    "LINE", "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "Time", "body", "create_app", "guard", "not_found",
+    "operation", "query",
 ]  # fmt: skip

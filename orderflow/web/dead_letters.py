@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
 from flask import Blueprint
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orderflow import dead_letters
-from orderflow.clock import rfc3339
+from orderflow.contracts import Id
 from orderflow.dead_letters import Action, DeadLetters, Letter
 from orderflow.service import Service
+from orderflow.web.fields import Time
 from orderflow.web.operations import Answer, operation
 from orderflow.web.reading import OperatorRequest, RequestModel, body, query
 
-_Time = Annotated[datetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
-_OrderId = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 _Id = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9-]*$")]
 
 
 class DlqQuery(RequestModel):
     limit: Annotated[int, Field(ge=1, le=500)] = 50
-    order_id: _OrderId | None = None
+    order_id: Id | None = None
     id: _Id | None = None
     """Of a letter, or of the message in it."""
 
@@ -41,7 +39,7 @@ class Settle(OperatorRequest):
     model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_OF})
 
     ids: Annotated[tuple[_Id, ...], Field(max_length=100)] = ()
-    order_id: _OrderId | None = None
+    order_id: Id | None = None
     all: bool = False
 
     @model_validator(mode="after")
@@ -62,7 +60,7 @@ class DeadLetterAnswer(BaseModel):
     id: str
     queue: str
     reason: str
-    at: _Time
+    at: Time
     receives: int | None
     size: int
     order_id: str | None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from orderflow.errors import FieldError, Problem
+from orderflow.web.fields import LINE
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of the longest request body; a longer one is 413."""
@@ -33,8 +34,8 @@ class RequestModel(BaseModel):
 class OperatorRequest(RequestModel):
     """Who does it, and why; both are kept."""
 
-    by: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
-    why: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    by: Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
+    why: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)]
 
 
 Model = TypeVar("Model", bound=RequestModel)

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from flask import Blueprint
 from pydantic import BaseModel, Field
 
-from orderflow import clock
 from orderflow.contracts import MAX_QUANTITY, Item
 from orderflow.errors import Problem
 from orderflow.service import Service
-from orderflow.web import Answer, RequestModel, body, not_found, operation
+from orderflow.web import Answer, RequestModel, Time, body, not_found, operation
 from services.inventory import models
 
 
@@ -36,8 +35,8 @@ class ReservationAnswer(BaseModel):
     state: Literal["reserved", "rejected", "released"]
     items: list[Item]
     reason: str
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -82,8 +81,8 @@ def blueprint(service: Service) -> Blueprint:
             state=row.state,
             items=[Item(sku=sku, quantity=quantity) for sku, quantity in row.pieces.items()],
             reason=row.reason,
-            created_at=clock.rfc3339(created_at),
-            updated_at=clock.rfc3339(updated_at),
+            created_at=created_at,
+            updated_at=updated_at,
         )
 
     return api

@@ -230,7 +230,7 @@ def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
     )
     return (
         Gauge("orders_open", "Orders that are neither confirmed nor cancelled", open_orders),
-        Gauge("orders_stuck", "Of these, those that need an operator", attention),
+        Gauge("orders_needing_attention", "Of these, those that need an operator", attention),
         Gauge("orders_overdue", "Of the open orders, those past every deadline without an operator", stuck - attention),
         Gauge("orders_waited_seconds", "Since the last progress of the open order that has waited longest", oldest),
     )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, Field
 
-from orderflow.clock import rfc3339
-from orderflow.contracts import EventBus, Sku, Workflow
-from orderflow.web import OperatorRequest, RequestModel
+from orderflow.contracts import EventBus, Id, Sku, Workflow
+from orderflow.web import LINE, OperatorRequest, RequestModel, Time
 from services.order.domain import Status
 
 MAX_LINES = 100
 MAX_PIECES = 10_000
 """Of one line."""
 
-_Time = Annotated[datetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
-
-
-_Short = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_Long = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Short = Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
+_Long = Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)]
 
 
 class OrderLine(RequestModel):
@@ -32,7 +27,7 @@ class ShippingAddress(RequestModel):
     name: _Long
     line1: _Long
     city: _Short
-    postal_code: Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    postal_code: Annotated[str, Field(min_length=1, max_length=20, pattern=LINE)]
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")]
     """ISO 3166-1 alpha-2."""
 
@@ -47,7 +42,7 @@ class OrderRequest(RequestModel):
 
 
 class CancelRequest(RequestModel):
-    reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    reason: Annotated[str, Field(max_length=200, pattern=LINE)] = ""
 
 
 class RetryRequest(OperatorRequest):
@@ -61,7 +56,7 @@ class OrderQuery(RequestModel):
     stuck: bool = False
     """Only those that need an operator, or are past every deadline."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+    cursor: Id | None = None
 
 
 class Amount(BaseModel):
@@ -80,8 +75,8 @@ class OrderAnswer(BaseModel):
     trace_id: str | None
     traced: bool
     """Whether its spans are recorded; `trace_id` is in its log lines either way."""
-    created_at: _Time
-    updated_at: _Time
+    created_at: Time
+    updated_at: Time
     reason: str | None = None
     customer_id: str | None = None
 
@@ -102,7 +97,7 @@ class ProductPage(BaseModel):
 
 
 class TimelineEntry(BaseModel):
-    at: _Time
+    at: Time
     service: str
     kind: Literal["command", "event", "note"]
     type: str
@@ -116,8 +111,8 @@ class Waiting(BaseModel):
 
     step: str
     service: str
-    since: _Time
-    deadline: _Time | None
+    since: Time
+    deadline: Time | None
 
 
 class Timeline(BaseModel):

@@ -7,10 +7,9 @@ from typing import Literal
 from flask import Blueprint
 from pydantic import BaseModel
 
-from orderflow import clock
 from orderflow.contracts import Money
 from orderflow.service import Service
-from orderflow.web import Answer, not_found, operation
+from orderflow.web import Answer, Time, not_found, operation
 from services.payment.handlers import Payment
 
 
@@ -23,8 +22,8 @@ class PaymentAnswer(BaseModel):
     refunded: Money | None
     payment_id: str | None
     reason: str
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -46,8 +45,8 @@ def blueprint(service: Service) -> Blueprint:
             refunded=row.result or None,
             payment_id=row.reference,
             reason=row.reason,
-            created_at=clock.rfc3339(row.created_at),
-            updated_at=clock.rfc3339(row.updated_at),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
         )
 
     return api

@@ -7,9 +7,8 @@ from typing import Literal
 from flask import Blueprint
 from pydantic import BaseModel
 
-from orderflow import clock
 from orderflow.service import Service
-from orderflow.web import Answer, not_found, operation
+from orderflow.web import Answer, Time, not_found, operation
 from services.shipping.handlers import Shipping
 
 
@@ -20,8 +19,8 @@ class ShipmentAnswer(BaseModel):
     state: Literal["intended", "done", "refused", "undoing", "undone"]
     shipment_id: str | None
     reason: str
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -41,8 +40,8 @@ def blueprint(service: Service) -> Blueprint:
             state=row.state,
             shipment_id=row.reference,
             reason=row.reason,
-            created_at=clock.rfc3339(row.created_at),
-            updated_at=clock.rfc3339(row.updated_at),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
         )
 
     return api

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -19,7 +16,7 @@ from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from tests.support.load import Load, bearable, quick, sizes
-from tests.support.processes import replaced
+from tests.support.processes import another, replaced
 from tests.support.system import FAULTS, KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
@@ -117,21 +114,6 @@ def test_rolling_restart(system: System, seed: int, kinds: Kinds, measured: Call
     system.no_dead_letters()
 
 
-@contextmanager
-def second(system: System, service: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process of a service: a worker without a port."""
-    environment = system.runtime.env(service) | {"ORDERFLOW_ROLE": "worker"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orderflow.serve", service],
-        env=environment, cwd=system.runtime.home.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
 FROZEN = {
     "payment": ("payments", "payment", ["charge", "refund"]),
     "shipping": ("shipments", "carrier", ["shipment", "cancellation"]),
@@ -178,7 +160,7 @@ def test_frozen_within_a_provider_call(
         system.sql("providers", "UPDATE faults SET latency = 0 WHERE provider = %s", provider)
         undone = frozen[::2]
         assert {system.cancel(i) for i in undone} == {202}
-        with second(system, service):
+        with another(system, service):
             system.until_terminal(*orders)
             fences = dict(system.sql(service, f"SELECT order_id::text, fence FROM {table}"))
             assert all(fences[i] > 1 for i in frozen), "another process took them over"
@@ -223,7 +205,7 @@ def caught(system: System, service: str, worker: psutil.Process) -> bool:
 def test_frozen_with_messages_in_hand(system: System, seed: int, service: str, measured: Callable[..., None]) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, in the middle of a transaction, while
     another process of it works on."""
-    with second(system, service), Load(system, KINDS, rate=8, total=10_000, seed=seed) as load:
+    with another(system, service), Load(system, KINDS, rate=8, total=10_000, seed=seed) as load:
         load.until_taken(8)
         [worker] = psutil.Process(system.runtime.pid(service)).children()
         until(lambda: caught(system, service, worker))

@@ -36,7 +36,7 @@ def test_orders_are_counted_from_their_acceptance_to_their_end(system: System) -
     system.until_terminal(*ids)
     found = metrics(system, system.url("order"))
     assert found["orderflow_orders_open",] == system.open_orders()
-    assert found["orderflow_orders_stuck",] == 0
+    assert found["orderflow_orders_needing_attention",] == 0
     for workflow, _ in KINDS:
         for status in ("CONFIRMED", "CANCELLED"):
             key = ("orderflow_order_seconds_count", status, workflow.value)
@@ -52,7 +52,7 @@ def test_orders_are_counted_from_their_acceptance_to_their_end(system: System) -
         assert ("orderflow_outbox_lag_seconds",) in of_service
     saga = metrics(system, system.url("orchestrator"))
     until(lambda: metrics(system, system.url("orchestrator"))["orderflow_sagas_active",] == 0, 30)
-    assert saga["orderflow_sagas_stuck",] == 0
+    assert saga["orderflow_sagas_needing_attention",] == 0
 
 
 @contextmanager

@@ -58,6 +58,13 @@ def workers(
             process.wait(15)
 
 
+@contextmanager
+def another(system: System, service: str) -> Iterator[None]:
+    """One more process of a service, with a log beside the service's own."""
+    with workers(system, service, system.runtime.home.log(f"{service}-another"), {}):
+        yield
+
+
 def provider_calls(system: System) -> Counter[str]:
     """Calls of both providers, attempts, and calls without an answer, since the services started counting."""
     found: Counter[str] = Counter()

@@ -26,7 +26,7 @@ from tests.support.ports import free_ports
 GAUGES = {
     "database_up": 1.0, "database_schema_current": 1.0, "database_clock_ahead_seconds": 0.1, "outbox_messages": 2.0,
     "outbox_parked": 0.0, "outbox_lag_seconds": 0.2, "queue_drained_seconds": 1.0, "orders_open": 3.0,
-    "orders_stuck": 0.0, "orders_overdue": 0.0,
+    "orders_needing_attention": 0.0, "orders_overdue": 0.0,
 }  # fmt: skip
 HEALTHY = Told(gauges=GAUGES, dead_letters={"x-dlq": 0}, clock_ahead=0.4)
 ALL = dict.fromkeys(SERVICES, HEALTHY)
@@ -58,7 +58,7 @@ def test_nothing_is_wrong_with_a_healthy_system() -> None:
         (one("payment", queue_drained_seconds=90), "queues", "warning", "empty for 90 s: 7", "logs payment"),
         (one("payment", outbox_parked=2), "outboxes", "problem", "refused 2 messages of payment", "dlq list"),
         (one("payment", outbox_lag_seconds=40), "outboxes", "problem", "has waited 40 s", "logs payment"),
-        (one("order", orders_stuck=2), "orders", "problem", "2 need an operator", "order retry"),
+        (one("order", orders_needing_attention=2), "orders", "problem", "2 need an operator", "order retry"),
         (one("order", orders_overdue=1), "orders", "problem", "1 are past every deadline", "order timeline"),
         (one("order", database_clock_ahead_seconds=-9), "clocks", "warning", "order's: -9.0 s", "NTP"),
         (ALL | {"shipping": replace(HEALTHY, clock_ahead=5)}, "clocks", "warning", "shipping's clock", "NTP"),
