@@ -23,7 +23,7 @@ pytestmark = [
 _GIVEN_UP = "no answer within"
 """What a service logs where it gives up waiting."""
 
-_TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%' AND pid = ANY(%s)"
+_TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%%' AND pid = ANY(%s)"
 _LISTENS = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %s"
 
 
