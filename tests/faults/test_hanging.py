@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = [
 _GIVEN_UP = "no answer within"
 """What a service logs where it gives up waiting."""
 
-_TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%%' AND pid = ANY(%s)"
+_TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%'"
 _LISTENS = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %s"
 
 
@@ -71,9 +72,8 @@ def hanging(system: System) -> Iterator[dict[int, str]]:
     Only those are stopped that wait for their client: others might hold what all of PostgreSQL waits for."""
     stopped: dict[int, str] = {}
     with administrator(system) as connection:
-        wanted = [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity").fetchall()]
         try:
-            for pid, owner in connection.execute(_TO_CLIENTS, [wanted]).fetchall():
+            for pid, owner in connection.execute(_TO_CLIENTS).fetchall():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
                     stopped[pid] = owner
@@ -85,6 +85,14 @@ def hanging(system: System) -> Iterator[dict[int, str]]:
             for pid in stopped:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+
+def unread(system: System) -> list[int]:
+    """Bytes that wait at PostgreSQL's end of each connection that has some. proc(5), /proc/net/tcp; 0A is LISTEN"""
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{system.ports['POSTGRES_PORT']:04X}"
+    waiting = [int(each[4].partition(":")[2], 16) for each in fields if each[1].endswith(port) and each[3] != "0A"]
+    return [count for count in waiting if count]
 
 
 def test_connections_hang(system: System, seed: int, measured: Callable[..., None]) -> None:
@@ -102,11 +110,13 @@ def test_connections_hang(system: System, seed: int, measured: Callable[..., Non
             measured(goes_on_s=time.monotonic() - began)
             load.until_taken(already + 40)
             time.sleep(max(0.0, began + waking - time.monotonic()))
+            late = [count for count in unread(system) if count > 1]  # more than that the other end is gone
         back = time.monotonic()
         taken = load.finish()
     assert set(stopped.values()) >= set(SERVICES), stopped
+    assert len(late) >= len(SERVICES), "each was left with statements to carry out"
     system.until_terminal(*taken)
-    measured(connections=len(stopped), orders=len(taken), terminal_s=time.monotonic() - back)
+    measured(connections=len(stopped), late=len(late), orders=len(taken), terminal_s=time.monotonic() - back)
     system.check(acknowledged=taken)
     assert pids(system) == before, "without a restart"
     system.no_dead_letters()
