@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import psycopg
 import pytest
 
 from cli.runtime.probe import answers
 from orderflow.routing import SERVICES
+from tests.support.aws import client
 from tests.support.engine import need_engine, provider
 from tests.support.infrastructure import Infrastructure, infrastructure
 
@@ -26,10 +26,7 @@ def around(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def sqs(around: Infrastructure) -> Any:
-    return boto3.client(
-        "sqs", endpoint_url=around.broker_url, region_name="us-east-1", aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )  # fmt: skip
+    return client("sqs", around.broker_url)
 
 
 def queues(around: Infrastructure) -> set[str]:

@@ -6,9 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from cli.runtime import localstack
@@ -16,6 +14,7 @@ from cli.runtime.home import Home
 from cli.runtime.plan import make_plan
 from localstack import render
 from orderflow.routing import SERVICES, filter_policy
+from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until
 
@@ -42,17 +41,11 @@ def emulator(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def client(endpoint: str, service: str) -> Any:
-    return boto3.client(
-        service, endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-    )
-
-
 def test_with_somebody_to_tell_every_queue_is_watched(emulator: str) -> None:
     """By default there are no alarms; a topic makes one for each queue, on the queue's own metric."""
-    cloudwatch, cloudformation = client(emulator, "cloudwatch"), client(emulator, "cloudformation")
+    cloudwatch, cloudformation = client("cloudwatch", emulator), client("cloudformation", emulator)
     assert cloudwatch.describe_alarms()["MetricAlarms"] == []
-    topic = client(emulator, "sns").create_topic(Name="operators")["TopicArn"]
+    topic = client("sns", emulator).create_topic(Name="operators")["TopicArn"]
     parameters = {"Name": "alarmed", "Logging": "off", "AlarmTopic": topic}
     cloudformation.create_stack(
         StackName="alarmed",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import boto3
 import pytest
 
 from lab.bare.side import STACK, BareLoop
@@ -15,6 +14,7 @@ from lab.bench.plan import Effort
 from lab.load.side import Orderflow
 from lab.workload import variants
 from orderflow.routing import SERVICES
+from tests.support.aws import client
 from tests.support.system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -52,10 +52,7 @@ def bench(system: System, tmp_path: Path) -> Iterator[Bench]:
 
 
 def _delete_stack(system: System) -> None:
-    boto3.client(
-        "cloudformation", endpoint_url=system.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
-        aws_secret_access_key="test",
-    ).delete_stack(StackName=STACK)  # fmt: skip
+    client("cloudformation", system.url("localstack")).delete_stack(StackName=STACK)
 
 
 def test_both_sides_do_the_same_work(bench: Bench, system: System) -> None:

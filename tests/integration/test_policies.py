@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
-import boto3
 import pytest
 
 from localstack import render
 from orderflow.contracts import EventBus, OrderPaid, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES
+from tests.support.aws import client
 from tests.support.proxy import Tap, proxy
 from tests.support.system import KINDS, System, overridden, until
 
@@ -90,14 +90,7 @@ def watched(system: System) -> Iterator[dict[str, Rights]]:
 @pytest.fixture(scope="module")
 def policies(system: System) -> dict[str, Rights]:
     """What each service may do, by its policy as CloudFormation made it from policies.yaml."""
-
-    def client(service: str) -> Any:
-        return boto3.client(
-            service, endpoint_url=system.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )  # fmt: skip
-
-    cloudformation, iam = client("cloudformation"), client("iam")
+    cloudformation, iam = (client(name, system.url("localstack")) for name in ("cloudformation", "iam"))
     cloudformation.create_stack(
         StackName="policies", TemplateBody=render.POLICIES.read_text(), Capabilities=["CAPABILITY_IAM"]
     )

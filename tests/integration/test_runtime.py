@@ -7,14 +7,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import psutil
 import psycopg
 import pytest
 
 from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers
+from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until
 
@@ -30,13 +29,6 @@ def states(system: EmbeddedRuntime) -> dict[str, str]:
 def all_ready(system: EmbeddedRuntime) -> bool:
     found = states(system)
     return found.keys() >= PARTS and set(found.values()) == {"ready"}
-
-
-def client(system: EmbeddedRuntime, service: str) -> Any:
-    return boto3.client(
-        service, endpoint_url=system.plan.url("localstack"), region_name="us-east-1",
-        aws_access_key_id="test", aws_secret_access_key="test",
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +92,7 @@ def test_what_is_killed_comes_back(system: EmbeddedRuntime, part: str) -> None:
 
 def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRuntime) -> None:
     """It keeps nothing over a restart; the stack is deployed again, its marker last."""
-    sqs = client(system, "sqs")
+    sqs = client("sqs", system.plan.url("localstack"))
     sqs.create_queue(QueueName="made-by-hand")
     killed = system.kill("localstack")
     until(lambda: system.pid("localstack") not in (0, killed))
@@ -112,7 +104,7 @@ def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRunti
 
 def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRuntime) -> None:
     """Whichever way an event takes, the consumer reads the same body; what a service doesn't hear never comes."""
-    sqs, sns, events = (client(system, name) for name in ("sqs", "sns", "events"))
+    sqs, sns, events = (client(name, system.plan.url("localstack")) for name in ("sqs", "sns", "events"))
     system.stop("inventory")  # or it would take them
     try:
         queue = sqs.get_queue_url(QueueName="orderflow-inventory")["QueueUrl"]

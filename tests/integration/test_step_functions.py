@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Message, RefundPayment, Workflow
 from orderflow.envelope import compose
+from tests.support.aws import client
 from tests.support.system import System, running, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("step-functions")]
@@ -43,10 +43,7 @@ class Machine:
     """The state machine, from outside."""
 
     def __init__(self, system: System) -> None:
-        self.client = boto3.client(
-            "stepfunctions", endpoint_url=system.url("localstack"), region_name="us-east-1",
-            aws_access_key_id="test", aws_secret_access_key="test",
-        )  # fmt: skip
+        self.client = client("stepfunctions", system.url("localstack"))
 
     def arn(self, name: str) -> str:
         return f"arn:aws:states:us-east-1:000000000000:execution:orderflow-orders:{name}"

@@ -9,18 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from orderflow.bus import Delivery
 from orderflow.bus.broker import AwsBroker
 from orderflow.bus.memory import MemoryBroker
 from orderflow.envelope import Envelope, decode
 from orderflow.routing import SERVICES, event_pattern, filter_policy
 from orderflow.settings import Settings
+from tests.support.aws import client
 
 ROOT = Path(__file__).parents[2]
 NAME = "contract"
-_TEST_ACCOUNT = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 class Memory:
@@ -61,7 +59,7 @@ class Emulated:
         deploy(endpoint, NAME)
         settings = Settings(aws_endpoint_url=endpoint, orderflow_stack=NAME)
         self.broker = AwsBroker(settings)
-        self._sqs: Any = boto3.client("sqs", endpoint_url=endpoint, **_TEST_ACCOUNT)
+        self._sqs: Any = client("sqs", endpoint)
 
     def decode(self, delivery: Delivery) -> Envelope:
         """The envelope that was delivered; out of the whole event, where InputPath is not known."""
@@ -113,9 +111,7 @@ def by_template(endpoint: str, name: str) -> None:
 def by_calls(endpoint: str, name: str) -> None:
     """The parts of the stack that a broker needs, call by call: moto's CloudFormation has no QueuePolicy and no
     Subscription, and fails on a rule of a bus of its own."""
-    sqs, sns, events = (
-        boto3.client(service, endpoint_url=endpoint, **_TEST_ACCOUNT) for service in ("sqs", "sns", "events")
-    )
+    sqs, sns, events = (client(service, endpoint) for service in ("sqs", "sns", "events"))
     topic = sns.create_topic(Name=f"{name}-events")["TopicArn"]
     events.create_event_bus(Name=name)
     for service in SERVICES:

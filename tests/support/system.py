@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
 import httpx
 import psycopg
 from botocore.config import Config
@@ -17,6 +16,7 @@ from botocore.config import Config
 from cli.runtime import EmbeddedRuntime
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
+from tests.support.aws import client
 from tests.support.cleaning import clean
 from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
@@ -77,12 +77,9 @@ class System:
         self.databases = runtime.database_urls()
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30)
         self._aws = {
-            name: boto3.client(
-                name, endpoint_url=self.url("localstack"), region_name="us-east-1", aws_access_key_id="test",
-                aws_secret_access_key="test", config=config,
-            )
+            name: client(name, self.url("localstack"), config=config)
             for name in ("sqs", "sns", "events", "stepfunctions")
-        }  # fmt: skip
+        }
 
     def url(self, part: str, path: str = "") -> str:
         return f"http://127.0.0.1:{self.ports[f'{part.upper()}_PORT']}{path}"
