@@ -18,6 +18,8 @@ SETTINGS = {
     # What a killed consumer had in hand comes again after this.
     "VISIBILITY": "10",
     "HEARTBEAT": "3",
+    # What it was sending, another one sends after this.
+    "LEASE": "4",
     "RESEND_AFTER": "5,10,20",
     "UNDO_RESEND_EVERY": "5",
     # Far beyond what a busy machine needs: here an order is undone for its outcome, never for being late.
