@@ -1,4 +1,4 @@
-"""What each service may do on AWS: `policies.yaml`, one managed policy a service, from the routing table.
+"""What each service may do on AWS: `policies.yaml`, one managed policy a service, from the routing table, and a role.
 
 Exactly the actions that the service's code calls (`orderflow/bus/`), on its own queue, its dead letters, and where its
 messages go. A batch operation needs the permission of its single one. Which actions know resources, and which:
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from localstack.tags import Ref, Sub
+from localstack.tags import Equals, GetAtt, Not, Ref, Sub
 from orderflow.contracts import Message, Workflow
 from orderflow.routing import OPERATIONS, SERVICES, TABLE, Channel, Route, filter_policy
 from orderflow.saga import STEPS
@@ -21,22 +21,48 @@ ORCHESTRATOR: Final = "orchestrator"
 _OUTCOMES: Final = {m: step.service for step in STEPS for m in (step.success, step.refusal, step.undone)}
 
 
+_RUNS_AS: Final = {
+    "RunsAs": {
+        "Type": "String",
+        "Default": "",
+        "AllowedPattern": r"([a-z0-9.-]+\.amazonaws\.com(\.cn)?)?",
+        "Description": "The AWS service that runs them, such as ecs-tasks.amazonaws.com: makes a role for each. Empty: "
+        "policies only, for roles of your own.",
+    }
+}
+_CONDITION: Final = "MakesRoles"
+
+
 def template(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A stack of its own: `stack.yaml` has no room for it, and often others may make policies than queues. Resources
     are named, not referred to, so that either may be deployed first."""
+    resources: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
+    trust = {"Effect": "Allow", "Principal": {"Service": Ref("RunsAs")}, "Action": "sts:AssumeRole"}
+    for service in SERVICES:
+        policy, role = f"{service.capitalize()}Policy", f"{service.capitalize()}Role"
+        # No name and no description: a change of either would replace the policy, which fails while it is attached.
+        resources[policy] = {
+            "Type": "AWS::IAM::ManagedPolicy",
+            "Properties": {"PolicyDocument": {"Version": "2012-10-17", "Statement": statements(service)}},
+        }
+        resources[role] = {
+            "Type": "AWS::IAM::Role",
+            "Condition": _CONDITION,
+            "Properties": {
+                "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+                "ManagedPolicyArns": [Ref(policy)],
+            },
+        }
+        outputs[f"{policy}Arn"] = {"Value": Ref(policy)}
+        outputs[f"{role}Arn"] = {"Condition": _CONDITION, "Value": GetAtt(f"{role}.Arn")}
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": "What each of orderflow's services may do: attach its policy to the role that it runs as.",
-        "Parameters": dict(parameters),
-        "Resources": {
-            # No name and no description: a change of either would replace the policy, which fails while it is attached.
-            f"{service.capitalize()}Policy": {
-                "Type": "AWS::IAM::ManagedPolicy",
-                "Properties": {"PolicyDocument": {"Version": "2012-10-17", "Statement": statements(service)}},
-            }
-            for service in SERVICES
-        },
-        "Outputs": {f"{s.capitalize()}PolicyArn": {"Value": Ref(f"{s.capitalize()}Policy")} for s in SERVICES},
+        "Description": "What each of orderflow's services may do: a policy, and on demand a role that has it.",
+        "Parameters": {**parameters, **_RUNS_AS},
+        "Conditions": {_CONDITION: Not([Equals([Ref("RunsAs"), ""])])},
+        "Resources": resources,
+        "Outputs": outputs,
     }
 
 

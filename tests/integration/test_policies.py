@@ -87,12 +87,19 @@ def watched(system: System) -> Iterator[dict[str, Rights]]:
         yield used
 
 
-@pytest.fixture(scope="module")
-def policies(system: System) -> dict[str, Rights]:
-    """What each service may do, by its policy as CloudFormation made it from policies.yaml."""
-    cloudformation, iam = (client(name, system.url("localstack")) for name in ("cloudformation", "iam"))
+RUNS_AS = "ecs-tasks.amazonaws.com"
+
+
+@contextmanager
+def deployed(system: System, **parameters: str) -> Iterator[dict[str, str]]:
+    """The outputs of policies.yaml as a stack, which is deleted again."""
+    cloudformation = client("cloudformation", system.url("localstack"))
+    given = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
     cloudformation.create_stack(
-        StackName="policies", TemplateBody=render.POLICIES.read_text(), Capabilities=["CAPABILITY_IAM"]
+        StackName="policies",
+        TemplateBody=render.POLICIES.read_text(),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=given,
     )
 
     def stack() -> dict[str, Any]:
@@ -101,16 +108,28 @@ def policies(system: System) -> dict[str, Rights]:
 
     until(lambda: not stack()["StackStatus"].endswith("IN_PROGRESS"))
     assert stack()["StackStatus"] == "CREATE_COMPLETE"
-    arns = {output["OutputKey"]: output["OutputValue"] for output in stack()["Outputs"]}
-    found: dict[str, Rights] = {}
-    for service in SERVICES:
-        arn = arns[f"{service.capitalize()}PolicyArn"]
-        document = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
-        rights = found[service] = defaultdict(set)
-        for statement in document["Statement"]:
-            for action in statement["Action"]:
-                rights[action] |= set(statement["Resource"])
+    yield {output["OutputKey"]: output["OutputValue"] for output in stack()["Outputs"]}
     cloudformation.delete_stack(StackName="policies")
+    until(lambda: not any(s["StackName"] == "policies" for s in cloudformation.describe_stacks()["Stacks"]))
+
+
+@pytest.fixture(scope="module")
+def policies(system: System) -> dict[str, Rights]:
+    """What each service may do, by the role that CloudFormation made for it from policies.yaml."""
+    iam = client("iam", system.url("localstack"))
+    found: dict[str, Rights] = {}
+    with deployed(system, RunsAs=RUNS_AS) as outputs:
+        for service in SERVICES:
+            role = outputs[f"{service.capitalize()}RoleArn"].rpartition("/")[2]
+            trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+            assert [s["Principal"] for s in trust["Statement"]] == [{"Service": RUNS_AS}]
+            [attached] = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+            assert attached["PolicyArn"] == outputs[f"{service.capitalize()}PolicyArn"]
+            version = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId="v1")["PolicyVersion"]
+            rights = found[service] = defaultdict(set)
+            for statement in version["Document"]["Statement"]:
+                for action in statement["Action"]:
+                    rights[action] |= set(statement["Resource"])
     return found
 
 
@@ -175,3 +194,9 @@ def test_policies_allow_what_services_do(system: System, policies: dict[str, Rig
                 )
         unused = {action for action in policies[service] if not used[service][action]}
         assert not unused, f"{service} never needs them"
+
+
+def test_by_default_there_are_policies_only(system: System) -> None:
+    """For those whose services run as roles that they have already."""
+    with deployed(system) as outputs:
+        assert set(outputs) == {f"{service.capitalize()}PolicyArn" for service in SERVICES}

@@ -40,7 +40,10 @@ def _sub(loader: Any, node: Any) -> str:
 
 
 _Loader.add_constructor("!Sub", _sub)
-_Loader.add_constructor("!Ref", lambda loader, node: loader.construct_scalar(node))
+for _tag in ("!Ref", "!GetAtt"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_scalar(node))
+for _tag in ("!Not", "!Equals"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_sequence(node, deep=True))
 
 TEMPLATE: dict[str, Any] = yaml.load(render.POLICIES.read_text(encoding="utf-8"), Loader=_Loader)
 
@@ -62,11 +65,13 @@ def allowed(service: str) -> dict[str, set[str]]:
 
 def test_each_service_has_one_policy_and_its_arn_is_told() -> None:
     """A managed policy without a name, so that CAPABILITY_IAM is enough, and a changed one stays attached."""
-    assert TEMPLATE["Resources"].keys() == {f"{s.capitalize()}Policy" for s in SERVICES}
-    for policy in TEMPLATE["Resources"].values():
+    names = [f"{service.capitalize()}Policy" for service in SERVICES]
+    assert TEMPLATE["Resources"].keys() == {*names, *(f"{service.capitalize()}Role" for service in SERVICES)}
+    for name in names:
+        policy = TEMPLATE["Resources"][name]
         assert policy["Type"] == "AWS::IAM::ManagedPolicy"
         assert policy["Properties"].keys() == {"PolicyDocument"}
-    assert TEMPLATE["Outputs"] == {f"{s.capitalize()}PolicyArn": {"Value": f"{s.capitalize()}Policy"} for s in SERVICES}
+        assert TEMPLATE["Outputs"][f"{name}Arn"] == {"Value": name}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -159,6 +164,20 @@ def test_quotas_are_kept() -> None:
         text = re.sub(r"(?<=[:/])([PRAN])(?=[:\"-])", lambda found: longest[found[1]], text)
         assert 500 < len(text) + len('{"Version":"2012-10-17","Statement":}') <= 6_144
     assert len(render.POLICIES.read_bytes()) <= 51_200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_role_has_its_own_policy_alone(service: str) -> None:
+    """Who runs the services is told to the stack; by default nobody, and there are no roles."""
+    title = service.capitalize()
+    role = TEMPLATE["Resources"][f"{title}Role"]
+    assert role["Type"] == "AWS::IAM::Role"
+    assert role["Properties"].keys() == {"AssumeRolePolicyDocument", "ManagedPolicyArns"}
+    assert role["Properties"]["ManagedPolicyArns"] == [f"{title}Policy"]
+    [trust] = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust == {"Effect": "Allow", "Principal": {"Service": "RunsAs"}, "Action": "sts:AssumeRole"}
+    assert TEMPLATE["Conditions"] == {role["Condition"]: [["RunsAs", TEMPLATE["Parameters"]["RunsAs"]["Default"]]]}
+    assert TEMPLATE["Outputs"][f"{title}RoleArn"] == {"Condition": role["Condition"], "Value": f"{title}Role.Arn"}
 
 
 def test_every_channel_is_known_to_the_policies() -> None:
