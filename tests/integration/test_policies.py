@@ -92,7 +92,8 @@ RUNS_AS = "ecs-tasks.amazonaws.com"
 
 @contextmanager
 def deployed(system: System, **parameters: str) -> Iterator[dict[str, str]]:
-    """The outputs of policies.yaml as a stack, which is deleted again."""
+    """The resources of policies.yaml as a stack, which is deleted again: physical ids by logical ones. Not its outputs:
+    LocalStack leaves out those that come after one whose condition is false."""
     cloudformation = client("cloudformation", system.url("localstack"))
     given = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
     cloudformation.create_stack(
@@ -102,15 +103,16 @@ def deployed(system: System, **parameters: str) -> Iterator[dict[str, str]]:
         Parameters=given,
     )
 
-    def stack() -> dict[str, Any]:
-        found: dict[str, Any] = cloudformation.describe_stacks(StackName="policies")["Stacks"][0]
-        return found
+    def stacks() -> list[dict[str, Any]]:
+        return [found for found in cloudformation.describe_stacks()["Stacks"] if found["StackName"] == "policies"]
 
-    until(lambda: not stack()["StackStatus"].endswith("IN_PROGRESS"))
-    assert stack()["StackStatus"] == "CREATE_COMPLETE"
-    yield {output["OutputKey"]: output["OutputValue"] for output in stack()["Outputs"]}
+    until(lambda: all(not found["StackStatus"].endswith("IN_PROGRESS") for found in stacks()))
+    [stack] = [found for found in stacks() if found["StackStatus"] != "DELETE_COMPLETE"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    parts = cloudformation.list_stack_resources(StackName="policies")["StackResourceSummaries"]
+    yield {part["LogicalResourceId"]: part["PhysicalResourceId"] for part in parts}
     cloudformation.delete_stack(StackName="policies")
-    until(lambda: not any(s["StackName"] == "policies" for s in cloudformation.describe_stacks()["Stacks"]))
+    until(lambda: all(found["StackStatus"] == "DELETE_COMPLETE" for found in stacks()))
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +120,13 @@ def policies(system: System) -> dict[str, Rights]:
     """What each service may do, by the role that CloudFormation made for it from policies.yaml."""
     iam = client("iam", system.url("localstack"))
     found: dict[str, Rights] = {}
-    with deployed(system, RunsAs=RUNS_AS) as outputs:
+    with deployed(system, RunsAs=RUNS_AS) as made:
         for service in SERVICES:
-            role = outputs[f"{service.capitalize()}RoleArn"].rpartition("/")[2]
+            role = made[f"{service.capitalize()}Role"]
             trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
             assert [s["Principal"] for s in trust["Statement"]] == [{"Service": RUNS_AS}]
             [attached] = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
-            assert attached["PolicyArn"] == outputs[f"{service.capitalize()}PolicyArn"]
+            assert attached["PolicyArn"] == made[f"{service.capitalize()}Policy"]
             version = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId="v1")["PolicyVersion"]
             rights = found[service] = defaultdict(set)
             for statement in version["Document"]["Statement"]:
@@ -198,5 +200,5 @@ def test_policies_allow_what_services_do(system: System, policies: dict[str, Rig
 
 def test_by_default_there_are_policies_only(system: System) -> None:
     """For those whose services run as roles that they have already."""
-    with deployed(system) as outputs:
-        assert set(outputs) == {f"{service.capitalize()}PolicyArn" for service in SERVICES}
+    with deployed(system) as made:
+        assert set(made) == {f"{service.capitalize()}Policy" for service in SERVICES}
