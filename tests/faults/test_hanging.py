@@ -14,6 +14,7 @@ import pytest
 from orderflow.routing import SERVICES
 from tests.faults.test_databases import administrator, pids
 from tests.support.load import Load
+from tests.support.logs import LoggedSince
 from tests.support.system import KINDS, System, order_body, until
 
 pytestmark = [
@@ -101,11 +102,11 @@ def test_connections_hang(system: System, seed: int, measured: Callable[..., Non
     before, waking = pids(system), 25.0
     with Load(system, KINDS, rate=8, total=320, seed=seed) as load:
         load.until_taken(40)
-        logged = {service: system.runtime.logs(service).count(_GIVEN_UP) for service in SERVICES}
+        logged = {service: LoggedSince(system, service) for service in SERVICES}
         with hanging(system) as stopped:
             began, already = time.monotonic(), len(load.acknowledged)
             for service in SERVICES:
-                until(lambda name=service: system.runtime.logs(name).count(_GIVEN_UP) > logged[name], 30)
+                until(lambda name=service: logged[name].lines(_GIVEN_UP), 30)
             until(lambda: system.post(order_body()).status_code == 202, 30)
             measured(goes_on_s=time.monotonic() - began)
             load.until_taken(already + 40)

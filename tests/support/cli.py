@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from cli import client
+from cli.journey import journey
 from cli.main import app
 from orderflow.routing import SERVICES
 
@@ -93,3 +95,20 @@ class Terminal:
 
         self._monkeypatch.setattr(client, "connect", lambda: api(remember, jaeger=jaeger))
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "140"})
+
+
+MOVED = journey(dict(ORDER), dict(TIMELINE))
+"""An order on its way."""
+
+CONFIRMED = journey(
+    dict(ORDER) | {"status": "CONFIRMED", "reason": None},
+    {"entries": [entry(0, "order", "OrderPlaced"), entry(50, "order", "OrderConfirmed")], "waiting_for": None},
+)
+
+
+def shown(renderable: Any, width: int = 100) -> str:
+    """What a terminal of that width shows, without colours."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()

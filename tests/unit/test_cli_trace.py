@@ -14,20 +14,7 @@ from rich.console import Console
 from cli import trace
 from cli.journey import journey
 from cli.trace import from_timeline, tree, waterfall
-from tests.support.cli import ORDER, TIMELINE, api, entry
-
-MOVED = journey(dict(ORDER), dict(TIMELINE))
-CONFIRMED = journey(
-    dict(ORDER) | {"status": "CONFIRMED", "reason": None},
-    {"entries": [entry(0, "order", "OrderPlaced"), entry(50, "order", "OrderConfirmed")], "waiting_for": None},
-)
-
-
-def shown(renderable: Any, width: int = 100) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
+from tests.support.cli import MOVED, ORDER, TIMELINE, api, shown
 
 
 def span(number: int, parent: int | None, start: int, took: int, **tags: Any) -> Any:

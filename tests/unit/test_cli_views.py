@@ -19,21 +19,7 @@ from cli.views_compare import show
 from cli.views_lanes import Arrow, Lanes
 from orderflow.contracts import Workflow
 from orderflow.routing import SERVICES, TABLE
-from tests.support.cli import ORDER, ORDER_ID, TIMELINE, answer, api, entry, problem
-
-MOVED = journey(dict(ORDER), dict(TIMELINE))
-CONFIRMED = journey(
-    dict(ORDER) | {"status": "CONFIRMED", "reason": None},
-    {"entries": [entry(0, "order", "OrderPlaced"), entry(50, "order", "OrderConfirmed")], "waiting_for": None},
-)
-
-
-def shown(renderable: Any, width: int = 100) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
-
+from tests.support.cli import CONFIRMED, MOVED, ORDER, ORDER_ID, TIMELINE, answer, api, entry, problem
 
 # Journeys
 
