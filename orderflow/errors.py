@@ -26,7 +26,13 @@ class DatabaseUnavailable(Transient):
 
 
 class BrokerUnavailable(Transient):
-    """The broker is away, or its stack isn't (yet) whole."""
+    """The broker is unreachable, its stack isn't (yet) whole, or it takes nothing for this destination now.
+
+    `code`: the error code that it answered with; empty if there was no answer."""
+
+    def __init__(self, reason: str, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class UnknownOutcome(Transient):

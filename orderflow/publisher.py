@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -172,10 +173,10 @@ class Publisher:
             return self._broker.send(first.channel, first.target, [entry.parcel for entry in batch])
         except BatchRefused as error:
             if len(batch) == 1:
-                return [SendFailure(0, str(error), final=True)]
+                return [SendFailure(0, str(error), error.final, error.code)]
             failures = []
             for i, entry in enumerate(batch):
-                failures += [SendFailure(i, f.reason, f.final) for f in self._send([entry])]
+                failures += [replace(failure, index=i) for failure in self._send([entry])]
             return failures
 
     def _failed(self, entry: Entry, failure: SendFailure) -> None:

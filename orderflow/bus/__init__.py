@@ -19,7 +19,13 @@ BATCH_BYTES: Final = 256 * 1024
 
 
 class BatchRefused(OrderflowError):
-    """The broker refused a whole batch for what is in it (its size, say); its entries may still pass one by one."""
+    """The broker refused a whole batch for what may be in it (its size, say); its entries may still pass one by one.
+
+    `final`: it can't be anything else, so one that is refused alone will never be taken. `code`: the error code."""
+
+    def __init__(self, reason: str, code: str = "", *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.code, self.final = code, final
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,12 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class SendFailure:
-    """One entry of a batch that the broker didn't take. `final`: sending it again can't help (the sender's fault)."""
+    """One entry of a batch that the broker didn't take. `final`: it never will (`orderflow.bus.refusals`)."""
 
     index: int
     reason: str
     final: bool
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +129,9 @@ class Broker(Protocol):
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         """Sends up to ten messages over one channel; `target` is the bus, or the service whose queue it is.
 
-        Returns the entries that were not taken. Raises BrokerUnavailable if nothing is known of the whole batch, and
-        BatchRefused if the broker took none for what is in it.
+        Returns the entries that were not taken. Raises BrokerUnavailable if nothing is known of the whole batch or this
+        destination takes nothing now, and BatchRefused if the broker took none for what may be in it. Called by several
+        threads at once, each with a destination of its own.
         """
 
     def queue(self, service: str) -> Queue:
@@ -134,7 +142,8 @@ class Broker(Protocol):
 
     def ready(self) -> bool:
         """Whether the broker answers and its stack is whole. While it isn't, nothing may be published:
-        SNS and EventBridge accept and silently drop where a subscription or rule is missing."""
+        SNS and EventBridge accept and silently drop where a subscription or rule is missing. One destination that
+        fails says nothing about that."""
 
     def close(self) -> None:
         """Ends what is open; a receive that waits comes back."""

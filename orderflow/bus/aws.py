@@ -10,29 +10,21 @@ from typing import Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
 
 from orderflow import measures
-from orderflow.bus import BatchRefused, SendFailure
+from orderflow.bus import BatchRefused, SendFailure, refusals
 from orderflow.errors import BrokerUnavailable
 from orderflow.settings import Settings
 
 _LOOK_AGAIN_AFTER: Final = 5.0
 """Seconds without an answered call after which the marker is looked for again: no broker restarts faster unseen."""
 
-_REFUSED: Final = frozenset(
-    {
-        "AWS.SimpleQueueService.BatchRequestTooLong",
-        "BatchRequestTooLong",
-        "InvalidMessageContents",
-        "InvalidParameter",
-        "InvalidParameterValue",
-        "PayloadTooLarge",
-        "RequestEntityTooLarge",
-        "ValidationException",
-    }
-)
-"""Error codes that blame what was sent, not the broker's state."""
+_LOOK_PAUSE: Final = 0.5
+"""Seconds between looks for a marker that isn't there, whoever asks: each destination's thread does."""
+
+_BROKEN: Final = (ConnectionError, HTTPClientError)
+"""A connection that was refused, reset or closed. With ReadTimeoutError, which says nothing of who answers next."""
 
 calls: Final = measures.Counts("aws_calls", "AWS calls", "service", "operation")
 """Every AWS call of this process: the lab's source for cost."""
@@ -50,9 +42,12 @@ class Clients:
         self._session = boto3.session.Session(region_name=settings.aws_region, **account)
         self._endpoint = settings.aws_endpoint_url if local else None
         self._verified_at: float | None = None
+        self._look_at = 0.0
         self._urls: dict[str, str] = {}
         self._stepfunctions: Any = None
         self._lock = threading.Lock()
+        self._look = threading.Lock()
+        """Held by who looks for the marker, which may take as long as a call may."""
         quick = Config(
             connect_timeout=2,
             read_timeout=10,
@@ -80,41 +75,66 @@ class Clients:
             return self._stepfunctions
 
     @contextmanager
-    def guard(self, service: str) -> Iterator[None]:
-        """Around one call: a failure of the whole call becomes BatchRefused (what is in it was wrong), or else
-        BrokerUnavailable, and then the marker is looked for again."""
+    def guard(self, api: str) -> Iterator[None]:
+        """Around one call: any failure of it becomes BrokerUnavailable."""
         try:
             yield
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code", "") in _REFUSED:
-                raise BatchRefused(f"{service}: {error}") from error
-            self.lost()
-            raise BrokerUnavailable(f"{service}: {error}") from error
-        except (HTTPClientError, BotoCoreError) as error:
-            self.lost()
-            raise BrokerUnavailable(f"{service}: {error}") from error
+            code = code_of(error)
+            if code.removeprefix("AWS.SimpleQueueService.") in refusals.MISSING:
+                self.lost()
+            raise BrokerUnavailable(f"{api}: {error}", code) from error
+        except BotoCoreError as error:
+            if isinstance(error, _BROKEN) and not isinstance(error, ReadTimeoutError):
+                self.lost()
+            raise BrokerUnavailable(f"{api}: {error}") from error
         else:
             if self._verified_at is not None:
                 self._verified_at = time.monotonic()
 
+    @contextmanager
+    def sending(self, api: str) -> Iterator[None]:
+        """Around one call that sends: a failure becomes BrokerUnavailable, or BatchRefused if what was sent may be the
+        cause (`orderflow.bus.refusals`)."""
+        with self.guard(api):
+            try:
+                yield
+            except ClientError as error:
+                code = code_of(error)
+                whose = refusals.blame(api, code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                if whose is refusals.Blame.DESTINATION:
+                    raise
+                raise BatchRefused(f"{api}: {error}", code, final=whose is refusals.Blame.MESSAGE) from error
+
     def lost(self) -> None:
-        """The broker may be another one now: look for its marker before anything is published."""
+        """The broker may be another one now: look for its marker before anything is published.
+
+        By a connection that broke, or an answer that a part of the stack is missing; not by one that says no, or not
+        now, nor by one that is late: these are one destination's own."""
         self._verified_at = None
 
     def ready(self) -> bool:
         """Whether the marker is there: a queue the stack creates last. Asked after a break or a long silence."""
-        verified = self._verified_at
-        if verified is not None and time.monotonic() - verified < _LOOK_AGAIN_AFTER:
+        if self._is_verified():
             return True
-        with self._lock:
+        with self._look:
+            if self._is_verified():  # another thread looked meanwhile
+                return True
+            if time.monotonic() < self._look_at:
+                return False
             try:
                 url = str(self.sqs.get_queue_url(QueueName=f"{self.stack}-ready")["QueueUrl"])
-            except (HTTPClientError, BotoCoreError, ClientError):
+            except (BotoCoreError, ClientError):
                 self._verified_at = None
+                self._look_at = time.monotonic() + _LOOK_PAUSE
                 return False
             self._urls[f"{self.stack}-ready"] = url
             self._verified_at = time.monotonic()
             return True
+
+    def _is_verified(self) -> bool:
+        verified = self._verified_at
+        return verified is not None and time.monotonic() - verified < _LOOK_AGAIN_AFTER
 
     def queue_url(self, name: str) -> str:
         """The URL of a queue of the stack, derived from the marker's. Raises BrokerUnavailable while there is none."""
@@ -141,12 +161,19 @@ class Clients:
         return self._urls[name]
 
 
-def failures_by_id(answer: Mapping[str, Any]) -> Sequence[SendFailure]:
+def failures_by_id(api: str, answer: Mapping[str, Any]) -> Sequence[SendFailure]:
     """The `Failed` entries of an SNS or SQS batch answer."""
-    return [
-        SendFailure(int(f["Id"]), f"{f['Code']}: {f.get('Message', '')}", final=bool(f.get("SenderFault")))
-        for f in answer.get("Failed", ())
-    ]
+    return [failure(api, int(f["Id"]), f["Code"], f.get("Message", "")) for f in answer.get("Failed", ())]
+
+
+def failure(api: str, index: int, code: str, text: str) -> SendFailure:
+    """One entry of a batch that was not taken, as `api` gives the reason."""
+    return SendFailure(index, f"{code}: {text}", refusals.blame(api, code) is refusals.Blame.MESSAGE, code)
+
+
+def code_of(error: ClientError) -> str:
+    """AWS's code of an error that it answered with."""
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _count(request: Any, event_name: str = "", **other: Any) -> None:

@@ -70,7 +70,7 @@ class SqsDeadLetters(DeadLetterQueue):
             entries = [{"Id": str(i), "MessageBody": letter.body} for i, letter in enumerate(chunk)]
             with self._clients.guard("sqs"):
                 answer = self._clients.sqs.send_message_batch(QueueUrl=source, Entries=entries)
-            failed = {failure.index for failure in failures_by_id(answer)}
+            failed = {failure.index for failure in failures_by_id("sqs", answer)}
             taken = [letter for i, letter in enumerate(chunk) if i not in failed]
             self.discard(taken)
             sent += taken

@@ -6,12 +6,9 @@ https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from orderflow.bus import Parcel, SendFailure
-from orderflow.bus.aws import Clients
-
-_FINAL: Final = frozenset({"MalformedDetail", "InvalidArgument", "EntrySizeTooLarge", "ValidationException"})
+from orderflow.bus.aws import Clients, failure
 
 
 class EventBridgeBus:
@@ -21,7 +18,7 @@ class EventBridgeBus:
         self._clients = clients
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Puts up to ten events in one call; failures are matched by index. Raises BrokerUnavailable."""
+        """Puts up to ten events in one call; failures are matched by index. Raises as `Broker.send`."""
         entries = [
             {
                 "EventBusName": self._clients.stack,
@@ -31,12 +28,12 @@ class EventBridgeBus:
             }
             for parcel in batch
         ]
-        with self._clients.guard("events"):
+        with self._clients.sending("events"):
             answer = self._clients.events.put_events(Entries=entries)
         if not answer.get("FailedEntryCount"):
             return ()
         return [
-            SendFailure(i, f"{code}: {result.get('ErrorMessage', '')}", final=code in _FINAL)
+            failure("events", i, code, result.get("ErrorMessage", ""))
             for i, result in enumerate(answer["Entries"])
             if (code := result.get("ErrorCode"))
         ]

@@ -19,13 +19,13 @@ class SnsTopic:
         self._clients = clients
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Publishes up to ten messages in one call. Raises BrokerUnavailable."""
+        """Publishes up to ten messages in one call. Raises as `Broker.send`."""
         entries = [_entry(str(i), parcel) for i, parcel in enumerate(batch)]
-        with self._clients.guard("sns"):
+        with self._clients.sending("sns"):
             answer = self._clients.sns.publish_batch(
                 TopicArn=self._clients.arn("sns", f"{self._clients.stack}-events"), PublishBatchRequestEntries=entries
             )
-        return failures_by_id(answer)
+        return failures_by_id("sns", answer)
 
 
 def _entry(entry_id: str, parcel: Parcel) -> dict[str, Any]:

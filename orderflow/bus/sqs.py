@@ -26,12 +26,12 @@ class SqsQueue(Queue):
         return self._clients.queue_url(self._name)
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Sends up to ten messages in one call; failures are matched by Id. Raises BrokerUnavailable."""
-        with self._clients.guard("sqs"):
+        """Sends up to ten messages in one call; failures are matched by Id. Raises as `Broker.send`."""
+        with self._clients.sending("sqs"):
             answer = self._clients.sqs.send_message_batch(
                 QueueUrl=self._url, Entries=[{"Id": str(i), "MessageBody": p.body} for i, p in enumerate(batch)]
             )
-        return failures_by_id(answer)
+        return failures_by_id("sqs", answer)
 
     def receive(self, limit: int, wait: int) -> list[Delivery]:
         with self._clients.guard("sqs"):
@@ -72,7 +72,7 @@ class SqsQueue(Queue):
             REASON: {"DataType": "String", "StringValue": _printable(reason)[:1000] or "-"},
             RECEIVES: {"DataType": "Number", "StringValue": str(delivery.receive_count)},
         }
-        with self._clients.guard("sqs"):
+        with self._clients.sending("sqs"):
             self._clients.sqs.send_message(
                 QueueUrl=self._clients.queue_url(f"{self._name}-dlq"),
                 MessageBody=delivery.body,

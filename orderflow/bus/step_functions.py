@@ -13,32 +13,30 @@ import json
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
 from botocore.exceptions import ClientError
 
 from orderflow import measures
-from orderflow.bus import Parcel, SendFailure
-from orderflow.bus.aws import Clients
+from orderflow.bus import BatchRefused, Parcel, SendFailure
+from orderflow.bus.aws import Clients, code_of
 from orderflow.contracts import OrderPlaced
 from orderflow.envelope import Envelope
 from orderflow.errors import BrokerUnavailable, NewerVersion, Rejected
+from orderflow.routing import Channel
 from orderflow.saga import fact_of
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE: Final = 4
-"""Calls under way at the same time."""
+"""Calls in flight at the same time, of starts and of answers each."""
 
 _SPENT: Final = frozenset({"InvalidToken", "TaskTimedOut", "TaskDoesNotExist", "ValidationException"})
 """What a late, repeated or forged token gives; the last one for what can't be a token at all."""
-
-_REFUSED: Final = frozenset({"InvalidExecutionInput", "InvalidName", "InvalidOutput", "ValidationException"})
-"""What no second try can help."""
 
 spent_tokens: Final = measures.Counts("spent_tokens", "Answers that no task waited for", "code")
 
@@ -54,19 +52,28 @@ class Execution:
 class StepFunctions:
     """The stack's state machine: as a destination, and (for the guardian) what became of its executions."""
 
-    def __init__(self, clients: Clients, settings: Settings) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        settings: Settings,
+        threads: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(_AT_ONCE, thread_name_prefix=name),
+    ) -> None:
         self._clients = clients
         self._settings = settings
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = threads
+        self._pools: dict[Channel, Executor] = {}
+        """Starts and answers are throttled apart, and must not wait for each other. Most processes need none."""
 
     def start(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         """Starts an execution for each OrderPlaced; one that is there already counts as started."""
-        return self._each(batch, lambda parcel: self._start_one(parcel.envelope, parcel.envelope.subject))
+        return self._each(
+            Channel.START, batch, lambda parcel: self._start_one(parcel.envelope, parcel.envelope.subject)
+        )
 
     def answer(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         """Gives each outcome to the task that waits for it."""
-        return self._each(batch, self._answer_one)
+        return self._each(Channel.TOKEN, batch, self._answer_one)
 
     def _start_one(self, envelope: Envelope, name: str) -> None:
         try:
@@ -76,7 +83,7 @@ class StepFunctions:
                 input=json.dumps(execution_input(envelope, self._settings), separators=(",", ":")),
             )
         except ClientError as error:
-            if _code(error) != "ExecutionAlreadyExists":
+            if code_of(error) != "ExecutionAlreadyExists":
                 raise
 
     def restart(self, envelope: Envelope, name: str) -> None:
@@ -90,7 +97,7 @@ class StepFunctions:
             try:
                 answer = self._clients.stepfunctions.describe_execution(executionArn=self._execution(name))
             except ClientError as error:
-                if _code(error) != "ExecutionDoesNotExist":
+                if code_of(error) != "ExecutionDoesNotExist":
                     raise
                 return None
         return Execution(str(answer["status"]), str(answer.get("error", "")))
@@ -106,7 +113,7 @@ class StepFunctions:
                         executionArn=self._execution(name), maxResults=1000, includeExecutionData=True, **more
                     )
                 except ClientError as error:
-                    if _code(error) != "ExecutionDoesNotExist":
+                    if code_of(error) != "ExecutionDoesNotExist":
                         raise
                     return events
             events += page["events"]
@@ -119,8 +126,8 @@ class StepFunctions:
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._pool:
-            self._pool.shutdown(wait=False)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
 
     def _answer_one(self, parcel: Parcel) -> None:
         envelope = parcel.envelope
@@ -132,50 +139,48 @@ class StepFunctions:
         try:
             self._clients.stepfunctions.send_task_success(taskToken=envelope.tasktoken, output=output)
         except ClientError as error:
-            if _code(error) not in _SPENT:
+            if code_of(error) not in _SPENT:
                 raise
-            self._spent(_code(error), envelope)
+            self._spent(code_of(error), envelope)
 
     def _spent(self, code: str, envelope: Envelope) -> None:
         with self._lock:
             spent_tokens[(code,)] += 1
         log.info("no task waits for this answer", code=code, order_id=envelope.subject, type=envelope.type)
 
-    def _each(self, batch: Sequence[Parcel], call: Callable[[Parcel], None]) -> Sequence[SendFailure]:
-        """One call a message. Raises BrokerUnavailable if none got through; else a failure is its message's own."""
+    def _each(self, channel: Channel, batch: Sequence[Parcel], call: Callable[[Parcel], None]) -> Sequence[SendFailure]:
+        """One call per message. Raises BrokerUnavailable if none got through; else a failure is its message's own."""
 
         def attempt(parcel: Parcel) -> SendFailure | BrokerUnavailable | None:
             try:
-                with self._clients.guard("stepfunctions"):
-                    try:
-                        call(parcel)
-                    except ClientError as error:
-                        if _code(error) not in _REFUSED:
-                            raise
-                        return SendFailure(0, str(error), final=True)
+                with self._clients.sending("stepfunctions"):
+                    call(parcel)
             except BrokerUnavailable as error:
                 return error
+            except BatchRefused as error:
+                return SendFailure(0, str(error), error.final, error.code)
             except (NewerVersion, Rejected) as error:
-                # Staged by a newer process, taken over here: another's relay can send it.
-                return SendFailure(0, str(error), final=False)
+                # Staged by a newer process, taken over here: another's lane can send it.
+                return SendFailure(0, str(error), final=False, code=type(error).__name__)
             return None
 
-        results = [attempt(batch[0])] if len(batch) == 1 else list(self._threads().map(attempt, batch))
-        away = [result for result in results if isinstance(result, BrokerUnavailable)]
-        if len(away) == len(batch):
-            raise away[0]
+        results = [attempt(batch[0])] if len(batch) == 1 else list(self._pool(channel).map(attempt, batch))
+        unavailable = [result for result in results if isinstance(result, BrokerUnavailable)]
+        if len(unavailable) == len(batch):
+            raise unavailable[0]
         return [
-            SendFailure(i, str(result), final=False)
+            SendFailure(i, str(result), final=False, code=result.code)
             if isinstance(result, BrokerUnavailable)
-            else SendFailure(i, result.reason, result.final)
+            else replace(result, index=i)
             for i, result in enumerate(results)
             if result is not None
         ]
 
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._pool is None:  # most processes never answer a task
-            self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="step-functions")
-        return self._pool
+    def _pool(self, channel: Channel) -> Executor:
+        with self._lock:
+            if channel not in self._pools:
+                self._pools[channel] = self._threads(channel.value)
+            return self._pools[channel]
 
 
 def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
@@ -228,7 +233,3 @@ def forward_timeouts(settings: Settings) -> list[int]:
 
 def _whole(seconds: float) -> int:
     return max(1, math.ceil(seconds))
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

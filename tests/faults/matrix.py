@@ -38,10 +38,11 @@ ROWS: Final[Mapping[int, str]] = {
     22: "rolling restart under load",
     23: "rolling deploy, newer and older",
     24: "soak; backlog",
+    27: "one destination fails; the others' messages",
 }
 """What is done to the system."""
 
-ROUTED: Final = frozenset({1, 2, 4, 5, 6, 10, 14, 18, 20, 21, 22, 23})
+ROUTED: Final = frozenset({1, 2, 4, 5, 6, 10, 14, 18, 20, 21, 22, 23, 27})
 """Rows that run in every workflow and over both buses, what is drawn by chance with `SEEDS`; the others never touch
 routing."""
 

@@ -121,8 +121,7 @@ class WholeBroker(MemoryBroker):
         clients = Clients(settings)
         clients._urls[f"{clients.stack}-ready"] = "http://memory/000000000000/orderflow-ready"
         clients._stepfunctions = self.machine
-        self.step_functions = StepFunctions(clients, settings)
-        self.step_functions._pool = Inline()  # type: ignore[assignment]
+        self.step_functions = StepFunctions(clients, settings, threads=lambda name: Inline())
 
     def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
         if channel is Channel.START:

@@ -5,21 +5,31 @@ The answers are checked against botocore's models of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 from botocore.stub import Stubber
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import Parcel, SendFailure
+from orderflow.bus import BatchRefused, Parcel, SendFailure, refusals
 from orderflow.bus.aws import Clients
 from orderflow.bus.eventbridge import EventBridgeBus
 from orderflow.bus.sns import SnsTopic
 from orderflow.bus.sqs import SqsQueue
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import compose
+from orderflow.errors import BrokerUnavailable
 from orderflow.settings import Settings
 
 
@@ -50,37 +60,156 @@ def sent(client: Any, operation: str, answer: dict[str, Any], destination: Any, 
         return failures
 
 
-FAILED = [
-    {"Id": "3", "Code": "InternalError", "Message": "try again", "SenderFault": False},
-    {"Id": "0", "Code": "InvalidMessageContents", "SenderFault": True},
-]
-READ = [
-    SendFailure(3, "InternalError: try again", final=False),
-    SendFailure(0, "InvalidMessageContents: ", final=True),
-]
+# Of SQS and SNS: code, SenderFault as AWS gives it, and whether the message is dead-lettered.
+ENTRIES = {
+    "sqs": [
+        ("InternalError", False, False),
+        ("InvalidMessageContents", True, True),
+        ("AWS.SimpleQueueService.InvalidMessageContents", True, True),
+        ("InvalidParameterValue", True, False),  # longer than the queue's own MaximumMessageSize
+        ("KmsThrottled", True, False),
+        ("RequestThrottled", True, False),
+    ],
+    "sns": [
+        ("InternalError", False, False),
+        ("Throttled", True, False),
+        ("KMSThrottling", True, False),
+        ("AuthorizationError", True, False),
+        ("InvalidParameter", True, False),  # of the topic, maybe
+        ("SomethingNew", True, False),
+    ],
+}
 
 
-def test_sqs_and_sns_name_failures_by_id(clients: Clients) -> None:
-    """In any order; those of the sender's fault are final."""
-    queue = SqsQueue(clients, "order", visibility=30)
-    answer: dict[str, Any] = {"Successful": [], "Failed": FAILED}
-    assert sent(clients.sqs, "send_message_batch", answer, queue, 5) == READ
-    assert sent(clients.sns, "publish_batch", answer, SnsTopic(clients), 5) == READ
-    assert not sent(clients.sns, "publish_batch", {"Successful": []}, SnsTopic(clients), 5)
+@pytest.mark.parametrize("api", ENTRIES)
+@pytest.mark.row(13, 27)
+def test_sqs_and_sns_name_failures_by_id(clients: Clients, api: str) -> None:
+    """In any order. Final is what can blame nothing but the message, whatever AWS says of the sender's fault."""
+    told = ENTRIES[api]
+    failed = [
+        {"Id": str(i), "Code": code, "Message": "why", "SenderFault": fault} for i, (code, fault, _) in enumerate(told)
+    ]
+    client, operation, destination = {
+        "sqs": (clients.sqs, "send_message_batch", SqsQueue(clients, "order", visibility=30)),
+        "sns": (clients.sns, "publish_batch", SnsTopic(clients)),
+    }[api]
+    answer: dict[str, Any] = {"Successful": [], "Failed": failed[::-1]}
+    assert sent(client, operation, answer, destination, len(told))[::-1] == [
+        SendFailure(i, f"{code}: why", final, code) for i, (code, _, final) in enumerate(told)
+    ]
+    assert not sent(client, operation, {"Successful": []} | ({"Failed": []} if api == "sqs" else {}), destination, 5)
 
 
 def test_eventbridge_names_failures_by_their_place(clients: Clients) -> None:
-    """An entry with an event's id was taken."""
+    """An entry with an event's id was taken. InvalidArgument may mean the bus."""
     entries = [
         {"EventId": "1"},
         {"ErrorCode": "ThrottlingException", "ErrorMessage": "slow down"},
         {"EventId": "2"},
         {"ErrorCode": "MalformedDetail", "ErrorMessage": "not JSON"},
+        {"ErrorCode": "InvalidArgument", "ErrorMessage": "no such bus"},
     ]
     bus = EventBridgeBus(clients)
-    answer = {"FailedEntryCount": 2, "Entries": entries}
-    assert sent(clients.events, "put_events", answer, bus, 4) == [
-        SendFailure(1, "ThrottlingException: slow down", final=False),
-        SendFailure(3, "MalformedDetail: not JSON", final=True),
+    answer = {"FailedEntryCount": 3, "Entries": entries}
+    assert sent(clients.events, "put_events", answer, bus, 5) == [
+        SendFailure(1, "ThrottlingException: slow down", False, "ThrottlingException"),
+        SendFailure(3, "MalformedDetail: not JSON", True, "MalformedDetail"),
+        SendFailure(4, "InvalidArgument: no such bus", False, "InvalidArgument"),
     ]
     assert not sent(clients.events, "put_events", {"FailedEntryCount": 0, "Entries": entries[:1]}, bus, 1)
+
+
+WHOLE = [
+    *((api, code, 400, BrokerUnavailable) for api in refusals.FINAL for code in ("ThrottlingException", "Throttling")),
+    *((api, code, 403, BrokerUnavailable) for api in refusals.FINAL for code in ("AccessDenied", "ExpiredToken")),
+    *((api, "AccessDeniedException", 400, BrokerUnavailable) for api in refusals.FINAL),
+    *((api, "UnrecognizedClientException", 400, BrokerUnavailable) for api in refusals.FINAL),
+    *((api, "InternalFailure", 500, BrokerUnavailable) for api in refusals.FINAL),
+    *((api, "NobodyKnowsThis", 503, BrokerUnavailable) for api in refusals.FINAL),
+    *((api, "NobodyKnowsThis", 400, BatchRefused) for api in refusals.FINAL),
+    *((api, "ValidationException", 400, BatchRefused) for api in refusals.FINAL),
+    ("sqs", "AWS.SimpleQueueService.NonExistentQueue", 400, BrokerUnavailable),
+    ("sqs", "AWS.SimpleQueueService.BatchRequestTooLong", 400, BatchRefused),
+    ("sqs", "KmsDisabled", 400, BrokerUnavailable),
+    ("sqs", "RequestThrottled", 400, BrokerUnavailable),
+    ("sqs", "InvalidParameterValue", 400, BatchRefused),
+    ("sns", "NotFound", 404, BrokerUnavailable),
+    ("sns", "KMSAccessDenied", 400, BrokerUnavailable),
+    ("sns", "AuthorizationError", 403, BrokerUnavailable),
+    ("sns", "InvalidParameter", 400, BatchRefused),
+    ("events", "ResourceNotFoundException", 400, BrokerUnavailable),
+    ("stepfunctions", "StateMachineDoesNotExist", 400, BrokerUnavailable),
+    ("stepfunctions", "ExecutionLimitExceeded", 400, BrokerUnavailable),
+    ("stepfunctions", "KmsThrottlingException", 400, BrokerUnavailable),
+]
+
+
+def fails(clients: Clients, api: str, error: Exception) -> None:
+    with clients.sending(api):
+        raise error
+
+
+def answered(code: str, status: int) -> ClientError:
+    told: Any = {"Error": {"Code": code, "Message": "why"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(told, "Send")
+
+
+@pytest.mark.parametrize(("api", "code", "status", "expected"), WHOLE)
+@pytest.mark.row(27)
+def test_what_an_error_of_a_whole_call_blames(
+    clients: Clients, api: str, code: str, status: int, expected: type[Exception]
+) -> None:
+    """The destination, or else perhaps the message, which is then sent by itself; it is final in no case."""
+    with pytest.raises(expected, match="why") as raised:
+        fails(clients, api, answered(code, status))
+    assert vars(raised.value) == {"code": code} | ({"final": False} if expected is BatchRefused else {})
+
+
+@pytest.mark.parametrize(("api", "code"), [(api, code) for api, codes in refusals.FINAL.items() for code in codes])
+def test_what_is_the_messages_own_fault(clients: Clients, api: str, code: str) -> None:
+    with pytest.raises(BatchRefused) as raised:
+        fails(clients, api, answered(code, 400))
+    assert raised.value.final
+
+
+URL = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("error", "doubtful"),
+    [
+        (answered("ThrottlingException", 400), False),
+        (answered("AccessDenied", 403), False),
+        (answered("InternalFailure", 500), False),
+        (answered("AWS.SimpleQueueService.NonExistentQueue", 400), True),
+        (answered("StateMachineDoesNotExist", 400), True),
+        (ReadTimeoutError(endpoint_url=URL), False),
+        (NoCredentialsError(), False),
+        (ConnectTimeoutError(endpoint_url=URL), True),
+        (EndpointConnectionError(endpoint_url=URL), True),
+        (ConnectionClosedError(endpoint_url=URL), True),
+    ],
+)
+@pytest.mark.row(27)
+def test_only_a_sign_of_another_broker_makes_the_marker_doubtful(
+    clients: Clients, error: Exception, doubtful: bool
+) -> None:
+    """One destination that throttles, denies or is late keeps no other one waiting for the marker."""
+    clients._verified_at = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        fails(clients, "stepfunctions", error)
+    assert (clients._verified_at is None) == doubtful
+
+
+def test_many_who_wait_for_the_marker_look_for_it_once(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each destination's thread asks; a call twice a second is enough."""
+    looked: list[str] = []
+
+    def get_queue_url(QueueName: str) -> Any:
+        looked.append(QueueName)
+        raise answered("AWS.SimpleQueueService.NonExistentQueue", 400)
+
+    monkeypatch.setattr(clients.sqs, "get_queue_url", get_queue_url)
+    clients.lost()
+    assert [clients.ready() for _ in range(9)] == [False] * 9
+    assert len(looked) == 1

@@ -93,10 +93,11 @@ def test_the_answer_is_what_the_machine_needs() -> None:
 
 
 def test_only_what_was_not_taken_is_sent_again() -> None:
-    """A throttled call is its message's own failure, not final; the others are sent."""
-    machine, _ = bus(slow=error("ThrottlingException"))
-    [failure] = machine.answer([outcome("good"), outcome("slow"), outcome("good")])
-    assert (failure.index, failure.final) == (1, False)
+    """A throttled call, and one that may be the message's fault, is its message's own failure; the others are sent."""
+    for code in ("ThrottlingException", "SomethingNew"):
+        machine, _ = bus(slow=error(code))
+        [failure] = machine.answer([outcome("good"), outcome("slow"), outcome("good")])
+        assert (failure.index, failure.final, failure.code) == (1, False, code)
 
 
 def test_an_outage_is_the_brokers() -> None:
