@@ -41,6 +41,7 @@ def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
+    outbox.restart_clocks = lambda connection, ids: store.restart_clocks(connection, ids, settings.resend_after[0])
     budget = RetryBudget("orchestrator", settings.retry_budget)
     owners: list[Sweeper] = [SagaSweeper(outbox, settings, budget)]
     if isinstance(broker, _RunsExecutions):

@@ -97,6 +97,20 @@ FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[
 WHERE o.order_id = s.id
 """
 
+# In key order, as all who lock sagas do; one that is locked is being handled, and keeps nobody waiting.
+_RESTART: Final = b"""
+WITH late AS (
+    SELECT order_id FROM sagas
+    WHERE order_id = ANY(%(ids)s::uuid[]) AND active AND progress_at < now() - interval '5 s'
+), free AS (
+    SELECT order_id FROM sagas WHERE order_id IN (SELECT order_id FROM late) ORDER BY order_id FOR UPDATE SKIP LOCKED
+), restarted AS (
+    UPDATE sagas o SET progress_at = now(), next_at = greatest(next_at, now() + make_interval(secs => %(next_in)s))
+    FROM free WHERE o.order_id = free.order_id RETURNING o.order_id
+)
+SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM restarted)
+"""
+
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
     """Locks sagas in key order; by their ids."""
@@ -106,6 +120,13 @@ def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
 def due(connection: Connection, drained_ago: float, limit: int) -> list[Saga]:
     """Locks active sagas whose time has come, and that had the chance to hear from the queue since."""
     return [_saga(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+
+
+def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
+    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
+    Gives those that it could not lock."""
+    rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
+    return {row[0] for row in rows}
 
 
 def _saga(row: Sequence[Any]) -> Saga:

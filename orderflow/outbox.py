@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import structlog
@@ -56,18 +57,23 @@ _REFUSED: Final = b"""
 SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
 WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry DESC
 """
+_LATE: Final = 5.0
+"""Seconds from its staging from which a message is sent late: then the clock of its answer starts anew."""
+
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One staged message. After `lease_ends` (monotonic seconds) it may belong to another process."""
+    """One staged message. After `lease_ends` (monotonic seconds) it may belong to another process. `staged`: when
+    it was staged, by the same clock; of one that was claimed this is not known, so it counts as late."""
 
     id: str
     channel: Channel
     target: str
     parcel: Parcel
     lease_ends: float
+    staged: float = -inf
 
 
 @dataclass(slots=True)
@@ -89,7 +95,12 @@ class Outbox:
         self._database = database
         self._lease = lease
         self._sent: deque[str] = deque()
+        self._late: deque[Entry] = deque()
         self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
+        self.restart_clocks: Callable[[Connection, Sequence[str]], Collection[str]] | None = None
+        """Of an owner: restarts, for these orders, the clock of an answer whose question was sent late. Gives those
+        that it could not lock; they come again. Temporal has the same two clocks, schedule-to-start and start-to-close:
+        https://docs.temporal.io/encyclopedia/detecting-activity-failures"""
 
     @contextmanager
     def transaction(self) -> Iterator[Unit]:
@@ -117,8 +128,9 @@ class Outbox:
             self.on_staged(entries)
 
     def _store(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Entry]:
-        lease_ends = time.monotonic() + self._lease * 0.8
-        entries = [entry for e in envelopes if (entry := _address(e, lease_ends)) is not None]
+        staged = time.monotonic()
+        lease_ends = staged + self._lease * 0.8
+        entries = [entry for e in envelopes if (entry := _address(e, lease_ends, staged)) is not None]
         if entries:
             connection.execute(
                 _STAGE,
@@ -134,15 +146,42 @@ class Outbox:
         return entries
 
     def sent(self, entries: Sequence[Entry]) -> None:
-        """Notes that these have been sent; the next transaction deletes them."""
-        self._sent.extend(entry.id for entry in entries)
+        """Notes that these have been sent; the next transaction deletes them, and `flush` those of an owner that were
+        sent late: while a question is in the outbox its owner waits for no answer, so the clock comes first."""
+        late_since = time.monotonic() - _LATE
+        for entry in entries:
+            if self.restart_clocks and entry.staged < late_since:
+                self._late.append(entry)
+            else:
+                self._sent.append(entry.id)
 
     def flush(self) -> None:
-        """Deletes what has been sent, when no transaction has come by."""
+        """Deletes what has been sent, when no transaction has come by. Raises DatabaseUnavailable."""
+        self._flush_late()
         if self._sent:
             with self.transaction():
                 failpoints.reached("mark.before")
             failpoints.reached("mark.after")
+
+    def _flush_late(self) -> None:
+        late: list[Entry] = []
+        with suppress(IndexError):
+            while self.restart_clocks:
+                late.append(self._late.popleft())
+        if not late or not self.restart_clocks:
+            return
+        orders = sorted({entry.parcel.envelope.subject for entry in late})
+        locked: Collection[str] = orders  # until that is known
+        try:
+            with self._database.transaction() as connection:
+                skipped = self.restart_clocks(connection, orders)
+                sent = [e.id for e in late if e.parcel.envelope.subject not in skipped]
+                connection.execute(_DELETE, [sent])
+                failpoints.reached("mark.before")
+            locked = skipped
+            failpoints.reached("mark.after")
+        finally:
+            self._late.extendleft(e for e in late if e.parcel.envelope.subject in locked)
 
     def claim(self, limit: int) -> list[Entry]:
         """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later.
@@ -166,10 +205,10 @@ class Outbox:
         return dict(unit.connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
-def _address(envelope: Envelope, lease_ends: float) -> Entry | None:
+def _address(envelope: Envelope, lease_ends: float, staged: float) -> Entry | None:
     model, asked = MESSAGES[envelope.name], envelope.tasktoken is not None
     cell = route_of(envelope.workflow, model, resend=envelope.resend, token=asked)
     if cell.channel is Channel.NONE:
         return None
     target = envelope.eventbus.value if cell.channel is Channel.BUS else cell.listeners[0]
-    return Entry(clock.new_id(), cell.channel, target, Parcel(envelope, envelope.encode()), lease_ends)
+    return Entry(clock.new_id(), cell.channel, target, Parcel(envelope, envelope.encode()), lease_ends, staged)

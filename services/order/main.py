@@ -13,7 +13,7 @@ from orderflow.settings import Settings
 from services.order import api
 from services.order.coordinator import OrderSweeper
 from services.order.handlers import Orders
-from services.order.models import gauges, prune
+from services.order.models import gauges, prune, restart_clocks
 from services.order.placing import Placing
 from services.order.reading import Reading
 
@@ -22,6 +22,7 @@ def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="order")
     outbox = Outbox(database, lease=settings.lease)
+    outbox.restart_clocks = lambda connection, ids: restart_clocks(connection, ids, settings.resend_after[0])
     budget = RetryBudget("order", settings.retry_budget)
     return Service(
         settings,

@@ -151,6 +151,19 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool
 WHERE o.id = s.id
 """
 
+# In key order, as all who lock orders do; one that is locked is being handled, and keeps nobody waiting.
+_RESTART: Final = b"""
+WITH late AS (
+    SELECT id FROM orders WHERE id = ANY(%(ids)s::uuid[]) AND open AND progress_at < now() - interval '5 s'
+), free AS (
+    SELECT id FROM orders WHERE id IN (SELECT id FROM late) ORDER BY id FOR UPDATE SKIP LOCKED
+), restarted AS (
+    UPDATE orders o SET progress_at = now(), next_at = greatest(next_at, now() + make_interval(secs => %(next_in)s))
+    FROM free WHERE o.id = free.id RETURNING o.id
+)
+SELECT id::text FROM late WHERE id NOT IN (SELECT id FROM restarted)
+"""
+
 
 STUCK: Final = """(attention OR progress_at < now() - make_interval(
     secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END))"""
@@ -170,6 +183,13 @@ def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
 def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:
     """Locks open orders that their owner must look after, and that had the chance to hear from its queue since."""
     return [_order(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+
+
+def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
+    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
+    Gives those that it could not lock."""
+    rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
+    return {row[0] for row in rows}
 
 
 def _order(row: Sequence[Any]) -> Order:
