@@ -46,10 +46,12 @@ class LogLine(BaseModel):
 
 
 class SagaAnswer(BaseModel):
+    """`state` and `workflow` can be others: of a saga that a newer release began, after a rollback."""
+
     order_id: str
-    state: State
+    state: State | str
     needs_attention: bool
-    workflow: Workflow
+    workflow: Workflow | str
     version: int
     facts: list[str]
     reason: str | None
@@ -134,7 +136,10 @@ def _answer(settings: Settings, row: Any) -> SagaAnswer:
         patience = (
             settings.undo_after if state == State.RUNNING else settings.undo_resend_every * settings.undo_attempts
         )
-        service = decide(Workflow(workflow), facts).service
+        try:
+            service = decide(Workflow(workflow), facts).service
+        except (ValueError, KeyError):
+            service = "unknown"  # of a newer release's workflow
         deadline = progress_at + timedelta(seconds=patience)
         waiting = [Waiting(step=open_type, service=service, since=progress_at, deadline=deadline)]
     return SagaAnswer(

@@ -79,16 +79,20 @@ class Guardian:
 
     def sweep(self, drained_ago: float) -> bool:
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
-        due = watch.claim(self._database, self._settings.lease, _LIMIT)
+        due, more = watch.claim(self._database, self._settings.lease, _LIMIT)
+        odd: dict[str, Exception] = {}
         for watched in due:
             try:
                 verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
                 self._act(watched, verdict)
             except Transient:
                 raise
-            except Exception:
-                log.exception("an execution can't be looked after; the others are", order_id=watched.order_id)
-        return len(due) == _LIMIT
+            except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
+                odd[watched.order_id] = error
+        if odd:
+            with self._database.transaction() as connection:
+                watch.ASIDE.put(odd, connection.execute)
+        return more
 
     def _act(self, watched: Watched, verdict: Verdict) -> None:
         restarts = watched.restarts + verdict.restart

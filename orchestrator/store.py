@@ -11,6 +11,7 @@ from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
 from orderflow.measures import Gauge
 from orderflow.trail import Trail
+from orderflow.unreadable import PutAside, read_one
 
 TABLES: Final = """
 CREATE TABLE sagas (
@@ -96,6 +97,8 @@ FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[
     AS s(id, version, facts, state, open_type, open_id, active, attention, reason, sends, progressed, next_in)
 WHERE o.order_id = s.id
 """
+ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
+"""Sagas that this release can't look after."""
 
 # In key order, as all who lock sagas do; one that is locked is being handled, and keeps nobody waiting.
 _RESTART: Final = b"""
@@ -113,13 +116,15 @@ SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM rest
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
-    """Locks sagas in key order; by their ids."""
-    return {row[0]: _saga(row) for row in connection.execute(_LOCK, [list(set(order_ids))])}
+    """Locks sagas in key order; by their ids. Raises UnreadableRow."""
+    return {row[0]: read_one(row, _saga) for row in connection.execute(_LOCK, [list(set(order_ids))])}
 
 
-def due(connection: Connection, drained_ago: float, limit: int) -> list[Saga]:
-    """Locks active sagas whose time has come, and that had the chance to hear from the queue since."""
-    return [_saga(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Saga], bool]:
+    """Locks active sagas whose time has come, and that had the chance to hear from the queue since; and whether there
+    may be more."""
+    rows = connection.execute(_DUE, [drained_ago, limit]).fetchall()
+    return ASIDE.read(rows, _saga, connection.execute), len(rows) == limit
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:

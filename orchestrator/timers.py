@@ -6,7 +6,6 @@ this owner was away only makes it ask once more: nobody could have answered it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -39,31 +38,30 @@ class SagaSweeper:
 
     def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
-            sagas = store.due(unit.connection, drained_ago, _LIMIT)
+            sagas, more = store.due(unit.connection, drained_ago, _LIMIT)
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
-            for i, saga in enumerate(sagas):
-                before = replace(saga, facts=set(saga.facts))
+            odd: dict[str, Exception] = {}
+            for saga in sagas:
                 try:
                     envelope, note = self._look_after(saga)
-                except Exception:
-                    # A step that newer code has begun, say. It must not keep the others from being looked after.
-                    log.exception("a saga can't be looked after; the others are", order_id=saga.order_id)
-                    sagas[i] = replace(before, next_in=self._settings.undo_resend_every)
+                    unit.stage([envelope] if envelope else [])
+                except Exception as error:  # noqa: BLE001 - a step that newer code has begun, say
+                    odd[saga.order_id] = error
                     continue
                 if envelope:
-                    unit.stage([envelope])
                     entries.append(
                         LogEntry(
                             saga.order_id, "orchestrator", kind_of(envelope), envelope.name, envelope.id, note=note
                         )
                     )
                     done.append((note, envelope.about))
-            store.save(unit.connection, sagas)
+            store.save(unit.connection, [saga for saga in sagas if saga.order_id not in odd])
+            store.ASIDE.put(odd, unit.connection.execute)
             store.LOG.write(unit.connection, entries)
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
-        return len(sagas) == _LIMIT
+        return more
 
     def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
         settings = self._settings

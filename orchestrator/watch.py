@@ -17,6 +17,7 @@ from orderflow.errors import Rejected
 from orderflow.measures import Gauge
 from orderflow.processor import Incoming, Reply
 from orderflow.trail import LogEntry
+from orderflow.unreadable import PutAside
 
 WATCHED: Final = "watched"
 ATTENTION: Final = "attention"
@@ -53,7 +54,7 @@ _COUNT: Final = """
 SELECT count(*) FILTER (WHERE state = 'watched'), count(*) FILTER (WHERE state = 'attention')
 FROM executions WHERE state <> 'ended'
 """
-_CLAIM: Final = """
+_CLAIM: Final = b"""
 UPDATE executions SET next_at = now() + make_interval(secs => %s)
 WHERE order_id IN (
     SELECT order_id FROM executions WHERE state = 'watched' AND placed IS NOT NULL AND next_at <= now()
@@ -70,6 +71,8 @@ UPDATE executions SET state = CASE WHEN retried THEN 'watched' ELSE %(state)s EN
 WHERE order_id = %(order_id)s AND restarts = %(seen)s
 RETURNING state
 """
+ASIDE: Final = PutAside("executions", key="order_id", due="next_at")
+"""Executions that this release can't look after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +122,12 @@ def reminded(*, attention: bool, reason: str) -> Message:
     return OrderNeedsAttention(reason=reason) if attention else OrderAccepted()
 
 
-def claim(database: Database, lease: float, limit: int) -> list[Watched]:
-    """Takes what is due, for `lease` seconds."""
-    rows = database.query(_CLAIM, [lease, limit])
-    return [Watched(row[0], decode(row[1]), *row[2:]) for row in rows]
+def claim(database: Database, lease: float, limit: int) -> tuple[list[Watched], bool]:
+    """Takes what is due, for `lease` seconds; and whether there may be more."""
+    with database.transaction() as connection:
+        rows = connection.execute(_CLAIM, [lease, limit]).fetchall()
+        found = ASIDE.read(rows, lambda row: Watched(row[0], decode(row[1]), *row[2:]), connection.execute)
+    return found, len(rows) == limit
 
 
 def save(connection: Connection, watched: Watched, state: str, restarts: int, next_in: float) -> str | None:

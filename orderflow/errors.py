@@ -43,6 +43,10 @@ class NewerVersion(Transient):
     """A message of a version this process doesn't know yet: its consumer is about to be deployed."""
 
 
+class UnreadableRow(Transient):
+    """A stored row of a newer release, after a rollback: that release is about to be deployed again."""
+
+
 class Rejected(OrderflowError):
     """The message can never be handled here; it is parked in the dead-letter queue with this text as the reason."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -22,8 +22,8 @@ from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
-from orderflow.errors import Rejected, Transient
 from orderflow.routing import Channel, route_of
+from orderflow.unreadable import PutAside
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +60,7 @@ WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry
 _LATE: Final = 5.0
 """Seconds from its staging from which a message is sent late: then the clock of its answer starts anew."""
 
+_ASIDE: Final = PutAside("outbox", key="entry", due="leased_until")
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
@@ -186,15 +187,19 @@ class Outbox:
     def claim(self, limit: int) -> list[Entry]:
         """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later.
 
-        One that this code can't read, of a newer process, stays for such a one; it keeps nobody else's."""
+        Those that this release can't read are put aside."""
         lease_ends = time.monotonic() + self._lease * 0.8
-        found = []
-        for entry, channel, target, body in sorted(self._database.query(_CLAIM.decode(), [self._lease, limit])):
-            try:
-                found.append(Entry(str(entry), Channel(channel), target, Parcel(decode(body), body), lease_ends))
-            except (ValueError, Rejected, Transient) as error:
-                log.error("a staged message can't be read; newer code may", entry=str(entry), error=str(error))
-        return found
+
+        def entry(row: Sequence[Any]) -> Entry:
+            found, channel, target, body = row
+            return Entry(str(found), Channel(channel), target, Parcel(decode(body), body), lease_ends)
+
+        while True:
+            with self._database.transaction() as connection:
+                rows = sorted(connection.execute(_CLAIM, [self._lease, limit]).fetchall())
+                found = _ASIDE.read(rows, entry, connection.execute)
+            if found or len(rows) < limit:
+                return found
 
     def park(self, unit: Unit, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""

@@ -32,7 +32,8 @@ class RestockRequest(RequestModel):
 
 class ReservationAnswer(BaseModel):
     order_id: str
-    state: Literal["reserved", "rejected", "released"]
+    state: Literal["reserved", "rejected", "released"] | str
+    """A newer release may know more."""
     items: list[Item]
     reason: str
     created_at: Time

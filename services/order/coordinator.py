@@ -106,40 +106,44 @@ class OrderSweeper:
 
     def sweep(self, drained_ago: float) -> bool:
         with self._outbox.transaction() as unit:
-            orders = models.due(unit.connection, drained_ago, _LIMIT)
+            orders, more = models.due(unit.connection, drained_ago, _LIMIT)
             if not orders:
-                return False
+                return more
             placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
             unheard = [o.id for o in orders if not is_ours(o) and not in_good_hands(o)]
             refused = self._outbox.refused(unit, unheard) if unheard else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
+            odd: dict[str, Exception] = {}
             for order in orders:
-                envelope, note = self._look_after(order, snapshots, refused.get(order.id, ""))
-                if envelope:
-                    sent = self._to_be_heard(order, envelope, snapshots)
+                try:
+                    envelope, note = self._look_after(order, snapshots, refused.get(order.id, ""))
+                    sent = self._to_be_heard(order, envelope, snapshots) if envelope else []
                     unit.stage(sent)
+                except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
+                    odd[order.id] = error
+                    continue
+                if envelope:
                     entries += [LogEntry(order.id, "order", "event", e.name, e.id, note=note) for e in sent]
                     done.append((note, envelope.about))
                 elif note:
                     entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
                     done.append(("needs an operator", {"order_id": order.id, "reason": note}))
-            models.save(unit.connection, orders)
+            models.save(unit.connection, [order for order in orders if order.id not in odd])
+            models.ASIDE.put(odd, unit.connection.execute)
             models.LOG.write(unit.connection, entries)
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
-        return len(orders) == _LIMIT
+        return more
 
-    def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, OrderSnapshot]) -> list[Envelope]:
+    def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
         """A coordinator can't cancel what it never heard of: its OrderPlaced may be what got lost."""
         if envelope.name != name_of(OrderCancellationRequested) or is_ours(order):
             return [envelope]
-        return [_compose(order, OrderPlaced(order=snapshots[order.id]), order.placed_id, order.sends), envelope]
+        return [_compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), envelope]
 
-    def _look_after(
-        self, order: Order, snapshots: dict[str, OrderSnapshot], refused: str
-    ) -> tuple[Envelope | None, str]:
+    def _look_after(self, order: Order, snapshots: dict[str, str], refused: str) -> tuple[Envelope | None, str]:
         settings = self._settings
         if order.attention:
             order.next_in = FAR  # an operator must look first
@@ -163,7 +167,7 @@ class OrderSweeper:
             return None, ""
         order.sends += 1
         order.next_in = self._next_look(order)
-        message = OrderPlaced(order=snapshots[order.id])
+        message = _placed(snapshots[order.id])
         return _compose(order, message, order.placed_id, order.sends), f"sent again, time {order.sends}"
 
     def _next_look(self, order: Order) -> float:
@@ -190,6 +194,10 @@ class OrderSweeper:
         order.sends += 1
         message = OrderCancellationRequested(reason=order.reason)
         return _compose(order, message, order.cancel_id, order.sends), f"sent again, time {order.sends}"
+
+
+def _placed(snapshot: str) -> OrderPlaced:
+    return OrderPlaced(order=OrderSnapshot.model_validate_json(snapshot))
 
 
 def _compose(order: Order, message: Message, message_id: str, resend: int = 0) -> Envelope:

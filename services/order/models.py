@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +22,7 @@ from orderflow.measures import Gauge
 from orderflow.saga import owed
 from orderflow.settings import Settings
 from orderflow.trail import Trail
+from orderflow.unreadable import PutAside, read_one
 from services.order.domain import Progress, Status, status
 
 TABLES: Final = """
@@ -150,6 +150,8 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool
     %s::float[]) AS s(id, facts, status, reason, open, answered, attention, sends, progressed, next_in)
 WHERE o.id = s.id
 """
+ASIDE: Final = PutAside("orders", key="id", due="next_at")
+"""Orders that this release can't look after."""
 
 # In key order, as all who lock orders do; one that is locked is being handled, and keeps nobody waiting.
 _RESTART: Final = b"""
@@ -176,13 +178,15 @@ def patience(settings: Settings) -> dict[str, float]:
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
-    """Locks orders in key order; by their ids."""
-    return {row[0]: _order(row) for row in connection.execute(_LOCK, [list(set(order_ids))])}
+    """Locks orders in key order; by their ids. Raises UnreadableRow."""
+    return {row[0]: read_one(row, _order) for row in connection.execute(_LOCK, [list(set(order_ids))])}
 
 
-def due(connection: Connection, drained_ago: float, limit: int) -> list[Order]:
-    """Locks open orders that their owner must look after, and that had the chance to hear from its queue since."""
-    return [_order(row) for row in connection.execute(_DUE, [drained_ago, limit])]
+def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Order], bool]:
+    """Locks open orders that their owner must look after, and that had the chance to hear from its queue since; and
+    whether there may be more."""
+    rows = connection.execute(_DUE, [drained_ago, limit]).fetchall()
+    return ASIDE.read(rows, _order, connection.execute), len(rows) == limit
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
@@ -234,10 +238,11 @@ def save(connection: Connection, orders: Sequence[Order]) -> None:
         )
 
 
-def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderSnapshot]:
-    """The orders as they were accepted."""
-    rows = connection.execute("SELECT id::text, snapshot FROM orders WHERE id = ANY(%s::uuid[])", [list(order_ids)])
-    return {row[0]: OrderSnapshot.model_validate(json.loads(row[1])) for row in rows}
+def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, str]:
+    """The orders as they were accepted, each as JSON of an OrderSnapshot; not read yet, as one may be unreadable."""
+    return dict(
+        connection.execute("SELECT id::text, snapshot FROM orders WHERE id = ANY(%s::uuid[])", [list(order_ids)])
+    )
 
 
 def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:

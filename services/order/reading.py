@@ -78,7 +78,7 @@ class Reading:
             raise Problem(404, "Unknown order", f"there is no order {order_id}")
         workflow, facts, is_open, attention, progress_at = order[0]
         own = [TimelineEntry(**asdict(line)) for line in LOG.read(self._database, order_id)]
-        if COORDINATOR[Workflow(workflow)] == "order":
+        if coordinator_of(workflow) == "order":
             waiting = None if not is_open or attention else self._waiting(facts, progress_at)
             return Timeline(entries=own, waiting_for=waiting)
         saga = self._saga(order_id)
@@ -115,6 +115,11 @@ class Reading:
             return SagaView.model_validate_json(answer.data) if answer.status == 200 else None
         except (urllib3.exceptions.HTTPError, ValidationError):
             return None
+
+
+def coordinator_of(workflow: str) -> str | None:
+    """Who coordinates a stored order; None under a workflow of a newer release."""
+    return COORDINATOR.get(Workflow(workflow)) if workflow in set(Workflow) else None
 
 
 def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[TimelineEntry]:

@@ -67,10 +67,12 @@ class Amount(BaseModel):
 
 
 class OrderAnswer(BaseModel):
+    """`status`, `workflow` and `event_bus` can be others: of an order that a newer release placed, after a rollback."""
+
     id: str
-    status: Status
-    workflow: Workflow
-    event_bus: EventBus
+    status: Status | str
+    workflow: Workflow | str
+    event_bus: EventBus | str
     total: Amount
     trace_id: str | None
     traced: bool
@@ -99,7 +101,7 @@ class ProductPage(BaseModel):
 class TimelineEntry(BaseModel):
     at: Time
     service: str
-    kind: Literal["command", "event", "note"]
+    kind: Literal["command", "event", "note"] | str
     type: str
     message_id: str | None
     causation_id: str | None

@@ -17,7 +17,8 @@ class PaymentAnswer(BaseModel):
     """`payment_id` is the provider's, `refunded` what was given back. No payment method is ever shown."""
 
     order_id: str
-    state: Literal["intended", "done", "refused", "undoing", "undone"]
+    state: Literal["intended", "done", "refused", "undoing", "undone"] | str
+    """A newer release may know more."""
     amount: Money | None
     refunded: Money | None
     payment_id: str | None

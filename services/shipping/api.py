@@ -16,7 +16,8 @@ class ShipmentAnswer(BaseModel):
     """`shipment_id` is the carrier's. No address is ever shown."""
 
     order_id: str
-    state: Literal["intended", "done", "refused", "undoing", "undone"]
+    state: Literal["intended", "done", "refused", "undoing", "undone"] | str
+    """A newer release may know more."""
     shipment_id: str | None
     reason: str
     created_at: Time

@@ -39,6 +39,7 @@ ROWS: Final[Mapping[int, str]] = {
     23: "rolling deploy, newer and older",
     24: "soak; backlog",
     27: "one destination fails; the others' messages",
+    28: "rows of a newer release in every swept table",
 }
 """What is done to the system."""
 
