@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from localstack.tags import Equals, GetAtt, Not, Ref, Sub
 from orderflow.contracts import Message, Workflow
-from orderflow.routing import OPERATIONS, SERVICES, TABLE, Channel, Route, filter_policy
+from orderflow.routing import OPERATIONS, SERVICES, TABLE, Channel, Route, heard_by
 from orderflow.saga import STEPS
 
 ORCHESTRATOR: Final = "orchestrator"
@@ -71,7 +71,7 @@ def statements(service: str) -> list[dict[str, Any]]:
     routes = _routes(service)
     channels = {route.channel for route in routes}
     told = sorted({name for route in routes if route.channel is Channel.QUEUE for name in route.listeners} - {service})
-    ways = ("", "-subscription", "-rule") if filter_policy(service) else ("",)
+    ways = ("", "-subscription", "-rule") if heard_by(service) else ("",)
     dlqs = [_arn("sqs", f"{service}{way}-dlq") for way in ways]
     own = _arn("sqs", service)
     found = [

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from localstack import alarms, policies, state_machine
 from localstack.tags import Block, Equals, Flow, GetAtt, If, Not, Ref, Sub, dump
-from orderflow.routing import SERVICES, event_pattern, filter_policy
+from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 
 STACK: Final = Path(__file__).with_name("stack.yaml")
 POLICIES: Final = Path(__file__).with_name("policies.yaml")
@@ -95,7 +95,7 @@ def _service(name: str) -> dict[str, Any]:
             RedrivePolicy={"deadLetterTargetArn": _arn(f"{title}Dlq"), "maxReceiveCount": MAX_RECEIVES},
         ),
     }
-    if not filter_policy(name):  # hears nothing: commands come straight to its queue
+    if not heard_by(name):  # no events: commands come straight to its queue
         return resources
     return resources | {
         f"{title}SubscriptionDlq": _dlq(f"{name}-subscription-dlq"),

@@ -3,10 +3,18 @@
 A restarted execution goes through all steps once more; each service answers from its own rows, so nothing is done
 twice, and the arbiter is asked before an execution undoes what another may be doing. It isn't needed for an order to
 get through: with the orchestrator stopped, executions go on, and what was lost waits.
+
+Each look is a DescribeExecution, of which an account has 15 a second in a region, for all that run there. So looks are
+few by design: a turn has at most `_LIMIT`, an execution that runs is looked at again after half of the time that it has
+been watched, and a guardian that gets no answer rests, for longer each time.
+https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 """
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,8 +33,14 @@ from orderflow.trail import LogEntry
 
 log = structlog.get_logger(__name__)
 
-_LIMIT: Final = 20
-"""Executions looked at in a row; each look is a call."""
+_LIMIT: Final = 10
+"""Executions looked at in a turn, of which there is one a second."""
+
+_LONGEST: Final = 300.0
+"""Seconds between two looks at an execution that runs, at most."""
+
+_LONGEST_REST: Final = 10.0
+"""Seconds that a guardian rests at most which got no answer: throttled, it makes one call in ten seconds."""
 
 NEEDS_ATTENTION: Final = "NeedsAttention"
 """The error of an execution that called an operator (localstack/state_machine.py)."""
@@ -71,13 +85,26 @@ def judge(watched: Watched, found: Execution | None, most_restarts: int) -> Verd
 class Guardian:
     """See `orderflow.service.Sweeper`."""
 
-    def __init__(self, database: Database, outbox: Outbox, executions: Executions, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        executions: Executions,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._outbox = outbox
         self._executions = executions
         self._settings = settings
+        self._now = now
+        self._unanswered = 0
+        self._rests_until = 0.0
 
     def sweep(self, drained_ago: float) -> bool:
+        if self._now() < self._rests_until:
+            return False
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
         due, more = watch.claim(self._database, self._settings.lease, _LIMIT)
         odd: dict[str, Exception] = {}
@@ -86,13 +113,18 @@ class Guardian:
                 verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
                 self._act(watched, verdict)
             except Transient:
+                self._unanswered += 1
+                rest = min(_LONGEST_REST, 0.5 * 2.0 ** min(self._unanswered, 10))
+                self._rests_until = self._now() + random.uniform(rest / 2, rest)
                 raise
             except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
                 odd[watched.order_id] = error
+            else:
+                self._unanswered = 0
         if odd:
             with self._database.transaction() as connection:
                 watch.ASIDE.put(odd, connection.execute)
-        return more
+        return more and not due  # what else is due waits for the next turn
 
     def _act(self, watched: Watched, verdict: Verdict) -> None:
         restarts = watched.restarts + verdict.restart
@@ -105,7 +137,9 @@ class Guardian:
             note = f"{verdict.why}; started again as {name}"
             entries.append(LogEntry(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
         with self._outbox.transaction() as unit:
-            saved = watch.save(unit.connection, watched, verdict.state, restarts, self._settings.resend_after[0])
+            soonest = self._settings.resend_after[0]
+            next_in = soonest if verdict.restart else max(soonest, min(_LONGEST, watched.age / 2))
+            saved = watch.save(unit.connection, watched, verdict.state, restarts, next_in)
             if saved is None:
                 return
             if saved == ATTENTION:

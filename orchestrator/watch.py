@@ -60,7 +60,7 @@ WHERE order_id IN (
     SELECT order_id FROM executions WHERE state = 'watched' AND placed IS NOT NULL AND next_at <= now()
     ORDER BY next_at LIMIT %s FOR UPDATE SKIP LOCKED
 )
-RETURNING order_id::text, placed, restarts, retried, doubted
+RETURNING order_id::text, placed, restarts, retried, doubted, extract(epoch FROM now() - created_at)::float
 """
 # A retry that no restart has met yet keeps the execution watched: one that runs may still be about to give up, and one
 # that gave up was asked about before the operator's word came.
@@ -78,13 +78,15 @@ ASIDE: Final = PutAside("executions", key="order_id", due="next_at")
 @dataclass(frozen=True, slots=True)
 class Watched:
     """An order whose execution is looked after. `restarts` counts the executions after the first; `retried`: an
-    operator asked for one more; `doubted`: the order is said to be open, though its execution ended well."""
+    operator asked for one more; `doubted`: the order is said to be open, though its execution ended well;
+    `age`: seconds since it is watched."""
 
     order_id: str
     placed: Envelope
     restarts: int
     retried: bool
     doubted: bool
+    age: float = 0.0
 
     @property
     def name(self) -> str:

@@ -14,10 +14,11 @@ import psycopg
 import structlog
 
 from orderflow import inbox, measures, telemetry
-from orderflow.contracts import Message, OrderSnapshot
+from orderflow.contracts import MESSAGES, Message, OrderSnapshot
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Rejected, Transient
 from orderflow.outbox import Outbox, Unit
+from orderflow.routing import hears
 
 log = structlog.get_logger(__name__)
 
@@ -132,8 +133,10 @@ class Processor:
         steps = telemetry.steps(self._app.service, envelopes)
         for i, envelope in enumerate(envelopes):
             try:
-                message = envelope.message()
-                asked = self._app.accept(message)
+                message, asked = None, None
+                if self._concerned(envelope):
+                    message = envelope.message()
+                    asked = self._app.accept(message)
             except Rejected as error:
                 verdicts[i] = Park(str(error))
             except Transient as error:
@@ -149,6 +152,11 @@ class Processor:
                 verdicts[i] = verdict
         telemetry.end_steps(steps, verdicts)
         return [verdicts[i] for i in range(len(envelopes))]
+
+    def _concerned(self, envelope: Envelope) -> bool:
+        # Before its data or version is looked at: filters let through what they don't know.
+        model = MESSAGES.get(envelope.name)
+        return model is None or hears(self._app.service, envelope.workflow, model)
 
     def _waves(self, todo: list[tuple[int, Incoming]]) -> Iterator[list[tuple[int, Incoming]]]:
         # Statements over a set can touch each order once; what comes second for an order waits for the next wave.

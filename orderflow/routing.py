@@ -132,6 +132,11 @@ TABLE: Final[Mapping[Workflow, _Table]] = {
 OPERATIONS: Final[_Table] = {c.DeadLetterSettled: _to("order")}
 """What operators cause: no part of any workflow, and the same in all."""
 
+ADMITTED_AHEAD: Final[Mapping[str, frozenset[tuple[Workflow, type[Message]]]]] = {}
+"""What a service is about to hear that its filter names: an event that exists, or the first one of a workflow. The
+release before the one that reacts lets it through, and the consumer acknowledges it; a filter that named it until then
+would still drop it for a quarter of an hour (docs/adr/0033). Empty once that release is out."""
+
 COORDINATOR: Final[Mapping[Workflow, str]] = {
     Workflow.CHOREOGRAPHY: "order",
     Workflow.ORCHESTRATION: "orchestrator",
@@ -171,29 +176,49 @@ def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:
     return {workflow: names for workflow, names in heard.items() if names}
 
 
-def filter_policy(service: str) -> dict[str, Any]:
-    """The SNS subscription filter policy (on message attributes) of `service`; empty if it hears nothing.
+def hears(service: str, workflow: Workflow, message: type[Message]) -> bool:
+    """Whether a message that is in the queue of `service` is its business. An event is, if the table names the service
+    as a listener: filters let through what they don't know (`filter_policy`)."""
+    cell = OPERATIONS.get(message) or TABLE[workflow].get(message, _LOCAL)
+    return cell.channel is not Channel.BUS or service in cell.listeners
 
-    Keys are ANDed and values ORed: every pair of a workflow and a type that it names is admitted. That is exact as long
-    as no workflow publishes an event that a service hears in another one only (held by a test). A policy that joined
-    the workflows by `$or` would be exact by itself, but its combinations count against SNS's limit of 150.
-    https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html
+
+def filter_policy(service: str) -> dict[str, Any]:
+    """The SNS subscription filter policy (on message attributes) of `service`; only for those that hear anything.
+
+    It names what the service does *not* hear, because a changed policy takes up to 15 minutes to take effect: a type or
+    a workflow that is new passes the old policy, and the consumer decides (`hears`). Keys are ANDed: every pair of a
+    workflow and a type is admitted of which neither is named. That is exact as long as no workflow publishes an event
+    that a service hears in another one only (held by a test).
+    https://docs.aws.amazon.com/sns/latest/dg/sns-subscription-filter-policies.html
+    https://docs.aws.amazon.com/sns/latest/dg/string-value-matching.html
     """
-    workflows, types = _heard_in_any(service)
-    return {"workflow": workflows, "type": types} if types else {}
+    workflows, types = _not_heard(service)
+    return _anything_but("workflow", workflows) | _anything_but("type", types)
 
 
 def event_pattern(service: str) -> dict[str, Any]:
-    """The EventBridge event pattern of `service`, to the same effect; empty if it hears nothing.
+    """The EventBridge event pattern of `service`, to the same effect.
 
     https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns.html
     """
-    workflows, types = _heard_in_any(service)
-    return {"source": ["orderflow"], "detail-type": types, "detail": {"workflow": workflows}} if types else {}
+    workflows, types = _not_heard(service)
+    named = _anything_but("workflow", workflows)
+    return {"source": ["orderflow"]} | _anything_but("detail-type", types) | ({"detail": named} if named else {})
 
 
-def _heard_in_any(service: str) -> tuple[list[str], list[dict[str, str]]]:
-    heard = heard_by(service)
-    names = sorted({name for by_workflow in heard.values() for name in by_workflow})
-    # By prefix, not by the whole type: a newer version must reach its queue and wait there, not be filtered out.
-    return [workflow.value for workflow in heard], [{"prefix": f"orderflow.{name}."} for name in names]
+def _anything_but(key: str, values: list[str]) -> dict[str, Any]:
+    return {key: [{"anything-but": values}]} if values else {}
+
+
+def _not_heard(service: str) -> tuple[list[str], list[str]]:
+    """Workflows that publish events, none for `service`; and types of event that it hears in no workflow."""
+    heard = [(w, name) for w, names in heard_by(service).items() for name in names]
+    heard += [(w, name_of(message)) for w, message in ADMITTED_AHEAD.get(service, ())]
+    workflows, names = {w for w, _ in heard}, {name for _, name in heard}
+    events = {m for table in TABLE.values() for m, cell in table.items() if cell.channel is Channel.BUS}
+    publish = [w for w, table in TABLE.items() if any(cell.channel is Channel.BUS for cell in table.values())]
+    types = sorted(
+        f"orderflow.{name_of(m)}.v{v + 1}" for m in events if name_of(m) not in names for v in range(m.version)
+    )
+    return [w.value for w in publish if w not in workflows], types

@@ -12,7 +12,7 @@ from orderflow.bus.sns import SnsTopic
 from orderflow.bus.sqs import SqsQueue
 from orderflow.bus.step_functions import StepFunctions
 from orderflow.contracts import EventBus
-from orderflow.routing import SERVICES, Channel, filter_policy
+from orderflow.routing import SERVICES, Channel, heard_by
 from orderflow.settings import Settings
 
 
@@ -43,7 +43,7 @@ class AwsBroker(Broker):
         return self._queues[service]
 
     def dead_letters(self, service: str) -> Sequence[SqsDeadLetters]:
-        ways = ("", "-subscription", "-rule") if filter_policy(service) else ("",)
+        ways = ("", "-subscription", "-rule") if heard_by(service) else ("",)
         return [SqsDeadLetters(self._clients, service, f"{service}{way}-dlq") for way in ways]
 
     def ready(self) -> bool:

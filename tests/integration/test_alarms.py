@@ -13,7 +13,7 @@ from cli.runtime import localstack
 from cli.runtime.home import Home
 from cli.runtime.plan import make_plan
 from localstack import render
-from orderflow.routing import SERVICES, filter_policy
+from orderflow.routing import SERVICES, heard_by
 from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until
@@ -60,7 +60,7 @@ def test_with_somebody_to_tell_every_queue_is_watched(emulator: str) -> None:
     until(lambda: not status().endswith("IN_PROGRESS"))
     assert status() == "CREATE_COMPLETE"
     found = {a["Dimensions"][0]["Value"]: a for a in cloudwatch.describe_alarms(MaxRecords=100)["MetricAlarms"]}
-    ways = {s: ("", "-dlq", "-subscription-dlq", "-rule-dlq") if filter_policy(s) else ("", "-dlq") for s in SERVICES}
+    ways = {s: ("", "-dlq", "-subscription-dlq", "-rule-dlq") if heard_by(s) else ("", "-dlq") for s in SERVICES}
     assert found.keys() == {f"alarmed-{service}{way}" for service, names in ways.items() for way in names}
     for queue, alarm in found.items():
         dead = queue.endswith("-dlq")

@@ -13,7 +13,7 @@ from orderflow.bus import Delivery
 from orderflow.bus.broker import AwsBroker
 from orderflow.bus.memory import MemoryBroker
 from orderflow.envelope import Envelope, decode
-from orderflow.routing import SERVICES, event_pattern, filter_policy
+from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 from orderflow.settings import Settings
 from tests.support.aws import client
 
@@ -119,7 +119,7 @@ def by_calls(endpoint: str, name: str) -> None:
             sqs.create_queue(QueueName=f"{name}-{service}{way}-dlq")
         url = sqs.create_queue(QueueName=f"{name}-{service}", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        if not filter_policy(service):
+        if not heard_by(service):
             continue
         attributes = {"RawMessageDelivery": "true", "FilterPolicy": json.dumps(filter_policy(service))}
         sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes=attributes)

@@ -21,7 +21,7 @@ from orderflow.bus.memory import MemoryBroker, MemoryQueue
 from orderflow.bus.step_functions import StepFunctions
 from orderflow.contracts import EventBus
 from orderflow.envelope import Envelope
-from orderflow.routing import SERVICES, Channel, event_pattern, filter_policy
+from orderflow.routing import SERVICES, Channel, event_pattern, filter_policy, heard_by
 from orderflow.settings import Settings
 from tests.support.asl import Execution
 
@@ -117,6 +117,8 @@ class WholeBroker(MemoryBroker):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
+        self.filters = deployed_filters()
+        """By service; a test that changes the routing table decides when the buses know of it."""
         self.machine = Machine(self.queues)
         clients = Clients(settings)
         clients._urls[f"{clients.stack}-ready"] = "http://memory/000000000000/orderflow-ready"
@@ -136,17 +138,22 @@ class WholeBroker(MemoryBroker):
         told = {"type": parcel.envelope.type, "workflow": parcel.envelope.workflow.value}
         if target == EventBus.EVENTBRIDGE:
             event = {"source": "orderflow", "detail-type": told["type"], "detail": told}
-            return [s for s in SERVICES if (pattern := event_pattern(s)) and _admits(pattern, event)]
-        return [s for s in SERVICES if (policy := filter_policy(s)) and _admits(policy, told)]
+            return [service for service, (_, pattern) in self.filters.items() if admits(pattern, event)]
+        return [service for service, (policy, _) in self.filters.items() if admits(policy, told)]
 
 
-def _admits(rule: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def deployed_filters() -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The filter policy and the event pattern of each service that listens, as the stack has them."""
+    return {service: (filter_policy(service), event_pattern(service)) for service in SERVICES if heard_by(service)}
+
+
+def admits(rule: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     """Keys are ANDed, the choices of each ORed, in SNS's filter policies and EventBridge's patterns alike."""
 
     def holds(choices: Any, value: Any) -> bool:
         if isinstance(choices, dict):
-            return _admits(choices, value)
-        return any(value.startswith(c["prefix"]) if isinstance(c, dict) else value == c for c in choices)
+            return admits(choices, value)
+        return any(value not in c["anything-but"] if isinstance(c, dict) else value == c for c in choices)
 
     return all(holds(choices, told[key]) for key, choices in rule.items())
 

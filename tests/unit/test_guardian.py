@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,10 +75,11 @@ def guardian(world: World) -> tuple[Guardian, Machine]:
     return guarding(world, machine), machine
 
 
-def guarding(world: World, machine: Machine, **settings: Any) -> Guardian:
+def guarding(world: World, machine: Machine, now: Callable[[], float] = time.monotonic, **settings: Any) -> Guardian:
     """A guardian of its own, as another process has it."""
     service = world.services["orchestrator"]
-    return Guardian(service.database, service.outbox, machine, service.settings.model_copy(update=settings))
+    changed = service.settings.model_copy(update=settings)
+    return Guardian(service.database, service.outbox, machine, changed, now=now)
 
 
 def look(world: World, guardian: Guardian) -> None:
@@ -158,7 +161,7 @@ def test_a_guardian_that_dies_holds_its_orders_up_for_one_lease(
     """Or one whose broker goes away: what it had taken belongs to it no longer than any message or intent would."""
     order_id = remind(world)
     _, machine = guardian
-    keeper = guarding(world, machine, lease=3.0)
+    keeper = guarding(world, machine, itertools.count(0, 60).__next__, lease=3.0)
 
     def gone(name: str) -> None:
         raise BrokerUnavailable("it is down")
@@ -171,6 +174,60 @@ def test_a_guardian_that_dies_holds_its_orders_up_for_one_lease(
     monkeypatch.undo()
     look(world, keeper)
     assert machine.started == [f"{order_id}-r1"]
+
+
+def test_looks_stay_within_the_quota(
+    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DescribeExecution is 15 per second for a whole account. However many wait, a turn makes ten calls at most; a
+    throttled guardian makes one, and then none until it has rested, at most ten seconds."""
+    for _ in range(25):
+        remind(world)
+    _, machine = guardian
+    at = [0.0]
+    keeper = guarding(world, machine, lambda: at[0])
+    calls: list[str] = []
+    throttled = False
+
+    def describe(name: str) -> Execution | None:
+        calls.append(name)
+        if throttled:
+            raise BrokerUnavailable("ThrottlingException")
+        return Execution("RUNNING")
+
+    monkeypatch.setattr(machine, "describe", describe)
+    world.execute("orchestrator", "UPDATE executions SET next_at = now() WHERE state = 'watched'")
+    assert [keeper.sweep(0), len(calls)] == [False, 10]
+    throttled = True
+    for _ in range(8):
+        calls.clear()
+        with pytest.raises(BrokerUnavailable):
+            look(world, keeper)
+        look(world, keeper)
+        assert len(calls) == 1
+        at[0] += 10
+    throttled = False
+    look(world, keeper)
+    assert len(calls) == 11
+
+
+def test_an_execution_that_runs_is_looked_at_less_and_less(world: World, guardian: tuple[Guardian, Machine]) -> None:
+    """After half of the time that it has been watched: ten seconds at first, five minutes at most."""
+    order_id = remind(world)
+    keeper, machine = guardian
+    machine.found = Execution("RUNNING")
+    watched_for = "UPDATE executions SET created_at = now() - make_interval(secs => %s) WHERE order_id = %s"
+    next_look = "SELECT round(extract(epoch FROM next_at - updated_at)) FROM executions WHERE order_id = %s"
+    waits = []
+    for seconds in (0, 60, 3600):
+        world.execute("orchestrator", watched_for, [seconds, order_id])
+        world.execute(
+            "orchestrator", "UPDATE executions SET next_at = now() + interval '1 h' WHERE order_id <> %s", [order_id]
+        )
+        world.execute("orchestrator", "UPDATE executions SET next_at = now() WHERE order_id = %s", [order_id])
+        keeper.sweep(0)
+        waits.append(int(world.execute("orchestrator", next_look, [order_id])[0][0]))
+    assert waits == [10, 30, 300]
 
 
 def test_an_operator_retries(world: World, guardian: tuple[Guardian, Machine]) -> None:

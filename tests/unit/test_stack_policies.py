@@ -14,7 +14,7 @@ import yaml
 from localstack import render
 from orderflow.bus import Parcel, SendFailure
 from orderflow.contracts import EventBus
-from orderflow.routing import SERVICES, TABLE, Channel, filter_policy
+from orderflow.routing import SERVICES, TABLE, Channel, heard_by
 from orderflow.saga import STEPS
 from tests.support.system import KINDS
 from tests.support.world import World
@@ -94,7 +94,7 @@ def test_nothing_is_allowed_wholesale(service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_queues_are_its_own(service: str) -> None:
     """It takes from its own queue and its dead letters only, looks at the depth of these, and finds the marker."""
-    ways = ("-dlq", "-subscription-dlq", "-rule-dlq") if filter_policy(service) else ("-dlq",)
+    ways = ("-dlq", "-subscription-dlq", "-rule-dlq") if heard_by(service) else ("-dlq",)
     dlqs = {f"{service}{way}" for way in ways}
     found = allowed(service)
     for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):

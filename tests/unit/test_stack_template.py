@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from localstack import render
-from orderflow.routing import SERVICES, event_pattern, filter_policy
+from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,7 +23,7 @@ for _tag, _long in (("!If", "Fn::If"), ("!Equals", "Fn::Equals"), ("!Not", "Fn::
 
 TEMPLATE: dict[str, Any] = yaml.load(render.STACK.read_text(encoding="utf-8"), Loader=_Loader)
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
-LISTENERS = [service for service in SERVICES if filter_policy(service)]
+LISTENERS = [service for service in SERVICES if heard_by(service)]
 
 
 def of_type(kind: str) -> dict[str, Any]:
