@@ -209,6 +209,7 @@ def test_looks_stay_within_the_quota(
     throttled = False
     look(world, keeper)
     assert len(calls) == 11
+    world.execute("orchestrator", "UPDATE executions SET state = 'ended'")
 
 
 def test_an_execution_that_runs_is_looked_at_less_and_less(world: World, guardian: tuple[Guardian, Machine]) -> None:
