@@ -43,6 +43,8 @@ class Clients:
         self._endpoint = settings.aws_endpoint_url if local else None
         self._verified_at: float | None = None
         self._look_at = 0.0
+        self._polls = 0
+        """Long polls that wait for an answer."""
         self._urls: dict[str, str] = {}
         self._stepfunctions: Any = None
         self._lock = threading.Lock()
@@ -93,6 +95,19 @@ class Clients:
                 self._verified_at = time.monotonic()
 
     @contextmanager
+    def polling(self) -> Iterator[None]:
+        """Around one long poll. While one waits, the broker is who it was: the end of one breaks the connection, which
+        is noticed at once. So a process that polls need not look for the marker after a silence."""
+        with self._lock:
+            self._polls += 1
+        try:
+            with self.guard("sqs"):
+                yield
+        finally:
+            with self._lock:
+                self._polls -= 1
+
+    @contextmanager
     def sending(self, api: str) -> Iterator[None]:
         """Around one call that sends: a failure becomes BrokerUnavailable, or BatchRefused if what was sent may be the
         cause (`orderflow.bus.refusals`)."""
@@ -114,7 +129,8 @@ class Clients:
         self._verified_at = None
 
     def ready(self) -> bool:
-        """Whether the marker is there: a queue the stack creates last. Asked after a break or a long silence."""
+        """Whether the marker is there: a queue the stack creates last. Asked after a break, or a silence of a process
+        that doesn't poll."""
         if self._is_verified():
             return True
         with self._look:
@@ -134,7 +150,7 @@ class Clients:
 
     def _is_verified(self) -> bool:
         verified = self._verified_at
-        return verified is not None and time.monotonic() - verified < _LOOK_AGAIN_AFTER
+        return verified is not None and (self._polls > 0 or time.monotonic() - verified < _LOOK_AGAIN_AFTER)
 
     def queue_url(self, name: str) -> str:
         """The URL of a queue of the stack, derived from the marker's. Raises BrokerUnavailable while there is none."""

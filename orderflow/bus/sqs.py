@@ -34,9 +34,10 @@ class SqsQueue(Queue):
         return failures_by_id("sqs", answer)
 
     def receive(self, limit: int, wait: int) -> list[Delivery]:
-        with self._clients.guard("sqs"):
+        url = self._url
+        with self._clients.polling():
             answer = self._clients.polling_sqs.receive_message(
-                QueueUrl=self._url,
+                QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH),
                 WaitTimeSeconds=wait,
                 VisibilityTimeout=self._visibility,

@@ -213,3 +213,28 @@ def test_many_who_wait_for_the_marker_look_for_it_once(clients: Clients, monkeyp
     clients.lost()
     assert [clients.ready() for _ in range(9)] == [False] * 9
     assert len(looked) == 1
+
+
+def test_who_polls_need_not_look_for_the_marker(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long poll that waits shows that the broker is who it was; its break, that it may not be."""
+    looked: list[str] = []
+
+    def get_queue_url(QueueName: str) -> Any:
+        looked.append(QueueName)
+        return {"QueueUrl": f"http://memory/000000000000/{QueueName}"}
+
+    monkeypatch.setattr(clients.sqs, "get_queue_url", get_queue_url)
+    clients.lost()
+    assert clients.ready()
+    long_ago = time.monotonic() - 60
+    with clients.polling():
+        clients._verified_at = long_ago
+        assert clients.ready()
+        assert len(looked) == 1
+    clients._verified_at = long_ago
+    assert clients.ready()
+    assert len(looked) == 2
+    with pytest.raises(BrokerUnavailable), clients.polling():
+        raise ConnectionClosedError(endpoint_url=URL)
+    assert clients.ready()
+    assert len(looked) == 3
