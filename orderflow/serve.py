@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -38,8 +37,8 @@ A database or broker that is away is waited for: /readyz says so meanwhile.
 Exit status: 0 stopped; 2 a setting is wrong, or the port is taken.
 """
 
-_CLIENT_STALLS: Final = 10
-"""Seconds that a client may keep a thread waiting for the rest of its request, or to take the answer."""
+_KERNEL_BUFFER: Final = 128 * 1024
+"""Bytes of a connection that the kernel keeps, in each direction; Linux takes twice as many. socket(7), tcp(7)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,10 +85,12 @@ def listen(name: str, settings: Settings) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit these: without them, a client that stalls would keep its thread for ever.
-        limit = struct.pack("ll", _CLIENT_STALLS, 0)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        # Connections inherit these: what the kernel keeps for a client that doesn't read is this side's memory, and it
+        # keeps that even when the connection has been closed here.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER)
+        taken_within = round(settings.web_response_timeout * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, taken_within)
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     # Processes.
     web_workers: Annotated[int, Field(ge=1, le=64)] = 1
     web_threads: Annotated[int, Field(ge=1, le=256)] = 8
+    web_connections: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    """Clients' connections of each web worker; a new one beyond them ends the one that has waited longest."""
+    web_request_timeout: Seconds = 10
+    """From the first byte of a request until it is whole; then the caller gets 408."""
+    web_response_timeout: Annotated[float, Field(gt=0, le=86_400)] = 30
+    """For a caller to take an answer; then the connection is closed."""
     consumer_threads: Annotated[int, Field(ge=1, le=32)] | None = None
     """Default: two in order, which hears of every step, and one elsewhere. More receive less at once and cost calls."""
     database_pool: Annotated[int, Field(ge=1, le=100)] = 10

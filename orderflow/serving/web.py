@@ -1,10 +1,10 @@
-"""Runs a service under gunicorn: gthread workers, nothing preloaded, everything made after the fork."""
+"""Runs a service under gunicorn: workers with threads, nothing preloaded, everything made after the fork."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import resource
 import socket
 import sys
 import time
@@ -14,9 +14,10 @@ from typing import Any, Final
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from orderflow import failpoints
+from orderflow.errors import Problem
+from orderflow.serving.buffering import BufferingWorker, refusal
 from orderflow.serving.running import Running
 from orderflow.settings import Settings
 
@@ -26,10 +27,13 @@ _WHOLE: Final = 9
 _REQUESTS: Final = 4
 """Of these, seconds for the requests in hand; the rest is for messages in hand and the last sends."""
 
+_OTHER_FILES: Final = 256
+"""Files that a process may need beside its clients' connections: database, broker, traces, logs."""
+
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - heartbeat files: on a slow disk, their touch can block a worker
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(BufferingWorker):
     """Stops receiving messages at SIGTERM, while the last requests are still being answered."""
 
     running: Running | None = None
@@ -64,19 +68,15 @@ class QuietLogger(Logger):  # type: ignore[misc]
         self.error_log.setLevel(logging.ERROR)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        # A client that stalled until the socket's time limit is no fault of this side.
-        if not isinstance(sys.exception(), BlockingIOError | TimeoutError):
+        # A request that only looked whole is no fault of this side.
+        if not isinstance(sys.exception(), TimeoutError):
             super().exception(msg, *args, **kwargs)
 
 
-def _write_problem(client: socket.socket, status: int, reason: str, detail: str) -> None:
-    """What gunicorn answers itself, to what it can't read as HTTP: like every other error, as problem+json."""
-    body = json.dumps({"type": "about:blank", "title": reason, "status": status, "detail": "not a valid HTTP request"})
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n"
-    )
-    util.write_nonblock(client, (head + body).encode("latin-1"))
+def _write_problem(client: Any, status: int, reason: str, detail: str) -> None:
+    """What gunicorn answers itself, to what it can't read as HTTP: like every other error, as problem+json. Its own
+    words would quote the caller."""
+    client.sendall(refusal(Problem(status, reason, "not a valid HTTP request")))
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
@@ -99,6 +99,8 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": _WHOLE,
             "timeout": 30,
             "keepalive": 75,
+            "worker_connections": _connections(settings.web_connections),
+            "sendfile": False,
             "limit_request_line": 4094,
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
@@ -121,9 +123,21 @@ class _Application(BaseApplication):  # type: ignore[misc]
     def _forked(self, arbiter: Any, worker: Worker) -> None:
         self._worker = worker
         worker.cfg.set("graceful_timeout", _REQUESTS)
+        worker.request_timeout = self._settings.web_request_timeout
+        worker.response_timeout = self._settings.web_response_timeout
         # Those that replace a dead worker live: a fault test kills once.
         if self._settings.crash_at and worker.age <= self._settings.web_workers:
             failpoints.arm_crash(self._settings.crash_at)
+
+
+def _connections(wanted: int) -> int:
+    """Raises the process's limit of open files as far as `wanted` connections need; how many there is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if 0 <= soft < needed:
+        soft = needed if hard < 0 else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft < 0 else max(1, min(wanted, soft - _OTHER_FILES))
 
 
 def _leave(arbiter: Any, worker: Worker) -> None:

@@ -122,15 +122,16 @@ def test_an_impossible_address_is_named() -> None:
         listen("inventory", Settings(**settings))
 
 
-def test_connections_inherit_the_time_limit() -> None:
-    """A client that stalls loses its thread after a while (Linux hands the option down)."""
-    settings: Any = {"aws_endpoint_url": "http://127.0.0.1:1", "inventory_port": free_port()}
+def test_connections_inherit_what_the_kernel_keeps() -> None:
+    """Of a client that does not read: so much, and for so long (Linux hands the options down)."""
+    settings: Any = {"aws_endpoint_url": "http://127.0.0.1:1", "inventory_port": free_port(), "web_response_timeout": 7}
     with (
         closing(listen("inventory", Settings(**settings))) as listener,
         closing(socket.create_connection(listener.getsockname())),
         closing(listener.accept()[0]) as accepted,
     ):
-        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO) == 10
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 256 * 1024
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
 
 
 def test_only_loopback_is_bound_by_default() -> None:
