@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orderflow.arrays import ArrayDumper
-from orderflow.errors import ConfigurationError, DatabaseUnavailable
+from orderflow.errors import CommitUnanswered, ConfigurationError, DatabaseUnavailable
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -109,14 +109,22 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One pipelined transaction: statements go out together and their results are read when asked for.
 
-        Committed at the end of the block, rolled back if it raises.
+        Committed at the end of the block, rolled back if it raises. Raises CommitUnanswered where it may be committed
+        all the same; after any other error it is not.
         """
         # BEGIN and COMMIT travel with the statements; psycopg's own transaction() would wait for each of them. If the
         # block raises, the pool rolls back as it takes the connection back.
-        with _translated(), self._connection() as connection, connection.pipeline():
-            connection.execute(b"BEGIN")
-            yield connection
-            connection.execute(b"COMMIT")
+        committing = False
+        try:
+            with _translated(), self._connection() as connection, connection.pipeline():
+                connection.execute(b"BEGIN")
+                yield connection
+                committing = True
+                connection.execute(b"COMMIT")
+        except DatabaseUnavailable as error:
+            if committing and not _refused(error.__cause__):
+                raise CommitUnanswered(str(error)) from error
+            raise
 
     def query(self, sql: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one statement, in a transaction of its own."""
@@ -175,6 +183,13 @@ class Database:
         except DatabaseUnavailable:
             return False
         return True
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether the server ended the transaction itself, and not (57P…) the whole connection, whose COMMIT it may have
+    carried out before."""
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return state is not None and not state.startswith(("57P", "08"))
 
 
 def _prepare(connection: Connection) -> None:

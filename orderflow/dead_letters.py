@@ -4,6 +4,8 @@ Reading a dead-letter queue takes its letters out of everybody's sight for a whi
 operators, or a list and a redrive, share them between them: each waits `_PATIENCE` seconds for those in the other's
 hand. What is not settled is given back at once; what a process held that died, comes back after HOLD seconds. So none
 is lost. One can be redriven twice (sent, and not yet deleted), which is harmless by the inbox and the business keys.
+Under an idempotency key each batch is recorded before it is settled: a repeat settles what was recorded and is still
+there, and leaves alone what was settled and came back as another letter.
 A request settles at most MOST letters, looks for SECONDS at most, and takes none that came back while it ran.
 
 Source of the pattern: G. Hohpe and B. Woolf, "Dead Letter Channel", Enterprise Integration Patterns, 2003.
@@ -15,7 +17,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import structlog
@@ -24,7 +26,8 @@ from orderflow import inbox
 from orderflow.bus import BATCH, DeadLetter, DeadLetterQueue
 from orderflow.contracts import DeadLetterSettled, name_of
 from orderflow.envelope import Envelope, compose, decode
-from orderflow.errors import Rejected, Transient
+from orderflow.errors import Rejected, Transient, UnknownOutcome
+from orderflow.idempotency import Steps
 from orderflow.logs import mask_text
 from orderflow.refused import RefusedMessages
 from orderflow.service import Service
@@ -46,6 +49,17 @@ _SECRET: Final = frozenset({"payment_method", "address"})
 _SHOWN: Final = frozenset({"items", "amount", "total", "reason", "facts", "payment_id", "shipment_id"})
 
 Action = Literal["redriven", "discarded"]
+
+
+@dataclass(frozen=True, slots=True)
+class SettledLetter:
+    """A letter that was redriven or discarded. `id` is the letter's; the rest is null where it could not be read."""
+
+    id: str
+    queue: str
+    order_id: str | None
+    message_id: str | None
+    type: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,12 @@ class Letter:
     def data(self) -> dict[str, Any]:
         """What may be shown of the message's content: no card, no address."""
         return {k: v for k, v in self.envelope.data.items() if k in _SHOWN} if self.envelope else {}
+
+    @property
+    def settled(self) -> SettledLetter:
+        """What is kept of it."""
+        name = self.envelope.name if self.envelope else None
+        return SettledLetter(self.dead.id, self.dead.queue, self.order_id, self.message_id, name)
 
 
 Wanted = Callable[[Letter], bool]
@@ -112,31 +132,53 @@ class DeadLetters:
         found.sort(key=lambda letter: letter.dead.at)
         return found[:limit], complete and len(found) <= limit
 
-    def settle(self, action: Action, wanted: Wanted, by: str, why: str) -> list[Letter]:
-        """Redrives or discards what is wanted: a batch at a time, recorded first."""
-        settled: list[Letter] = []
+    def settle(
+        self, action: Action, wanted: Wanted, by: str, why: str, steps: Steps | None = None
+    ) -> Sequence[SettledLetter]:
+        """Redrives or discards what is wanted: a batch at a time, recorded first. With `steps`, the result holds also
+        what earlier requests with the same key recorded and is not there any more. Raises UnknownOutcome where it fails
+        after the first batch."""
+        earlier = [SettledLetter(**entry) for entry in (steps.recorded if steps else ())]
+        known, messages = {one.id for one in earlier}, {one.message_id for one in earlier if one.message_id}
+        settled = {one.id: one for one in earlier}
+        done, began = 0, False
+
+        def is_meant(letter: Letter) -> bool:
+            # Recorded and still there: not settled yet. Another letter with its message: that was settled, and failed
+            # again.
+            return letter.dead.id in known or (letter.message_id not in messages and wanted(letter))
 
         def act(letters: Sequence[Letter], queue: DeadLetterQueue) -> Collection[str]:
-            chosen = [letter for letter in letters if wanted(letter)][: MOST - len(settled)]
+            nonlocal done, began
+            chosen = [letter for letter in letters if is_meant(letter)][: MOST - done]
             if not chosen:
                 return ()
-            self._record(action, chosen, by, why)
+            self._record(action, [letter for letter in chosen if letter.dead.id not in known], by, why, steps)
+            began = True
             dead = [letter.dead for letter in chosen]
             if action == "redriven":
                 gone = {letter.id for letter in queue.redrive(dead)}
             else:
                 queue.discard(dead)
                 gone = {letter.id for letter in dead}
-            done = [letter for letter in chosen if letter.dead.id in gone]
-            for letter in done:
+            for letter in chosen:
+                if letter.dead.id not in gone:
+                    settled.pop(letter.dead.id, None)
+                    continue
+                done += 1
+                settled[letter.dead.id] = letter.settled
                 about = letter.envelope.about if letter.envelope else {}
                 log.warning("dead letter settled", action=action, queue=queue.name, broker_id=letter.dead.id, by=by,
                             why=why, reason=letter.reason, **about)  # fmt: skip
-            settled.extend(done)
             return gone
 
-        self._walk(act, enough=lambda: len(settled) >= MOST)
-        return settled
+        try:
+            self._walk(act, enough=lambda: done >= MOST)
+        except Transient as error:
+            if began:
+                raise UnknownOutcome(f"failed after {done} letters: {error}") from error
+            raise
+        return list(settled.values())
 
     def _walk(self, handle: _Handle, enough: Callable[[], bool]) -> bool:
         """Shows `handle` each letter once. True if all were seen."""
@@ -178,12 +220,14 @@ class DeadLetters:
             handler = name_of(asked) if asked else None
         return Letter(dead, envelope, handler)
 
-    def _record(self, action: Action, letters: Sequence[Letter], by: str, why: str) -> None:
+    def _record(self, action: Action, letters: Sequence[Letter], by: str, why: str, steps: Steps | None) -> None:
         """Tells the orders' timelines, and lets what failed before fail as often again. Before it is done: an operator
         who finds it recorded and the letter still there does it once more."""
         with self._service.outbox.transaction() as unit:
             if action == "redriven":
                 inbox.forgive(unit.connection, [letter.message_id for letter in letters if letter.message_id])
+            if steps:
+                steps.record(unit.connection, [asdict(letter.settled) for letter in letters])
             notes = [self._note(letter.envelope, action, by, why) for letter in letters if letter.envelope]
             unit.stage([note for note in notes if note])
 

@@ -36,7 +36,11 @@ class BrokerUnavailable(Transient):
 
 
 class UnknownOutcome(Transient):
-    """A provider call ended without an answer: it may or may not have taken effect."""
+    """A call or a commit ended without an answer: it may or may not have taken effect."""
+
+
+class CommitUnanswered(DatabaseUnavailable, UnknownOutcome):
+    """The connection was lost after COMMIT had been sent."""
 
 
 class NewerVersion(Transient):

@@ -107,7 +107,7 @@ class Outbox:
     def transaction(self) -> Iterator[Unit]:
         """A unit of work in one transaction. What it stages is stored in it and handed to the publisher after it.
 
-        Raises DatabaseUnavailable; then nothing has happened, unless the connection was lost during the commit.
+        Raises DatabaseUnavailable; then nothing has happened, unless it is CommitUnanswered.
         """
         sent: list[str] = []
         with suppress(IndexError):  # several threads empty it at the same time

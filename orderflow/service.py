@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from orderflow import inbox
+from orderflow import idempotency, inbox
 from orderflow.bus import Broker
 from orderflow.consumer import Consumer
 from orderflow.counters import Counters
@@ -178,6 +178,7 @@ class Service:
     def prune(self) -> None:
         """Forgets what is older than the retention settings say."""
         inbox.prune(self.database, self.settings.keep_inbox)
+        idempotency.prune(self.database, self.settings.keep_idempotency_keys)
         self._prune()
 
     def _try(self, what: str, job: Callable[[], object]) -> None:

@@ -14,17 +14,24 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
         api = Blueprint("inventory", __name__)
 
         @api.post("/stock/<sku:sku>/restock")
-        @operation("Adds pieces", body=RestockRequest, answers={200: StockAnswer}, problems=(404,), access="operator")
+        @operation("Adds pieces", body=RestockRequest, answers={200: StockAnswer}, problems=(404,), access="operator",
+                   idempotent="key")
         def restock(sku: str) -> Answer:
             asked = body(RestockRequest)
-            ...
-            return StockAnswer(...)            # or: StockAnswer(...), 202, {"Location": ...}
+
+            def add(unit: Unit) -> Answer:
+                ...
+                return StockAnswer(...)        # or: StockAnswer(...), 202, {"Location": ...}
+
+            return once(service.outbox, asked, add)
 
         return api
 
 - A view returns a model, a mapping, or a Flask answer; with a status and headers where they differ from 200.
 - A view raises `orderflow.errors.Problem` to refuse; `Transient` becomes 503 with Retry-After; anything else is logged
   and becomes 500 that shows nothing.
+- A POST says why it may be repeated after its answer was lost: `idempotent="itself"`, or "key" with `once` or
+  `in_steps`, which honour `Idempotency-Key`.
 - Path converters: `<id:order_id>` takes a canonical UUID, `<sku:sku>` a SKU; what doesn't fit is 404.
 - `body` and `query` refuse what the model doesn't know, each field by its JSON pointer.
 - Every view needs an API key (`ORDERFLOW_AUTH=key`) unless its access is "operator" or "open".
@@ -33,11 +40,12 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
 from orderflow.web.access import guard
 from orderflow.web.app import create_app
 from orderflow.web.fields import LINE, Time
+from orderflow.web.idempotency import in_steps, once
 from orderflow.web.operations import Answer, operation
 from orderflow.web.problems import not_found
 from orderflow.web.reading import MAX_BODY, OperatorRequest, RequestModel, body, query
 
 __all__ = [
-    "LINE", "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "Time", "body", "create_app", "guard", "not_found",
-    "operation", "query",
+    "LINE", "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "Time", "body", "create_app", "guard", "in_steps",
+    "not_found", "once", "operation", "query",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from flask import request
+from flask import g, request
 from pydantic import SecretStr
 
 from orderflow.errors import Problem
@@ -21,7 +21,8 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def guard(settings: Settings, access: Callable[[str], Access]) -> Callable[[], None]:
-    """A check to run before each request. `access` says who may call an endpoint. It raises Problem 401 or 403."""
+    """A check to run before each request. `access` says who may call an endpoint. It raises Problem 401 or 403, and
+    leaves the caller's key in `flask.g.caller`."""
     api_keys, operator_keys = _encoded(settings.orderflow_api_keys), _encoded(settings.orderflow_operator_keys)
     with_keys = settings.orderflow_auth == "key"
 
@@ -33,7 +34,7 @@ def guard(settings: Settings, access: Callable[[str], Access]) -> Callable[[], N
         needed = access(request.endpoint)
         if needed == "open":
             return
-        key = _bearer()
+        key = g.caller = _bearer()
         if _matches(key, operator_keys):
             return
         if not _matches(key, api_keys):

@@ -15,9 +15,11 @@ from werkzeug.routing import BaseConverter
 from orderflow.service import Service
 from orderflow.web import dead_letters, metrics, pages, problems
 from orderflow.web.access import Access, guard
+from orderflow.web.idempotency import EXTENSION
 from orderflow.web.operations import Operation, declared
 from orderflow.web.reading import MAX_BODY, refuse_oversized
 from orderflow.web.tracing import trace_requests
+from orderflow.web.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +71,14 @@ class App(Flask):
 
 
 def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
-    """The WSGI application of one service, with the views of `blueprints`."""
+    """The WSGI application of one service, with the views of `blueprints`. Raises TypeError for a POST that does not
+    say why it may be repeated."""
     app = App(service.name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.converters |= {"id": _Id, "sku": _Sku}
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions[EXTENSION] = Turns(service.settings.web_threads)
     trace_requests(app)
     app.before_request(refuse_oversized)
     app.before_request(_refuse_nul)
@@ -83,6 +87,7 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     own = (dead_letters.blueprint(service), pages.blueprint(service), metrics.blueprint(service))
     for blueprint in (*blueprints, *own):
         app.register_blueprint(blueprint)
+    _check_repeats(app)
     access: dict[str, Access] = {
         endpoint: (declared(view) or Operation("")).access for endpoint, view in app.view_functions.items()
     }
@@ -97,6 +102,13 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
 
     app.wsgi_app = _secured(app.wsgi_app)  # type: ignore[method-assign, assignment]
     return app
+
+
+def _check_repeats(app: Flask) -> None:
+    for rule in app.url_map.iter_rules():
+        view = declared(app.view_functions[rule.endpoint])
+        if "POST" in (rule.methods or ()) and (view is None or view.idempotent is None):
+            raise TypeError(f'POST {rule.rule}: its answer can be lost; declare idempotent="itself" or "key"')
 
 
 def _secured(application: _Application) -> _Application:

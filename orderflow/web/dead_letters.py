@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
 
 from flask import Blueprint
@@ -10,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from orderflow import dead_letters
 from orderflow.contracts import Id
 from orderflow.dead_letters import Action, DeadLetters, Letter
+from orderflow.idempotency import Steps
 from orderflow.service import Service
 from orderflow.web.fields import Time
+from orderflow.web.idempotency import in_steps
 from orderflow.web.operations import Answer, operation
 from orderflow.web.reading import OperatorRequest, RequestModel, body, query
 
@@ -133,6 +136,7 @@ def blueprint(service: Service) -> Blueprint:
         body=Settle,
         answers={200: SettledAnswer},
         access="operator",
+        idempotent="key",
     )
     def redrive() -> Answer:
         return settle("redriven")
@@ -143,27 +147,24 @@ def blueprint(service: Service) -> Blueprint:
         body=Settle,
         answers={200: SettledAnswer},
         access="operator",
+        idempotent="key",
     )
     def discard() -> Answer:
         return settle("discarded")
 
-    def settle(action: Action) -> SettledAnswer:
+    def settle(action: Action) -> Answer:
         asked = body(Settle)
-        done = letters.settle(action, asked.wants, asked.by, asked.why)
-        return SettledAnswer(
-            settled=[
-                SettledLetter(
-                    id=letter.dead.id,
-                    queue=letter.dead.queue,
-                    order_id=letter.order_id,
-                    message_id=letter.message_id,
-                    type=letter.envelope and letter.envelope.name,
-                )
-                for letter in done
-            ],
-            missing=[i for i in asked.ids if not any(_is_named(letter, (i,)) for letter in done)],
-            left=sum(letters.depths().values()),
-        )
+
+        def act(steps: Steps | None) -> Answer:
+            done = letters.settle(action, asked.wants, asked.by, asked.why, steps)
+            named = {value for letter in done for value in (letter.id, letter.message_id)}
+            return SettledAnswer(
+                settled=[SettledLetter(**asdict(letter)) for letter in done],
+                missing=[i for i in asked.ids if i not in named],
+                left=sum(letters.depths().values()),
+            )
+
+        return in_steps(service.outbox, asked, act)
 
     return api
 

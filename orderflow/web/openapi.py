@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
+from orderflow.web.idempotency import HEADER, LONGEST
 from orderflow.web.operations import Operation, declared
 
 _REF: Final = "#/components/schemas/{model}"
@@ -44,6 +45,17 @@ _PROBLEM: Final = {
         },
     },
 }
+
+
+_KEY: Final = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "the same key and request again has no second effect and gives the same answer; kept for a day or "
+    "more, for each caller and route by itself",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+}
+_REPLAYED: Final = {"Idempotent-Replayed": "`true` where the key was known"}
 
 
 def document(app: Flask, service: str, *, with_keys: bool) -> dict[str, Any]:
@@ -96,10 +108,8 @@ def _operation(
             {"name": name, "in": "query", "required": name in required, "schema": part}
             for name, part in schema.get("properties", {}).items()
         ]
-    parameters += [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in view.headers.items()
-    ]
+    if view.idempotent == "key":
+        parameters.append(_KEY)
     found: dict[str, Any] = {
         "summary": view.summary,
         "operationId": rule.endpoint.rpartition(".")[2],
@@ -119,13 +129,14 @@ def _operation(
 
 def _responses(method: str, view: Operation, names: Mapping[Any, dict[str, Any]], *, with_keys: bool) -> dict[str, Any]:
     responses: dict[str, Any] = {}
+    headers = {**view.answer_headers, **(_REPLAYED if view.idempotent == "key" else {})}
     for status, model in sorted(view.answers.items()):
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
         if model:
             responses[str(status)]["content"] = {"application/json": {"schema": names[model, "serialization"]}}
-        if view.answer_headers:
+        if headers:
             responses[str(status)]["headers"] = {
-                name: {"description": text, "schema": {"type": "string"}} for name, text in view.answer_headers.items()
+                name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
             }
     refusals = set(view.problems)
     if view.access != "open":
@@ -134,7 +145,7 @@ def _responses(method: str, view: Operation, names: Mapping[Any, dict[str, Any]]
         refusals |= {403}  # from another site's page
     if view.body:
         refusals |= {400, 413, 415}
-    if view.body or view.query:
+    if view.body or view.query or view.idempotent == "key":
         refusals |= {422}
     problem = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
     for status in sorted(refusals):

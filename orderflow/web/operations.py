@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from flask import Response
 from pydantic import BaseModel
@@ -17,22 +17,26 @@ Content = BaseModel | Mapping[str, Any] | Response | str
 Answer = Content | tuple[Content, int] | tuple[Content, int, Mapping[str, str]]
 """What a view may return."""
 
+Idempotent = Literal["itself", "key"]
+"""Why a POST may be repeated after its answer was lost: it has no second effect by itself, or its `Idempotency-Key`
+sees to it (`orderflow.web.idempotency`)."""
+
 _ATTRIBUTE: Final = "__operation__"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One view, as declared. `answers` and `problems` are by status; `headers` are request headers by name."""
+    """One view, as declared. `answers` and `problems` are by status."""
 
     summary: str
     body: type[RequestModel] | None = None
     query: type[RequestModel] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=lambda: {200: None})
     problems: tuple[int, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     access: Access = "customer"
     body_optional: bool = False
+    idempotent: Idempotent | None = None
     hidden: bool = False
 
 
@@ -43,14 +47,15 @@ def operation(
     query: type[RequestModel] | None = None,
     answers: Mapping[int, type[BaseModel] | None] | None = None,
     problems: tuple[int, ...] = (),
-    headers: Mapping[str, str] | None = None,
     answer_headers: Mapping[str, str] | None = None,
     access: Access = "customer",
     body_optional: bool = False,
+    idempotent: Idempotent | None = None,
     hidden: bool = False,
 ) -> Callable[[Callable[..., Answer | BaseResponse]], Callable[..., Any]]:
     """Declares a view; goes below the route. 400, 413, 415 (body), 422 (body or query), 401, 403 and 503 are documented
-    by themselves; `problems` adds others such as 404 or 409. `hidden` leaves it out of the document.
+    by themselves; `problems` adds others such as 404 or 409. Each POST needs `idempotent`. `hidden` leaves the view out
+    of the document.
 
     Raises TypeError where a request model would let unknown fields pass.
     """
@@ -63,10 +68,10 @@ def operation(
         query=query,
         answers=answers or {200: None},
         problems=problems,
-        headers=headers or {},
         answer_headers=answer_headers or {},
         access=access,
         body_optional=body_optional,
+        idempotent=idempotent,
         hidden=hidden,
     )
 

@@ -9,12 +9,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import structlog
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from orderflow import telemetry
-from orderflow.errors import Problem, Transient
+from orderflow.errors import Problem, Transient, UnknownOutcome
+from orderflow.web.idempotency import HEADER
+from orderflow.web.operations import declared
 from orderflow.web.reading import validation_problem
 
 log = structlog.get_logger(__name__)
@@ -78,15 +80,22 @@ def _http(error: HTTPException) -> Response | HTTPException:
 
 
 def _transient(error: Transient) -> Response:
-    log.warning("request waits for a part that is away", error=str(error), path=request.path)
-    return answer(
-        Problem(
-            503,
-            "Service Unavailable",
-            "a part that this needs does not answer; nothing is lost, try again",
-            headers={"Retry-After": "2"},
-        )
-    )
+    unknown = isinstance(error, UnknownOutcome) and request.method != "GET"
+    log.warning("request failed for now", outcome_unknown=unknown, error=str(error), path=request.path)
+    if unknown:
+        title, detail = "Outcome unknown", f"the answer of a part was lost: this may have happened; {_way_to_know()}"
+    else:
+        title, detail = "Service Unavailable", "a part that this needs does not answer; nothing has happened, try again"
+    return answer(Problem(503, title, detail, headers={"Retry-After": "2"}))
+
+
+def _way_to_know() -> str:
+    view = declared(current_app.view_functions[request.endpoint or ""])
+    if view is None or view.idempotent != "key":
+        return "repeat it, which has no second effect"
+    if HEADER in request.headers:
+        return f"repeat it with the same {HEADER} to learn its outcome"
+    return f"a repeat may have a second effect, so look first, and send an {HEADER} the next time"
 
 
 def _unexpected(error: Exception) -> Response:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 
 from orderflow.contracts import MAX_QUANTITY, Item
 from orderflow.errors import Problem
+from orderflow.outbox import Unit
 from orderflow.service import Service
-from orderflow.web import Answer, RequestModel, Time, body, not_found, operation
+from orderflow.web import Answer, RequestModel, Time, body, not_found, once, operation
 from services.inventory import models
 
 
@@ -60,15 +61,19 @@ def blueprint(service: Service) -> Blueprint:
 
     @api.post("/stock/<sku:sku>/restock")
     @operation("Adds pieces of a SKU", body=RestockRequest, answers={200: StockAnswer}, problems=(404, 409),
-               access="operator")  # fmt: skip
+               access="operator", idempotent="key")  # fmt: skip
     def restock(sku: str) -> Answer:
         asked = body(RestockRequest)
-        row = models.restock(database, sku, asked.quantity)
-        if row is None:
-            if models.stock_of(database, sku) is None:
-                raise not_found(f"SKU {sku}")
-            raise Problem(409, "Conflict", f"with that, there would be more than {models.MOST} pieces of {sku}")
-        return _stock(row)
+
+        def add(unit: Unit) -> Answer:
+            row = models.restock(unit.connection, sku, asked.quantity)
+            if row is None:
+                if not models.is_sold(unit.connection, sku):
+                    raise not_found(f"SKU {sku}")
+                raise Problem(409, "Conflict", f"with that, there would be more than {models.MOST} pieces of {sku}")
+            return _stock(row)
+
+        return once(service.outbox, asked, add)
 
     @api.get("/reservations/<id:order_id>")
     @operation("The reservation of an order", answers={200: ReservationAnswer}, problems=(404,))

@@ -70,7 +70,7 @@ _RELEASE: Final = b"""
 UPDATE reservations SET state = 'released', updated_at = now()
 WHERE order_id = ANY(%s::uuid[]) AND state <> 'released'
 """
-_RESTOCK: Final = """
+_RESTOCK: Final = b"""
 UPDATE stock SET available = available + %s WHERE sku = %s AND available + reserved <= %s::int - %s::int
 RETURNING sku, available, reserved
 """
@@ -139,10 +139,15 @@ def stock_of(database: Database, sku: str) -> Stock | None:
     return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
 
-def restock(database: Database, sku: str, quantity: int) -> Stock | None:
+def restock(connection: Connection, sku: str, quantity: int) -> Stock | None:
     """Adds pieces; None if the SKU is unknown or would have more than `MOST` pieces."""
-    rows = database.query(_RESTOCK, [quantity, sku, MOST, quantity])
+    rows = connection.execute(_RESTOCK, [quantity, sku, MOST, quantity]).fetchall()
     return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+
+def is_sold(connection: Connection, sku: str) -> bool:
+    """Whether there is such a SKU."""
+    return bool(connection.execute(b"SELECT 1 FROM stock WHERE sku = %s", [sku]).fetchall())
 
 
 def reservation(database: Database, order_id: str) -> tuple[Reservation, datetime, datetime] | None:

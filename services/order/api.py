@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final
+from contextlib import nullcontext
 
 import structlog
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 
 from orderflow import telemetry
-from orderflow.contracts import OrderRetryRequested, name_of
-from orderflow.envelope import compose
-from orderflow.errors import FieldError, Problem
-from orderflow.outbox import Outbox
+from orderflow.database import Connection
+from orderflow.errors import Problem
+from orderflow.outbox import Outbox, Unit
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
-from orderflow.web import Answer, body, operation, query
-from services.order import coordinator, models
-from services.order.domain import Status
+from orderflow.web import Answer, body, once, operation, query
+from orderflow.web.idempotency import HEADER, key_of, replayed, turns
+from services.order import coordinator, models, retrying
 from services.order.models import Order
 from services.order.placing import Placing
-from services.order.reading import Reading, trace_of
+from services.order.reading import Reading
 from services.order.schemas import (
     Amount,
+    BulkRetryAnswer,
+    BulkRetryRequest,
     CancelRequest,
     OrderAnswer,
     OrderPage,
@@ -35,8 +36,6 @@ from services.order.schemas import (
 
 log = structlog.get_logger(__name__)
 
-_KEY_LENGTH: Final = 255
-
 
 def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Reading) -> Blueprint:
     """The views of the order service."""
@@ -47,29 +46,17 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
         "Places an order",
         body=OrderRequest,
         answers={202: OrderAnswer},
-        headers={"Idempotency-Key": "up to 255 characters; the same key and body again give the same order"},
-        answer_headers={"Location": "the order", "Idempotent-Replayed": "`true` where the key was known"},
+        answer_headers={"Location": "the order"},
+        idempotent="key",
     )
     def place() -> Answer:
-        placed = placing.place(body(OrderRequest), _idempotency_key())
-        headers = {"Location": f"/orders/{placed.order_id}"}
-        if placed.created_at is None:
-            answer = reading.order(placed.order_id)
-            answer = answer.model_copy(
-                update={"status": Status.PLACED, "updated_at": answer.created_at, "reason": None, "customer_id": None}
-            )
-            return answer, 202, headers | {"Idempotent-Replayed": "true"}
-        answer = OrderAnswer(
-            id=placed.order_id,
-            status=Status.PLACED,
-            workflow=placed.workflow,
-            event_bus=placed.event_bus,
-            total=Amount(amount=placed.total.amount, currency=placed.total.currency),
-            **trace_of(placed.traceparent),
-            created_at=placed.created_at,
-            updated_at=placed.created_at,
-        )
-        return answer, 202, headers
+        asked = body(OrderRequest)
+        key = key_of(asked)
+        with turns().take(key) if key else nullcontext():
+            placed = placing.place(asked, key, request.headers.get(HEADER, ""))
+        if placed.replayed:
+            return replayed(placed.reply)
+        return Response(placed.reply.body, placed.reply.status, placed.reply.headers, content_type="application/json")
 
     @api.get("/orders")
     @operation("Lists orders, newest first", query=OrderQuery, answers={200: OrderPage})
@@ -93,12 +80,12 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
         body_optional=True,
         answers={202: OrderAnswer},
         problems=(404, 409),
+        idempotent="itself",  # cancelling or cancelled already: 202 with how it stands
     )
     def cancel(order_id: str) -> Answer:
         reason = body(CancelRequest, optional=True).reason or "cancelled by the customer"
         with outbox.transaction() as unit:
-            order = _locked(models.lock(unit.connection, [order_id]), order_id)
-            telemetry.about_order(order.id, order.workflow.value, order.traceparent)
+            order = _locked(unit.connection, order_id)
             if order.confirmed:
                 raise Problem(409, "Order is confirmed", "a confirmed order can't be cancelled")
             envelope = coordinator.request_cancellation(order, reason, settings) if order.open else None
@@ -107,46 +94,48 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
                 models.save(unit.connection, [order])
                 entry = LogEntry(order_id, "order", "event", envelope.name, envelope.id, note=reason)
                 models.LOG.write(unit.connection, [entry])
+            # In the transaction: a read that failed after its commit would look like a cancellation that did.
+            answer = reading.changed(unit.connection, order_id)
         if envelope:
             log.info("cancellation requested", **envelope.about)
-        return reading.order(order_id), 202
+        return answer, 202
 
     @api.post("/orders/<id:order_id>/retry")
     @operation(
-        "Goes on with an order that needs attention",
+        "Continues with an order that needs attention",
         body=RetryRequest,
         answers={202: OrderAnswer},
         problems=(404, 409),
         access="operator",
+        idempotent="key",  # a repeat finds nothing to retry (409), or what has failed again meanwhile
     )
     def retry(order_id: str) -> Answer:
         asked = body(RetryRequest)
-        with outbox.transaction() as unit:
-            order = _locked(models.lock(unit.connection, [order_id]), order_id)
-            telemetry.about_order(order.id, order.workflow.value, order.traceparent)
+
+        def continue_with(unit: Unit) -> Answer:
+            order = _locked(unit.connection, order_id)
             if not order.attention:
                 raise Problem(409, "Nothing to retry", f"the order is {order.status.value}, not NEEDS_ATTENTION")
-            order.attention, order.sends, order.next_in = False, 0, 0.0
-            order.reason = order.reason if order.cancelling else ""  # that was why it needed attention
-            note = f"{asked.by}: {asked.why}"
-            message_id = None
-            if not coordinator.is_ours(order):
-                order.next_in, order.answered = settings.resend_after[0], False
-                envelope = compose(
-                    OrderRetryRequested(by=asked.by, why=asked.why),
-                    source="order",
-                    order_id=order.id,
-                    workflow=order.workflow,
-                    event_bus=order.event_bus,
-                    traceparent=order.traceparent,
-                )
-                unit.stage([envelope])
-                message_id = envelope.id
-            models.save(unit.connection, [order])
-            entry = LogEntry(order_id, "order", "note", name_of(OrderRetryRequested), message_id, note=note)
-            models.LOG.write(unit.connection, [entry])
+            retrying.retry(unit, [order], asked, settings)
+            return reading.changed(unit.connection, order_id), 202
+
+        answer = once(outbox, asked, continue_with)
         log.info("operator retries an order", order_id=order_id, by=asked.by, why=asked.why)
-        return reading.order(order_id), 202
+        return answer
+
+    @api.post("/orders/retry")
+    @operation(
+        "Continues with all orders that need attention, some at a time",
+        body=BulkRetryRequest,
+        answers={202: BulkRetryAnswer},
+        access="operator",
+        idempotent="key",
+    )
+    def retry_all() -> Answer:
+        asked = body(BulkRetryRequest)
+        answer = once(outbox, asked, lambda unit: (retrying.retry_all(unit, asked, settings), 202))
+        log.info("operator retries orders", by=asked.by, why=asked.why, answer=answer.get_json())
+        return answer
 
     @api.get("/products")
     @operation("What is for sale", answers={200: ProductPage})
@@ -161,17 +150,10 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
     return api
 
 
-def _locked(orders: dict[str, Order], order_id: str) -> Order:
-    if order_id not in orders:
+def _locked(connection: Connection, order_id: str) -> Order:
+    found = models.lock(connection, [order_id])
+    if order_id not in found:
         raise Problem(404, "Unknown order", f"there is no order {order_id}")
-    return orders[order_id]
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= _KEY_LENGTH or not key.isprintable():
-        wrong = FieldError("/Idempotency-Key", f"1 to {_KEY_LENGTH} printable characters, not {len(key)}")
-        raise Problem(422, "Invalid idempotency key", wrong.detail, (wrong,))
-    return key
+    order = found[order_id]
+    telemetry.about_order(order.id, order.workflow.value, order.traceparent)
+    return order

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from orderflow.contracts import (
     EventBus,
@@ -64,7 +64,8 @@ CREATE TABLE idempotency_keys (
     key text PRIMARY KEY,
     fingerprint bytea NOT NULL,
     order_id uuid NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    scope bytea
 )
 """
 
@@ -127,10 +128,26 @@ class Order:
         )
 
 
+class Wanted(Protocol):
+    """A filter of orders that need attention; see `schemas.BulkRetryRequest`."""
+
+    @property
+    def workflow(self) -> Workflow | None: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def older_than(self) -> float | None: ...
+    @property
+    def cursor(self) -> str | None: ...
+
+
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
     extract(epoch FROM now() - created_at)::float, extract(epoch FROM now() - next_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
+_LOCK_FREE: Final = f"""
+SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) AND open AND attention ORDER BY id FOR UPDATE SKIP LOCKED
+""".encode()  # noqa: S608
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
 ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
@@ -194,6 +211,43 @@ def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: fl
     Gives those that it could not lock."""
     rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
     return {row[0] for row in rows}
+
+
+def needing_attention(connection: Connection, wanted: Wanted, limit: int) -> list[str]:
+    """The ids of orders that need attention, by id, after the cursor."""
+    where, parameters = _filter(wanted)
+    statement = f"SELECT id::text FROM orders WHERE {where} ORDER BY id LIMIT %(limit)s".encode()  # noqa: S608
+    return [row[0] for row in connection.execute(statement, parameters | {"limit": limit})]
+
+
+def count_needing_attention(connection: Connection, wanted: Wanted) -> int:
+    """How many there are after the cursor."""
+    where, parameters = _filter(wanted)
+    [(count,)] = connection.execute(f"SELECT count(*) FROM orders WHERE {where}".encode(), parameters)  # noqa: S608
+    return int(count)
+
+
+def lock_needing_attention(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
+    """Locks those of the orders that still need attention and that no other transaction holds."""
+    return [_order(row) for row in connection.execute(_LOCK_FREE, [list(order_ids)])]
+
+
+def _filter(wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    conditions = ["open", "attention"]
+    if wanted.workflow is not None:
+        conditions.append("workflow = %(workflow)s")
+    if wanted.reason is not None:
+        conditions.append("strpos(lower(reason), lower(%(reason)s)) > 0")
+    if wanted.older_than is not None:
+        conditions.append("updated_at <= now() - make_interval(secs => %(older_than)s)")
+    if wanted.cursor is not None:
+        conditions.append("id > %(cursor)s::uuid")
+    return " AND ".join(conditions), {
+        "workflow": wanted.workflow and wanted.workflow.value,
+        "reason": wanted.reason,
+        "older_than": wanted.older_than,
+        "cursor": wanted.cursor,
+    }
 
 
 def _order(row: Sequence[Any]) -> Order:
@@ -262,6 +316,7 @@ def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
 
 
 def prune(database: Database, keep_log: float, keep_keys: float) -> None:
-    """Forgets log lines and idempotency keys that are older than so many seconds; orders are kept."""
+    """Forgets log lines, and idempotency keys of the former release, that are older than so many seconds; orders are
+    kept."""
     LOG.prune(database, keep_log)
     database.forget("idempotency_keys", "created_at < now() - make_interval(secs => %s)", [keep_keys])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,18 +10,20 @@ from typing import Final
 
 import structlog
 
-from orderflow import clock, telemetry
+from orderflow import clock, idempotency, telemetry
 from orderflow.contracts import Address, EventBus, Item, Money, OrderPlaced, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
 from orderflow.envelope import MAX_BYTES, Envelope, compose
 from orderflow.errors import FieldError, Problem
+from orderflow.idempotency import CLAIMED_AT, Key, Reply
 from orderflow.outbox import Outbox
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
-from services.order import coordinator, domain, models
-from services.order.domain import Product
+from services.order import coordinator, domain, former_keys, models
+from services.order.domain import Product, Status
 from services.order.models import Order
-from services.order.schemas import OrderRequest
+from services.order.reading import trace_of
+from services.order.schemas import Amount, OrderAnswer, OrderRequest
 
 log = structlog.get_logger(__name__)
 
@@ -31,23 +33,19 @@ HEADROOM: Final = 16 * 1024
 _PRICES_LIVE: Final = 5.0
 """Seconds until changed products are seen."""
 
-_CLAIM_KEY: Final = b"""
-INSERT INTO idempotency_keys (key, fingerprint, order_id) VALUES (%s, %s, %s)
-ON CONFLICT DO NOTHING RETURNING created_at
+
+_FIND: Final = b"""
+SELECT workflow, event_bus, amount, currency, traceparent, created_at FROM orders WHERE id = %s::uuid
 """
-_FIND_KEY: Final = b"SELECT fingerprint, order_id::text FROM idempotency_keys WHERE key = %s"
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What came of a request. `created_at` is None for a replay: the order is there from an earlier one."""
+    """What came of a request. `replayed`: the order is there from an earlier one with the same key."""
 
     order_id: str
-    created_at: datetime | None
-    workflow: Workflow
-    event_bus: EventBus
-    total: Money
-    traceparent: str | None
+    reply: Reply
+    replayed: bool
 
 
 class Placing:
@@ -69,10 +67,12 @@ class Placing:
             self._read_at = time.monotonic()
         return self._products
 
-    def place(self, asked: OrderRequest, key: str | None) -> Placed:
-        """Stores the order and its OrderPlaced. The same key and body again give the same order.
+    def place(self, asked: OrderRequest, key: Key | None, raw_key: str = "") -> Placed:
+        """Stores the order and its OrderPlaced. The same key and body again give the same answer. `raw_key` is the
+        header that the key came in.
 
-        Raises Problem (422: what can't be ordered, or a key that was used for another body) and Transient.
+        Raises Problem (422: what can't be ordered, or a key that was used for another body; 503: the first request with
+        the key has not ended) and Transient.
         """
         workflow, event_bus = self._route(asked)
         snapshot = self._snapshot(asked)
@@ -82,19 +82,27 @@ class Placing:
             set(), "", False, False, 0, 0.0, 0.0, 0.0,
         )  # fmt: skip
         placed = _order_placed(order, snapshot)
+        foreseen = _reply(order.id, workflow, event_bus, snapshot.total, traceparent, CLAIMED_AT)
         with self._outbox.transaction() as unit:
-            claimed = self._claim(unit.connection, key, asked, order.id) if key is not None else None
-            if key is not None and claimed is None:
-                placed_before = self._earlier(unit.connection, key, asked)
-                telemetry.about_order(placed_before.order_id, placed_before.workflow.value, placed_before.traceparent)
-                return placed_before
+            claimed = None
+            if key is not None:
+                # One round trip for both tables; and the answer goes with the claim, which saves a statement for it.
+                claim = idempotency.claim(unit.connection, key, foreseen)
+                former = former_keys.claim(unit.connection, raw_key, key, order.id)
+                if (claimed := claim()) is None:
+                    reply = idempotency.known(unit.connection, key)
+                    return _earlier(unit.connection, json.loads(reply.body)["id"], reply)
+                if (order_id := former()) is not None:
+                    earlier = _earlier(unit.connection, order_id)
+                    idempotency.store(unit.connection, key, earlier.reply)
+                    return earlier
             telemetry.about_order(order.id, workflow.value)
             first_look = coordinator.first_look(order, self._settings)
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.LOG.write(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
             # Both rows have the transaction's time: with a key, no statement need be waited for once more.
-            accepted = Placed(order.id, claimed or created(), workflow, event_bus, snapshot.total, traceparent)
+            accepted = Placed(order.id, foreseen.at(claimed or created()), replayed=False)
         log.info("order accepted", event_bus=event_bus.value, **placed.about)
         return accepted
 
@@ -123,22 +131,6 @@ class Placing:
             address=Address(**asked.shipping_address.model_dump()),
         )
 
-    def _claim(self, connection: Connection, key: str, asked: OrderRequest, order_id: str) -> datetime | None:
-        # A twin that is under way holds this row: the statement waits for its commit.
-        rows = connection.execute(_CLAIM_KEY, [key, _fingerprint(asked), order_id]).fetchall()
-        return rows[0][0] if rows else None
-
-    def _earlier(self, connection: Connection, key: str, asked: OrderRequest) -> Placed:
-        [(fingerprint, order_id)] = connection.execute(_FIND_KEY, [key]).fetchall()
-        if bytes(fingerprint) != _fingerprint(asked):
-            wrong = FieldError("/Idempotency-Key", "was used for another order; take a new key for each order")
-            raise Problem(422, "Idempotency key reused", wrong.detail, (wrong,))
-        [(workflow, event_bus, amount, currency, traceparent)] = connection.execute(
-            "SELECT workflow, event_bus, amount, currency, traceparent FROM orders WHERE id = %s", [order_id]
-        ).fetchall()
-        total = Money(amount=amount, currency=currency)
-        return Placed(order_id, None, Workflow(workflow), EventBus(event_bus), total, traceparent)
-
 
 def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
     envelope = compose(
@@ -155,6 +147,29 @@ def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
     return envelope
 
 
-def _fingerprint(asked: OrderRequest) -> bytes:
-    # Without defaults: the same body stays the same when a later version knows another optional field.
-    return hashlib.sha256(asked.model_dump_json(exclude_defaults=True).encode()).digest()
+def _earlier(connection: Connection, order_id: str, reply: Reply | None = None) -> Placed:
+    """An order that was placed by an earlier request; without its `reply`, that is made once more."""
+    [(workflow, event_bus, amount, currency, traceparent, created_at)] = connection.execute(
+        _FIND, [order_id]
+    ).fetchall()
+    telemetry.about_order(order_id, workflow, traceparent)
+    if reply is None:
+        total = Money(amount=amount, currency=currency)
+        reply = _reply(order_id, Workflow(workflow), EventBus(event_bus), total, traceparent, created_at)
+    return Placed(order_id, reply, replayed=True)
+
+
+def _reply(
+    order_id: str, workflow: Workflow, event_bus: EventBus, total: Money, traceparent: str | None, created_at: datetime
+) -> Reply:
+    answer = OrderAnswer(
+        id=order_id,
+        status=Status.PLACED,
+        workflow=workflow,
+        event_bus=event_bus,
+        total=Amount(amount=total.amount, currency=total.currency),
+        **trace_of(traceparent),
+        created_at=created_at,
+        updated_at=created_at,
+    )
+    return Reply(202, answer.model_dump_json(), {"Location": f"/orders/{order_id}"})

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orderflow import telemetry
 from orderflow.contracts import Workflow, name_of
-from orderflow.database import Database
+from orderflow.database import Connection, Database
 from orderflow.errors import Problem
 from orderflow.routing import COORDINATOR
 from orderflow.saga import STEPS, owed, still_owed
@@ -23,6 +23,8 @@ from services.order.schemas import Amount, OrderAnswer, OrderPage, OrderQuery, T
 
 _COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, traceparent, created_at, updated_at,
     reason, customer_id"""
+
+_ONE: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = %s::uuid"  # noqa: S608
 
 
 class SagaView(BaseModel):
@@ -42,10 +44,15 @@ class Reading:
 
     def order(self, order_id: str) -> OrderAnswer:
         """One order. Raises Problem 404."""
-        rows = self._database.query(f"SELECT {_COLUMNS} FROM orders WHERE id = %s", [order_id])  # noqa: S608
+        rows = self._database.query(_ONE, [order_id])
         if not rows:
             raise Problem(404, "Unknown order", f"there is no order {order_id}")
         return _answer(rows[0])
+
+    def changed(self, connection: Connection, order_id: str) -> OrderAnswer:
+        """One order as this transaction leaves it."""
+        [row] = connection.execute(_ONE.encode(), [order_id]).fetchall()
+        return _answer(row)
 
     def page(self, asked: OrderQuery) -> OrderPage:
         """Newest first; the cursor is the last id seen."""

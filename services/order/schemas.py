@@ -49,6 +49,31 @@ class RetryRequest(OperatorRequest):
     """Who retries an order that needed attention, and why; both are kept in its timeline."""
 
 
+class BulkRetryRequest(OperatorRequest):
+    """Which orders: those that need attention, oldest first, and of these what the filter leaves."""
+
+    status: Literal[Status.NEEDS_ATTENTION] = Status.NEEDS_ATTENTION
+    workflow: Workflow | None = None
+    reason: _Short | None = None
+    """A part of the order's reason, in any case of letters."""
+    older_than: Annotated[float, Field(ge=0, le=10**9)] | None = None
+    """Seconds since something about the order last changed."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    cursor: Id | None = None
+    """Of the answer before: continue after it."""
+
+
+class BulkRetryAnswer(BaseModel):
+    """`skipped`: orders that something else was busy with. `matching`: how many the filter named before, on the first
+    page only. `more`: there are others after `cursor`."""
+
+    retried: int
+    skipped: int
+    matching: int | None
+    more: bool
+    cursor: str | None
+
+
 class OrderQuery(RequestModel):
     status: Status | None = None
     workflow: Workflow | None = None

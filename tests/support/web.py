@@ -59,13 +59,13 @@ def views() -> Blueprint:
     api = Blueprint("things", __name__)
 
     @api.post("/things")
-    @operation("Takes a thing", body=Asked, answers={202: Given}, problems=(409,))
+    @operation("Takes a thing", body=Asked, answers={202: Given}, problems=(409,), idempotent="itself")
     def take() -> Answer:
         body(Asked)
         return Given(id=ORDER), 202, {"Location": f"/things/{ORDER}"}
 
     @api.post("/things/<id:thing_id>/close")
-    @operation("Closes a thing", body=Page, body_optional=True)
+    @operation("Closes a thing", body=Page, body_optional=True, idempotent="itself")
     def close(thing_id: str) -> Answer:
         return {"limit": body(Page, optional=True).limit}
 
@@ -80,7 +80,7 @@ def views() -> Blueprint:
         return Given(id=sku)
 
     @api.post("/restock")
-    @operation("For operators", access="operator")
+    @operation("For operators", access="operator", idempotent="itself")
     def restock() -> Answer:
         return {}
 

@@ -16,7 +16,7 @@ CUSTOMERS = {("POST", "/orders"), ("POST", "/orders/<id:order_id>/cancel")}
 READ_BY_OPERATORS = {("GET", "/dlq")}
 
 OPERATORS = {
-    "order": {("POST", "/orders/<id:order_id>/retry")},
+    "order": {("POST", "/orders/<id:order_id>/retry"), ("POST", "/orders/retry")},
     "inventory": {("POST", "/stock/<sku:sku>/restock")},
     "payment": {("PUT", "/simulator/faults")},
     "shipping": {("PUT", "/simulator/faults")},

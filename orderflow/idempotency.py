@@ -1,0 +1,197 @@
+"""Answers to requests that carried an `Idempotency-Key`, stored in the transaction of their effect.
+
+An effect in one transaction claims the key's row first and stores its answer with the effect: a repeat finds the
+answer, and a twin waits for the row, at most `WAIT` seconds. What fails is rolled back together with its claim, so a
+refusal is never stored. An effect in several transactions (`Steps`) records each of them in the row before it acts: a
+repeat continues where the first one ended.
+
+Source: "The Idempotency-Key HTTP Header Field", https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psycopg
+
+from orderflow import clock
+from orderflow.database import Connection, Database
+from orderflow.errors import FieldError, Problem, Transient
+
+TABLE: Final = """
+CREATE TABLE idempotency (
+    scope bytea NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    status int,
+    headers text,
+    body text,
+    owner uuid,
+    leased_until timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (scope, key)
+);
+CREATE INDEX idempotency_created ON idempotency USING brin (created_at)
+"""
+
+WAIT: Final = 2.0
+"""Seconds that a request waits for its twin, and for any other lock in the transaction of its effect."""
+
+LEASE: Final = 30.0
+"""Seconds after its last record until an effect in several transactions counts as abandoned; each takes less."""
+
+CLAIMED_AT: Final = datetime.min.replace(tzinfo=UTC)
+"""In an answer that is stored together with the claim: stands for the time of the transaction."""
+
+_CLAIMED_AT: Final = clock.rfc3339(CLAIMED_AT)
+
+# `set_config` runs before the row is inserted, so it bounds the wait for a twin without a statement of its own.
+_CLAIM: Final = f"""
+INSERT INTO idempotency (scope, key, fingerprint, status, headers, body)
+SELECT %s::bytea, %s::text, %s::bytea, %s::int, %s::text, %s::text FROM set_config('lock_timeout', '{WAIT:g}s', true)
+ON CONFLICT (scope, key) DO NOTHING RETURNING created_at
+""".encode()  # noqa: S608
+_KNOWN: Final = b"SELECT fingerprint, status, headers, body, created_at FROM idempotency WHERE scope = %s AND key = %s"
+_STORE: Final = b"""
+UPDATE idempotency SET status = %s, headers = %s, body = %s, owner = NULL, leased_until = NULL
+WHERE scope = %s AND key = %s AND owner IS NOT DISTINCT FROM %s::uuid RETURNING 1
+"""
+_BEGIN: Final = f"""
+INSERT INTO idempotency AS i (scope, key, fingerprint, owner, leased_until)
+SELECT %s::bytea, %s::text, %s::bytea, %s::uuid, now() + make_interval(secs => {LEASE:g})
+FROM set_config('lock_timeout', '{WAIT:g}s', true)
+ON CONFLICT (scope, key) DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until
+WHERE i.status IS NULL AND i.leased_until <= now() AND i.fingerprint = excluded.fingerprint
+RETURNING body
+""".encode()  # noqa: S608
+_RECORD: Final = f"""
+UPDATE idempotency SET body = concat(body, %s::text), leased_until = now() + make_interval(secs => {LEASE:g})
+WHERE scope = %s AND key = %s AND owner = %s::uuid RETURNING 1
+""".encode()  # noqa: S608
+_RELEASE: Final = b"UPDATE idempotency SET leased_until = now() WHERE scope = %s AND key = %s AND owner = %s::uuid"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it counts: within its `scope` (caller and route, SHA-256), for one request (`fingerprint`, SHA-256)."""
+
+    scope: bytes
+    value: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer as it is stored: status, body, and the headers that a repeat gets again."""
+
+    status: int
+    body: str
+    headers: Mapping[str, str]
+
+    def at(self, moment: datetime) -> Reply:
+        """With the transaction's time in the place of CLAIMED_AT."""
+        return replace(self, body=self.body.replace(_CLAIMED_AT, clock.rfc3339(moment)))
+
+
+def claim(connection: Connection, key: Key, foreseen: Reply | None = None) -> Callable[[], datetime | None]:
+    """Claims a key, as the first statement of its transaction. Sent now; the result gives, when called, the time of
+    the transaction, or None where the key is known. Raises Problem (503) when it is read and a twin takes too long.
+
+    `foreseen`: the answer, where it is known before the effect; it then needs no `store`."""
+    stored = _columns(foreseen) if foreseen else [None, None, None]
+    cursor = connection.execute(_CLAIM, [key.scope, key.value, key.fingerprint, *stored])
+
+    def claimed() -> datetime | None:
+        try:
+            rows = cursor.fetchall()
+        except psycopg.errors.LockNotAvailable:
+            raise in_progress() from None
+        return rows[0][0] if rows else None
+
+    return claimed
+
+
+def store(connection: Connection, key: Key, reply: Reply) -> None:
+    """Stores the answer under a key that this transaction has claimed."""
+    connection.execute(_STORE, [*_columns(reply), key.scope, key.value, None])
+
+
+def known(connection: Connection, key: Key) -> Reply:
+    """The answer under a known key.
+
+    Raises Problem: 422 where it was for another request, 503 where that has not ended; and Transient where the key was
+    pruned since."""
+    rows = connection.execute(_KNOWN, [key.scope, key.value]).fetchall()
+    if not rows:
+        raise Transient("the idempotency key was pruned just now")
+    [(fingerprint, status, headers, body, created_at)] = rows
+    if bytes(fingerprint) != key.fingerprint:
+        raise reused()
+    if status is None:
+        raise in_progress()
+    return Reply(status, body, json.loads(headers)).at(created_at)
+
+
+class Steps:
+    """An effect in several transactions under one key, which belongs to this request until it has ended."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._owner = clock.new_id()
+        self.recorded: Sequence[Any] = ()
+        """What earlier requests with this key recorded, in their order: they died, or their answer was lost."""
+
+    def begin(self, connection: Connection) -> bool:
+        """Claims the key, or takes it over where its request was abandoned; False where it is known otherwise (`known`
+        says how). Raises Problem (503) where a twin takes too long."""
+        key = self._key
+        try:
+            rows = connection.execute(_BEGIN, [key.scope, key.value, key.fingerprint, self._owner]).fetchall()
+        except psycopg.errors.LockNotAvailable:
+            raise in_progress() from None
+        self.recorded = [json.loads(line) for line in (rows[0][0] or "").splitlines()] if rows else ()
+        return bool(rows)
+
+    def record(self, connection: Connection, entries: Sequence[Any]) -> None:
+        """Records JSON values in the transaction that comes before they are done. Raises Transient where another
+        request has taken over."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        self._mine(connection.execute(_RECORD, [lines, self._key.scope, self._key.value, self._owner]).fetchall())
+
+    def finish(self, connection: Connection, reply: Reply) -> None:
+        """Stores the answer. Raises Transient where another request has taken over."""
+        asked = [*_columns(reply), self._key.scope, self._key.value, self._owner]
+        self._mine(connection.execute(_STORE, asked).fetchall())
+
+    def release(self, connection: Connection) -> None:
+        """Lets a repeat continue at once."""
+        connection.execute(_RELEASE, [self._key.scope, self._key.value, self._owner])
+
+    def _mine(self, rows: Sequence[Any]) -> None:
+        if not rows:
+            raise Transient("a repeat with the same idempotency key has taken over")
+
+
+def prune(database: Database, keep: float) -> None:
+    """Forgets keys that are older than so many seconds."""
+    database.forget("idempotency", "created_at < now() - make_interval(secs => %s)", [keep])
+
+
+def in_progress() -> Problem:
+    """503: the first request with a key has not ended."""
+    detail = "the first request with this Idempotency-Key has not ended; repeat it with the same key"
+    return Problem(503, "Request in progress", detail, headers={"Retry-After": "1"})
+
+
+def reused() -> Problem:
+    """422: a key was used for another request."""
+    wrong = FieldError("/Idempotency-Key", "was used for another request; take a new key for each")
+    return Problem(422, "Idempotency key reused", wrong.detail, (wrong,))
+
+
+def _columns(reply: Reply) -> list[Any]:
+    return [reply.status, json.dumps(dict(reply.headers)), reply.body]

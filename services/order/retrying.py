@@ -1,0 +1,67 @@
+"""An operator's retry of orders that need attention, in every workflow: one, or all that a filter names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import structlog
+
+from orderflow.contracts import OrderRetryRequested, name_of
+from orderflow.envelope import Envelope, compose
+from orderflow.outbox import Unit
+from orderflow.settings import Settings
+from orderflow.trail import LogEntry
+from orderflow.web import OperatorRequest
+from services.order import coordinator, models
+from services.order.models import Order
+from services.order.schemas import BulkRetryAnswer, BulkRetryRequest
+
+log = structlog.get_logger(__name__)
+
+
+def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, settings: Settings) -> None:
+    """Continues with locked orders that need attention: as their owner, or by a message to their coordinator. Kept in
+    their timelines."""
+    entries = []
+    for order in orders:
+        order.attention, order.sends, order.next_in = False, 0, 0.0
+        order.reason = order.reason if order.cancelling else ""  # that was why it needed attention
+        message_id = None
+        if not coordinator.is_ours(order):
+            order.next_in, order.answered = settings.resend_after[0], False
+            envelope = _request(order, asked)
+            unit.stage([envelope])
+            message_id = envelope.id
+        note = f"{asked.by}: {asked.why}"
+        entries.append(LogEntry(order.id, "order", "note", name_of(OrderRetryRequested), message_id, note=note))
+    models.save(unit.connection, list(orders))
+    models.LOG.write(unit.connection, entries)
+
+
+def retry_all(unit: Unit, asked: BulkRetryRequest, settings: Settings) -> BulkRetryAnswer:
+    """Retries the next orders, by id, that the filter names; `limit` at most. Those that another transaction holds are
+    left for the next run."""
+    ids = models.needing_attention(unit.connection, asked, asked.limit + 1)
+    page, more = ids[: asked.limit], len(ids) > asked.limit
+    matching = None if asked.cursor else models.count_needing_attention(unit.connection, asked)
+    orders = models.lock_needing_attention(unit.connection, page)
+    if orders:
+        retry(unit, orders, asked, settings)
+    return BulkRetryAnswer(
+        retried=len(orders),
+        skipped=len(page) - len(orders),
+        matching=matching,
+        more=more,
+        cursor=page[-1] if page else asked.cursor,
+    )
+
+
+def _request(order: Order, asked: OperatorRequest) -> Envelope:
+    return compose(
+        OrderRetryRequested(by=asked.by, why=asked.why),
+        source="order",
+        order_id=order.id,
+        workflow=order.workflow,
+        event_bus=order.event_bus,
+        traceparent=order.traceparent,
+    )
