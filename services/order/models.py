@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from orderflow.contracts import (
     EventBus,
@@ -128,26 +128,10 @@ class Order:
         )
 
 
-class Wanted(Protocol):
-    """A filter of orders that need attention; see `schemas.BulkRetryRequest`."""
-
-    @property
-    def workflow(self) -> Workflow | None: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def older_than(self) -> float | None: ...
-    @property
-    def cursor(self) -> str | None: ...
-
-
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
     extract(epoch FROM now() - created_at)::float, extract(epoch FROM now() - next_at)::float"""
 _LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
-_LOCK_FREE: Final = f"""
-SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) AND open AND attention ORDER BY id FOR UPDATE SKIP LOCKED
-""".encode()  # noqa: S608
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
 ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
@@ -199,6 +183,12 @@ def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
     return {row[0]: read_one(row, _order) for row in connection.execute(_LOCK, [list(set(order_ids))])}
 
 
+def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
+    """Locks those of the orders that nobody else has locked and that this release can read, by id."""
+    rows = connection.execute(_LOCK + b" SKIP LOCKED", [list(order_ids)]).fetchall()
+    return ASIDE.read(rows, _order, connection.execute)
+
+
 def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Order], bool]:
     """Locks open orders that their owner must look after, and that had the chance to hear from its queue since; and
     whether there may be more."""
@@ -211,43 +201,6 @@ def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: fl
     Gives those that it could not lock."""
     rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
     return {row[0] for row in rows}
-
-
-def needing_attention(connection: Connection, wanted: Wanted, limit: int) -> list[str]:
-    """The ids of orders that need attention, by id, after the cursor."""
-    where, parameters = _filter(wanted)
-    statement = f"SELECT id::text FROM orders WHERE {where} ORDER BY id LIMIT %(limit)s".encode()  # noqa: S608
-    return [row[0] for row in connection.execute(statement, parameters | {"limit": limit})]
-
-
-def count_needing_attention(connection: Connection, wanted: Wanted) -> int:
-    """How many there are after the cursor."""
-    where, parameters = _filter(wanted)
-    [(count,)] = connection.execute(f"SELECT count(*) FROM orders WHERE {where}".encode(), parameters)  # noqa: S608
-    return int(count)
-
-
-def lock_needing_attention(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
-    """Locks those of the orders that still need attention and that no other transaction holds."""
-    return [_order(row) for row in connection.execute(_LOCK_FREE, [list(order_ids)])]
-
-
-def _filter(wanted: Wanted) -> tuple[str, dict[str, Any]]:
-    conditions = ["open", "attention"]
-    if wanted.workflow is not None:
-        conditions.append("workflow = %(workflow)s")
-    if wanted.reason is not None:
-        conditions.append("strpos(lower(reason), lower(%(reason)s)) > 0")
-    if wanted.older_than is not None:
-        conditions.append("updated_at <= now() - make_interval(secs => %(older_than)s)")
-    if wanted.cursor is not None:
-        conditions.append("id > %(cursor)s::uuid")
-    return " AND ".join(conditions), {
-        "workflow": wanted.workflow and wanted.workflow.value,
-        "reason": wanted.reason,
-        "older_than": wanted.older_than,
-        "cursor": wanted.cursor,
-    }
 
 
 def _order(row: Sequence[Any]) -> Order:

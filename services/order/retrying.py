@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import structlog
-
 from orderflow.contracts import OrderRetryRequested, name_of
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Unit
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
 from orderflow.web import OperatorRequest
-from services.order import coordinator, models
+from services.order import attention, coordinator, models
 from services.order.models import Order
 from services.order.schemas import BulkRetryAnswer, BulkRetryRequest
-
-log = structlog.get_logger(__name__)
 
 
 def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, settings: Settings) -> None:
@@ -41,10 +37,11 @@ def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, setting
 def retry_all(unit: Unit, asked: BulkRetryRequest, settings: Settings) -> BulkRetryAnswer:
     """Retries the next orders, by id, that the filter names; `limit` at most. Those that another transaction holds are
     left for the next run."""
-    ids = models.needing_attention(unit.connection, asked, asked.limit + 1)
+    ids = attention.find(unit.connection, asked, asked.limit + 1)
     page, more = ids[: asked.limit], len(ids) > asked.limit
-    matching = None if asked.cursor else models.count_needing_attention(unit.connection, asked)
-    orders = models.lock_needing_attention(unit.connection, page)
+    matching = None if asked.cursor else attention.count(unit.connection, asked)
+    # What was locked meanwhile is read as it is then: it may need no attention any more.
+    orders = [order for order in models.lock_free(unit.connection, page) if order.attention]
     if orders:
         retry(unit, orders, asked, settings)
     return BulkRetryAnswer(
