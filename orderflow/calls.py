@@ -4,78 +4,44 @@
 from the order, so that asking again is harmless. 3. `handle` records the answer where the fence still matches, in one
 transaction with the inbox and the outbox. The outcome is always told from the row.
 
-An undo raises the fence, then voids the key: afterwards the step has been taken back or can't happen any more, also
-when its call is still on the way.
+Without an answer, the message that asks is kept in the database and acknowledged in phase 3: `orderflow.retrying` calls
+again, and whoever records the answer gives it to who waits.
+
+An undo raises the fence, then voids the key: afterwards the step has been compensated or can't happen any more, also
+when its call is still in flight.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from orderflow import clock, contracts, failpoints, measures, telemetry
+from orderflow import contracts, failpoints, measures
+from orderflow.attempts import Call, Called, Limits
+from orderflow.breaker import Breaker
 from orderflow.contracts import Message
-from orderflow.errors import Transient, UnknownOutcome
-from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Taken
+from orderflow.database import Database
+from orderflow.envelope import Envelope, decode
+from orderflow.errors import Rejected, Transient
+from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Waiting
+from orderflow.measures import Gauge
 from orderflow.outbox import Unit
 from orderflow.processor import Incoming, Reply
-from orderflow.providers import EXPIRED, Answer, Refused, Success, Voided
+from orderflow.providers import Refused, Success, Voided
 from orderflow.saga import Step
-from orderflow.settings import Settings
+from orderflow.waits import Put, Waits, backoff
+
+__all__ = ["Called", "CallingApplication", "Limits"]
 
 log = structlog.get_logger(__name__)
-
-_BACKOFF: Final = 0.2
-"""Seconds that the first retry waits at most, doubled with each; full jitter:
-https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How a provider is called; times in seconds. `timeout` is of one attempt, `key_life` how long the provider keeps
-    an idempotency key, `lease` how long an intent is its taker's at least."""
-
-    timeout: float = 2
-    attempts: int = 3
-    concurrency: int = 16
-    key_life: float = 24 * 3600
-    lease: float = 10
-    backoff: float = _BACKOFF
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """As the settings say."""
-        return cls(
-            timeout=settings.provider_timeout,
-            attempts=settings.provider_attempts,
-            concurrency=settings.provider_concurrency,
-            key_life=settings.provider_key_life,
-            lease=settings.lease,
-        )
-
-    @property
-    def whole_lease(self) -> float:
-        """A lease that all attempts of a call fit into."""
-        longest: float = self.attempts * self.timeout + 2**self.attempts * self.backoff + 1
-        return max(self.lease, longest)
-
-
-@dataclass(frozen=True, slots=True)
-class Called:
-    """What came of a call. `answer` is None if nobody knows; `fault` is a bug in the provider's client."""
-
-    taken: Taken
-    answer: Answer | None
-    fault: Exception | None = None
 
 
 class CallingApplication(ABC):
@@ -92,13 +58,15 @@ class CallingApplication(ABC):
 
     def __init__(self, table: str, limits: Limits, *, executor: Executor | None = None) -> None:
         self.intents = Intents(table)
+        self.waits = Waits(table)
+        self.limits = limits
+        self.breaker = Breaker(limits.outage_after, limits.probe_every)
         self.counts: Counter[str] = Counter()
-        """Calls, attempts, and calls without an answer (`unknown`), of this process."""
-        self._limits = limits
+        """Calls, attempts, calls without an answer (`unknown`) and those not made (`withheld`), of this process."""
+        self.stopping = threading.Event()
         self._executor = executor or ThreadPoolExecutor(limits.concurrency, thread_name_prefix=f"{self.kind}-call")
         self._room = threading.BoundedSemaphore(limits.concurrency)
         self._counting = threading.Lock()
-        self._stopping = threading.Event()
 
     @abstractmethod
     def accept(self, message: Message) -> Message | None:
@@ -136,12 +104,17 @@ class CallingApplication(ABC):
             else Asked(m.order_id, undo=False, request=self.request(m.message))
             for m in batch
         ]
-        taken = self.intents.take(unit.connection, asked, self._limits.whole_lease)
-        return [self._call(mine, began, m.step) if (mine := taken.get(m.order_id)) else None for m in batch]
+        taken = self.intents.take(unit.connection, asked, self.limits.whole_lease)
+        return [Call(self, mine, began, m.step) if (mine := taken.get(m.order_id)) else None for m in batch]
 
     def submit(self, call: Callable[[], Called]) -> Future[Called]:
-        """Phase 2. Waits while all of the pool is at work: what waited in a queue would only use up its lease."""
+        """Phase 2. Waits while all of the pool is at work: what waited in a queue would only use up its lease. A
+        provider that is known to be unreachable is not called, and takes nobody's place."""
         failpoints.reached("intent.after")
+        if isinstance(call, Call) and not self.breaker.allows():
+            future: Future[Called] = Future()
+            future.set_result(call.withheld())
+            return future
         self._room.acquire()
         try:
             future = self._executor.submit(call)
@@ -157,89 +130,134 @@ class CallingApplication(ABC):
         if called:
             self.intents.settle(unit.connection, [_settled(c) for c in called])
         rows = self.intents.read(unit.connection, [m.order_id for m in batch])
-        return [self._reply(m, rows[m.order_id]) for m in batch]
+        unsettled = [
+            m.order_id for m in batch if (row := rows[m.order_id]).waiting or self._outcome(m.message, row) is None
+        ]
+        puts: list[Put] = []
+        if unsettled:
+            rows |= self.intents.read_locked(unit.connection, unsettled)
+            newest = {m.order_id: m.envelope for m in batch}
+            rows |= {row.order_id: row for row in self._answer(unit, [rows[o] for o in unsettled], newest)}
+        replies = [self._reply(m, rows[m.order_id], puts) for m in batch]
+        if puts:
+            self.waits.put(unit.connection, puts)
+        return replies
+
+    def record(self, unit: Unit, called: Sequence[Called]) -> None:
+        """Phase 3 of calls that nobody asks for now: gives the answers to who waits for them."""
+        self.intents.settle(unit.connection, [_settled(c) for c in called])
+        mine = {c.taken.order_id: c for c in called}
+        rows = self.intents.read_locked(unit.connection, mine)
+        puts: list[Put] = []
+        for row in self._answer(unit, list(rows.values())):
+            call = mine[row.order_id]
+            if row.waiting and call.taken.fence == row.fence:
+                puts.append(_once_more(row.waiting, call))
+            if call.fault:
+                log.error("the provider's client failed", order_id=row.order_id, kind=self.kind, exc_info=call.fault)
+        if puts:
+            self.waits.put(unit.connection, puts)
+
+    def answer(self, unit: Unit, order_ids: Sequence[str]) -> None:
+        """Tells who waits for these orders what another release recorded; one that this release can't read stays."""
+        rows = self.intents.read_locked(unit.connection, order_ids)
+        left = [row.waiting for row in self._answer(unit, list(rows.values())) if row.waiting]
+        if left:
+            self.waits.put(unit.connection, [Put(replace(w, tries=w.tries + 1), backoff(w.tries)) for w in left])
+
+    def gauges(self, database: Database) -> Sequence[Gauge]:
+        """What waits, and whether this process takes the provider for unreachable."""
+        count, oldest = self.waits.measured(database)
+        return (
+            Gauge("provider_waiting", "Calls that wait for their provider, in the database", count),
+            Gauge("provider_waiting_oldest_seconds", "Since the oldest of them began to wait", oldest),
+            Gauge("provider_unreachable", "Whether this process only probes its provider", self.breaker.open),
+        )
 
     def close(self) -> None:
         """Begins no further attempt. Those that run end within their timeout."""
-        self._stopping.set()
+        self.stopping.set()
         self._executor.shutdown(wait=False)
 
-    def _reply(self, incoming: Incoming, row: Intent) -> Reply:
-        if isinstance(incoming.message, self.step.undo):
-            if row.state == UNDONE:
-                return [self.undone(row)]
-        elif row.state == DONE:
-            return [self.success(row)]
-        elif row.state == REFUSED:
-            return [self.step.refusal(reason=row.reason)]
-        elif row.state in (UNDOING, UNDONE):
-            return [self.step.refusal(reason=contracts.UNDONE)]
-        if incoming.result is None:
-            return Transient(f"another process is at the {self.kind} of {row.order_id}")
-        return incoming.result.fault or UnknownOutcome(f"the provider gave no answer for {row.order_id}:{self.kind}")
-
-    def _call(self, taken: Taken, began: float, step: telemetry.Step | None) -> Callable[[], Called]:
-        """The call for an intent taken at `began` (monotonic). It never raises but when the process dies."""
-
-        def call() -> Called:
-            self._count("calls")
-            answer = fault = None
-            for attempt in range(self._limits.attempts):
-                if attempt:
-                    self._stopping.wait(random.uniform(0, self._limits.backoff * 2 ** (attempt - 1)))
-                elapsed = time.monotonic() - began
-                if self._stopping.is_set() or elapsed + self._limits.timeout > self._limits.whole_lease:
-                    break  # it would outlast the lease, or the process
-                self._count("attempts")
-                try:
-                    with telemetry.provider_call(f"void {self.kind}" if taken.undo else self.kind, step, self.service):
-                        answer = self._attempt(taken, elapsed, first=not attempt)
-                    break
-                except (Transient, OSError) as error:
-                    log.warning(
-                        "no answer from the provider", order_id=taken.order_id, kind=self.kind, undo=taken.undo,
-                        attempt=attempt + 1, error=str(error),
-                    )  # fmt: skip
-                except Exception as error:  # noqa: BLE001 - it is counted against its message, in phase 3
-                    fault = error
-                    break
-            if answer is None:
-                self._count("unknown")
-            return Called(taken, answer, fault)
-
-        return call
-
-    def _attempt(self, taken: Taken, elapsed: float, *, first: bool) -> Answer:
-        key = f"{taken.order_id}:{self.kind}"
-        if taken.undo:
-            failpoints.reached("undo.before")
-            answer: Answer = self.void(key, taken.order_id)
-            failpoints.reached("undo.after")
-        elif self._fresh(taken, elapsed, first=first):
-            failpoints.reached("call.before")
-            # Of an order older than its keys the provider may have one that both it and this database, restored from a
-            # backup, have forgotten: its ledger tells.
-            old = clock.age(taken.order_id) >= self._limits.key_life
-            answer = (self.lookup(key) if old else None) or self.do(key, taken.order_id, taken.request)
-            failpoints.reached("call.after")
-        else:
-            # The provider may have forgotten the key: to ask again could do it twice. Voided, it can't be done late.
-            answer = self.lookup(key) or self._give_up(key, taken)
-        return answer
-
-    def _fresh(self, taken: Taken, elapsed: float, *, first: bool) -> bool:
-        """Whether the provider still keeps the key while an attempt that begins now lasts."""
-        never_asked = taken.fence == 1 and first
-        return never_asked or taken.age + elapsed + self._limits.timeout < self._limits.key_life
-
-    def _give_up(self, key: str, taken: Taken) -> Refused:
-        self.void(key, taken.order_id)
-        return Refused(EXPIRED)
-
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
+        """Counts `what` became of a call."""
         with self._counting:
             self.counts[what] += 1
             measures.provider_calls[self.kind, what] += 1
+
+    def _outcome(self, message: Message, row: Intent) -> Message | None:
+        """What the row answers to a command; None while nobody knows."""
+        if isinstance(message, self.step.undo):
+            return self.undone(row) if row.state == UNDONE else None
+        if row.state == DONE:
+            return self.success(row)
+        if row.state == REFUSED:
+            return self.step.refusal(reason=row.reason)
+        return self.step.refusal(reason=contracts.UNDONE) if row.state in (UNDOING, UNDONE) else None
+
+    def _reply(self, incoming: Incoming, row: Intent, puts: list[Put]) -> Reply:
+        outcome = self._outcome(incoming.message, row)
+        if outcome is not None:
+            return [outcome]
+        called = incoming.result
+        if called is None and row.waiting is None:
+            return Transient(f"another process is at the {self.kind} of {row.order_id}")
+        if called is None:
+            # An owner asks again, or an operator: it is called soon, for who asked last.
+            puts.append(Put(self._newest(incoming, row), 0))
+        elif called.fault:
+            return called.fault  # type: ignore[no-any-return]
+        elif called.taken.fence != row.fence:
+            return Transient(f"another process has taken over the {self.kind} of {row.order_id}")
+        else:
+            puts.append(_once_more(self._newest(incoming, row), called))
+        return []
+
+    def _newest(self, incoming: Incoming, row: Intent) -> Waiting:
+        """Who is to be answered: the message that was resent most often has the task token that still counts."""
+        known, asking = row.waiting, incoming.envelope
+        if known and known.resend > asking.resend:
+            return known
+        undo = isinstance(incoming.message, self.step.undo)
+        return Waiting(row.order_id, undo, asking.encode(), asking.resend, known.tries if known else 0)
+
+    def _answer(self, unit: Unit, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None) -> list[Intent]:
+        """Answers who waits for these (locked) rows, where they tell it; the rows as they are then. `newest`: messages
+        that get their own answer."""
+        after, answered = [], []
+        for row in rows:
+            reply = self._told(row) if row.waiting else None
+            if reply is None:
+                after.append(row)
+                continue
+            asks = newest.get(row.order_id) if newest else None
+            if asks is None or asks.id != reply.causationid or asks.resend < reply.resend:
+                unit.stage([reply])
+            answered.append(row.order_id)
+            after.append(replace(row, waiting=None))
+        if answered:
+            self.waits.drop(unit.connection, answered)
+        return after
+
+    def _told(self, row: Intent) -> Envelope | None:
+        assert row.waiting
+        try:
+            envelope = decode(row.waiting.asking)
+            message = envelope.message()
+            command = self.accept(message)
+        except (Rejected, Transient) as error:
+            log.error("who waits can't be read; newer code may", order_id=row.order_id, error=str(error))
+            return None
+        if command is None or (outcome := self._outcome(command, row)) is None:
+            return None
+        return Incoming(envelope, command, getattr(message, "order", None)).answer(outcome, self.service)
+
+
+def _once_more(waiting: Waiting, called: Called) -> Put:
+    """The place after a call without an answer. One that was not made waits for the provider alone."""
+    if not called.attempted:
+        return Put(waiting, 0)
+    return Put(replace(waiting, tries=waiting.tries + 1), backoff(waiting.tries))
 
 
 def _settled(called: Called) -> Settled:

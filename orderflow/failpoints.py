@@ -29,6 +29,8 @@ POINTS: Final = (
     "call.after",
     "undo.before",
     "undo.after",
+    "retry.before",
+    "retry.after",
 )
 """Every boundary between two effects that can't be one transaction."""
 

@@ -3,6 +3,8 @@
 An intent is committed before its call, so that whatever crashes, it is known that the call may have taken effect. Its
 *fence* grows each time somebody takes it on; an answer counts only under the fence that it was asked under.
 On fencing: M. Kleppmann, "How to do distributed locking", 2016.
+
+An intent whose call got no answer waits in a table beside (`orderflow.waits`), not in a queue.
 """
 
 from __future__ import annotations
@@ -38,15 +40,33 @@ CREATE TABLE {table} (
 ) WITH (fillfactor = 70)
 """
 
+_WAITS_TABLE: Final = """
+CREATE TABLE {table}_waiting (
+    order_id uuid PRIMARY KEY,
+    undo boolean NOT NULL,
+    asking text NOT NULL,
+    resend int NOT NULL,
+    tries int NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    next_at timestamptz NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE INDEX {table}_waiting_due ON {table}_waiting (undo, next_at)
+"""
+
 # One statement for both kinds: two would lock their rows in two runs, and twins could deadlock.
 # It returns exactly the rows that are ours now: the new ones, and those whose WHERE held under the row's lock.
+# What waits is called again at its own pace: only an undo takes it from there.
 _TAKE: Final = """
 INSERT INTO {table} AS known (order_id, state, fence, lease_until, request)
 SELECT o, CASE WHEN u THEN 'undoing' ELSE 'intended' END, 1, now() + make_interval(secs => %s), r::jsonb
 FROM unnest(%s::uuid[], %s::bool[], %s::text[]) AS asked(o, u, r) ORDER BY o
 ON CONFLICT (order_id) DO UPDATE
 SET state = excluded.state, fence = known.fence + 1, lease_until = excluded.lease_until, updated_at = now()
-WHERE CASE WHEN known.state = excluded.state THEN known.lease_until IS NULL OR known.lease_until <= now()
+WHERE CASE WHEN known.state = excluded.state
+           THEN (known.lease_until IS NULL OR known.lease_until <= now())
+                AND NOT EXISTS (
+                    SELECT FROM {waits} AS w WHERE w.order_id = known.order_id AND w.undo = (known.state = 'undoing')
+                )
            ELSE excluded.state = 'undoing' AND known.state <> 'undone' END
 RETURNING order_id::text, fence, request, extract(epoch FROM now() - created_at)::float8
 """
@@ -63,9 +83,11 @@ SET state = answered.state, reference = coalesce(answered.reference, known.refer
     result = answered.result::jsonb, lease_until = NULL, updated_at = now()
 FROM answered WHERE known.order_id = o
 """
+_LOCK: Final = "SELECT FROM {table} WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE"
 _READ: Final = """
-SELECT order_id::text, state, request, reference, reason, result, created_at, updated_at
-FROM {table} WHERE order_id = ANY(%s::uuid[])
+SELECT order_id::text, state, fence, request, reference, reason, result, created_at, updated_at,
+       w.undo, w.asking, w.resend, w.tries
+FROM {table} LEFT JOIN {waits} AS w USING (order_id) WHERE order_id = ANY(%s::uuid[])
 """
 
 
@@ -101,36 +123,57 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who waits for the answer to an order's call: the encoded envelope that asks, whether for an undo, how often it
+    was resent; and how many calls in a row had no answer."""
+
+    order_id: str
+    undo: bool
+    asking: str
+    resend: int
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """The business row of an order, from which every outcome is told. `undone` is final: the tombstone that keeps a
     late command out."""
 
     order_id: str
     state: str
+    fence: int
     request: dict[str, Any]
     reference: str | None
     reason: str
     result: dict[str, Any]
     created_at: datetime
     updated_at: datetime
+    waiting: Waiting | None = None
 
 
 def table(name: str) -> str:
-    """The DDL of an intents table."""
-    return _TABLE.format(table=name)
+    """The DDL of an intents table, and of what waits there."""
+    return f"{_TABLE.format(table=name).rstrip()};{_WAITS_TABLE.format(table=name)}"
+
+
+def waits(name: str) -> str:
+    """The name of the table with what waits of the intents table `name`."""
+    return f"{name}_waiting"
 
 
 class Intents:
     """The statements over one table, each for a whole batch in which an order occurs once."""
 
     def __init__(self, name: str) -> None:
-        self._take, self._settle, self._read = (
-            sql.SQL(statement).format(table=sql.Identifier(name)).as_bytes(None)
-            for statement in (_TAKE, _SETTLE, _READ)
+        self.name = name
+        self._take, self._settle, self._lock, self._read = (
+            sql.SQL(statement).format(table=sql.Identifier(name), waits=sql.Identifier(waits(name))).as_bytes(None)
+            for statement in (_TAKE, _SETTLE, _LOCK, _READ)
         )
 
     def take(self, connection: Connection, asked: Sequence[Asked], lease: float) -> dict[str, Taken]:
-        """Takes on, for `lease` seconds, what needs a call; by order. Not in it: what is settled, undone, or another's.
+        """Takes on, for `lease` seconds, what needs a call; by order. Not in it: what is settled, undone, another's, or
+        waits already.
 
         An undo takes a running call's order away from it by raising the fence.
         """
@@ -165,6 +208,14 @@ class Intents:
         """The rows of orders, by their ids."""
         return {row[0]: _intent(row) for row in connection.execute(self._read, [list(order_ids)])}
 
+    def read_locked(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
+        """The same, which nobody else changes until the transaction ends. What waits for them is changed only so."""
+        order_ids = list(order_ids)
+        connection.execute(self._lock, [order_ids])
+        return self.read(
+            connection, order_ids
+        )  # by a statement of its own: a join would not see what the lock waited for
+
     def find(self, database: Database, order_id: str) -> Intent | None:
         """One order's row; None if there is none."""
         found = database.query(self._read.decode(), [[order_id]])
@@ -172,5 +223,10 @@ class Intents:
 
 
 def _intent(row: Any) -> Intent:
-    order_id, state, request, reference, reason, result, created_at, updated_at = row
-    return Intent(order_id, state, request or {}, reference, reason, result or {}, created_at, updated_at)
+    order_id, state, fence, request, reference, reason, result, created_at, updated_at, undo, asking, resend, tries = (
+        row
+    )
+    waiting = None if asking is None else Waiting(order_id, undo, asking, resend, tries)
+    return Intent(
+        order_id, state, fence, request or {}, reference, reason, result or {}, created_at, updated_at, waiting
+    )

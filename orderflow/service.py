@@ -41,6 +41,18 @@ class Sweeper(Protocol):
         last seen empty."""
 
 
+class Worker(Protocol):
+    """Further work of a service, in a thread of its own."""
+
+    name: str
+
+    def run(self) -> None:
+        """Works until `stop`."""
+
+    def stop(self) -> None:
+        """Begins nothing more."""
+
+
 class Service:
     """Wires one application to its database and broker. `run_once` methods of the parts serve tests; `start` runs them
     in threads."""
@@ -54,6 +66,7 @@ class Service:
         broker: Broker,
         *,
         sweeper: Sweeper | None = None,
+        workers: Sequence[Worker] = (),
         prune: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
         gauges: Callable[[], Sequence[Gauge]] = tuple,
@@ -81,6 +94,7 @@ class Service:
             heartbeat=settings.heartbeat,
         )
         self.sweeper = sweeper
+        self.workers = workers
         self.counters = Counters(database)
         self.gauges = gauges
         self._prune = prune
@@ -102,6 +116,7 @@ class Service:
             threads = self.settings.consumer_threads or self._consumer_threads
             jobs += [(f"consumer-{i}", self.consumer.run) for i in range(threads)]
             jobs += [("acknowledger", self.consumer.acknowledger.run), ("heartbeat", self._beat)]
+            jobs += [(worker.name, worker.run) for worker in self.workers]
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs]
         for thread in self._threads:
             thread.start()
@@ -110,6 +125,8 @@ class Service:
         """Stops receiving, finishes what is in hand, publishes it, and closes; within `grace` seconds."""
         ends = time.monotonic() + grace
         self.consumer.stop()
+        for worker in self.workers:
+            worker.stop()
         while self.consumer.busy and time.monotonic() < ends - 2:
             time.sleep(0.02)
         self.consumer.acknowledger.stop()

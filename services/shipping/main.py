@@ -8,6 +8,7 @@ from orderflow.bus import Broker
 from orderflow.calls import Limits
 from orderflow.database import Database
 from orderflow.outbox import Outbox
+from orderflow.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.simulator import Simulated
@@ -25,7 +26,16 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="shipping")
     application = Shipping(carrier or simulated(settings), Limits.of(settings))
     outbox = Outbox(database, lease=settings.lease)
-    return Service(settings, application, database, outbox, broker, close=application.close)
+    return Service(
+        settings,
+        application,
+        database,
+        outbox,
+        broker,
+        workers=[Retrying(application, outbox)],
+        close=application.close,
+        gauges=lambda: application.gauges(database),
+    )
 
 
 def blueprint(service: Service) -> Blueprint:

@@ -19,7 +19,8 @@ def databases(request: pytest.FixtureRequest, new_database: Callable[[str | None
 
 @pytest.fixture
 def world(databases: World) -> Iterator[World]:
-    """Payment's world, then shipping's; the processes in it end with the test."""
+    """Payment's world, then shipping's, where nothing waits yet; the processes in it end with the test."""
+    databases.sql(f"DELETE FROM {databases.kind.table}_waiting")
     yield databases
     databases.stop_processes()
 

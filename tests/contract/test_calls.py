@@ -110,14 +110,14 @@ class TestUndo:
         assert (world.outcomes(order_id), process.hooks.calls) == ([], {})
 
     def test_an_undo_without_an_answer_is_tried_again(self, world: World, process: Process, order_id: str) -> None:
-        """The row stays `undoing` and free; the next one finishes."""
+        """The row stays `undoing` and free, and the undo waits in the database; the next call finishes."""
         process.handle(ask(world.kind.good, order_id))
         process.hooks.before["void"] = fail
-        undo = ask(world.kind.undo, order_id)
-        assert kinds_of(process.handle(undo)) == [Later]
+        assert kinds_of(process.handle(ask(world.kind.undo, order_id))) == [Done]
         assert world.row(order_id) == ("undoing", 2)
         process.hooks.before.clear()
-        assert kinds_of(process.handle(undo)) == [Done]
+        assert world.call_again(process) == 1
+        assert names(world.outcomes(order_id)) == [world.kind.success, world.kind.undone]
         assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
 
 
@@ -127,13 +127,14 @@ class TestUnknownOutcome:
     def test_it_stays_an_intent_and_is_asked_again(
         self, world: World, process: Process, order_id: str, moment: str
     ) -> None:
-        """Three attempts, then Later with the lease released; the same key later: one entry in the ledger."""
+        """Three attempts, then it waits with the lease released; the same key later: one entry in the ledger."""
         getattr(process.hooks, moment)["do"] = fail
         message = ask(world.kind.good, order_id)
-        assert kinds_of(process.handle(message)) == [Later]
+        assert kinds_of(process.handle(message)) == [Done]
         assert process.hooks.calls == {"do": 3}
         assert (world.row(order_id), world.outcomes(order_id)) == (("intended", 1), [])
-        assert kinds_of(world.process().handle(message)) == [Done]
+        assert world.call_again(world.process()) == 1
+        assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.row(order_id) == ("done", 2)
         assert world.entries(order_id) == [world.kind.does]
 
@@ -151,7 +152,7 @@ class TestUnknownOutcome:
     def test_no_attempt_outlasts_the_lease(self, world: World, order_id: str) -> None:
         """A call that waited too long for its turn is not made."""
         process = world.process(replace(LIMITS, attempts=1, timeout=0.2, lease=0.0, backoff=-0.5))
-        assert process.application._limits.whole_lease < 0.4
+        assert process.application.limits.whole_lease < 0.4
         delay = Gate()
         pool = ThreadPoolExecutor(1)
         process.application._executor = pool
@@ -161,15 +162,17 @@ class TestUnknownOutcome:
         while not world.sql(expired, order_id):
             time.sleep(0.01)
         delay.open()
-        assert kinds_of(call.result(10)) == [Later]
+        assert kinds_of(call.result(10)) == [Done]
         assert (process.hooks.calls, world.entries(order_id)) == ({}, [])
+        assert world.waits(order_id) == (False, 0, 0, True)
         pool.shutdown()
 
     def test_nothing_is_begun_after_close(self, world: World, process: Process, order_id: str) -> None:
-        """A stopping process leaves the intent to the next one."""
-        process.application._stopping.set()
-        assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Later]
+        """A stopping process leaves the intent to the next one, at once."""
+        process.application.stopping.set()
+        assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
         assert process.hooks.calls == {}
+        assert world.waits(order_id) == (False, 0, 0, True)
 
 
 @pytest.mark.row(10)
@@ -190,11 +193,10 @@ class TestKeyLife:
     def test_an_old_intent_that_took_effect_is_found(self, world: World, process: Process, order_id: str) -> None:
         """The provider has forgotten the key, not what it did."""
         process.hooks.after["do"] = fail
-        message = ask(world.kind.good, order_id)
-        process.handle(message)
+        process.handle(ask(world.kind.good, order_id))
         world.age(order_id, LIMITS.key_life)
         later = world.process()
-        assert kinds_of(later.handle(message)) == [Done]
+        assert world.call_again(later) == 1
         assert later.hooks.calls == {"lookup": 1}
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]

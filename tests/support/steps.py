@@ -32,6 +32,7 @@ from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import UnknownOutcome
 from orderflow.outbox import Outbox
 from orderflow.processor import Done, Processor, Verdict
+from orderflow.retrying import Retrying
 from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
 from services.payment.provider import TRADE as PAYMENTS
@@ -175,6 +176,27 @@ class World:
         """As if the process that took the intent had been silent for long."""
         self.sql(f"UPDATE {self.kind.table} SET lease_until = now() - interval '1 s' WHERE order_id = %s", order_id)
 
+    def waits(self, order_id: str) -> tuple[bool, int, int, bool] | None:
+        """(for an undo, resend of who asks, tries, due now) of an order that waits for the provider."""
+        rows = self.sql(
+            f"SELECT undo, resend, tries, next_at <= now() FROM {self.kind.table}_waiting WHERE order_id = %s", order_id
+        )
+        return rows[0] if rows else None
+
+    def make_due(self) -> None:
+        """Every back-off ends."""
+        self.sql(f"UPDATE {self.kind.table}_waiting SET next_at = now() - interval '1 s'")
+
+    def call_again(self, process: Process) -> int:
+        """A process makes the calls that wait, whatever their back-off; how many it found."""
+        self.make_due()
+        return process.retrying.step()
+
+    def envelopes(self, order_id: str) -> list[Envelope]:
+        """All that was ever answered for an order, in its envelopes."""
+        rows = self.sql("SELECT body FROM outbox WHERE order_id = %s ORDER BY entry", order_id)
+        return [decode(body) for (body,) in rows]
+
     def age(self, order_id: str, seconds: float) -> None:
         """Makes the intent older."""
         shift = "created_at = created_at - make_interval(secs => %s)"
@@ -182,8 +204,7 @@ class World:
 
     def outcomes(self, order_id: str) -> list[Message]:
         """All that was ever answered for an order, in order (nothing is published here, so the outbox holds it)."""
-        rows = self.sql("SELECT body FROM outbox WHERE order_id = %s ORDER BY entry", order_id)
-        return [decode(body).message() for (body,) in rows]
+        return [envelope.message() for envelope in self.envelopes(order_id)]
 
     def entries(self, order_id: str) -> list[str]:
         """The kinds of the provider's ledger entries of an order, oldest first."""
@@ -212,9 +233,11 @@ class Process:
         self.hooks = provider.hooks = Hooks()
         self.provider = provider
         self.application = kind.application(provider, limits, executor=executor or Inline())
+        outbox = Outbox(self.database, lease=10)
+        self.retrying = Retrying(self.application, outbox)
         self.processor = Processor(
             self.application,
-            Outbox(self.database, lease=10),
+            outbox,
             lambda message_id, error: inbox.count_failure(self.database, message_id, error),
             parked_at=5,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ import structlog
 from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
-from orderflow.calls import CallingApplication
+from orderflow.calls import CallingApplication, Limits
 from orderflow.errors import Transient
+from orderflow.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.simulator.ledger import Ledger
@@ -74,6 +76,8 @@ class World:
     def __post_init__(self) -> None:
         self.broker = WholeBroker(Settings(**MEMORY | dict(self.settings)))
         self.services: dict[str, Service] = {}
+        self.passed = 0.0
+        """Seconds that circuit breakers' clocks are ahead."""
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, also where no order came to need a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
@@ -92,6 +96,7 @@ class World:
         service = BUILD[name](Settings(**values), self.broker)
         if isinstance(service.application, CallingApplication):
             service.application._executor = Inline()
+            service.application.breaker.now = lambda: time.monotonic() + self.passed
         service.database.open()
         self.services[name] = service
 
@@ -146,12 +151,23 @@ class World:
         for _ in range(rounds):
             for name in self.services:
                 self.publish(name)
-            moved = sum(self.deliver(name) for name in self.services)
+            moved = sum(self.deliver(name) for name in self.services) + self.call_again()
             if not moved and not any(s.publisher.waiting for s in self.services.values()):
                 for service in self.services.values():
                     service.outbox.flush()
                 return
         raise AssertionError("the system does not come to rest")
+
+    def call_again(self, *names: str) -> int:
+        """The calls that waited for their provider and are due, by all services or some; how many."""
+        workers = [worker for name in names or self.services for worker in self.services[name].workers]
+        return sum(worker.step() for worker in workers if isinstance(worker, Retrying))
+
+    def end_backoffs(self) -> None:
+        """All calls that wait for their provider are due, and it may be probed."""
+        self.passed += Limits().probe_every
+        for name, table in (("payment", "payments"), ("shipping", "shipments")):
+            self.execute(name, f"UPDATE {table}_waiting SET next_at = now() - interval '1 s'")
 
     def relay(self) -> None:
         """Leases run out; whoever finds the messages sends them."""
@@ -205,6 +221,7 @@ class World:
                 for queue in self.broker.queues.values():
                     queue.redeliver()
                 self.expire_leases()
+                self.end_backoffs()
                 self.relay()
                 self.settle()
             except Transient:
