@@ -17,7 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ from orderflow.breaker import Breaker
 from orderflow.contracts import Message
 from orderflow.database import Database
 from orderflow.envelope import Envelope, decode
-from orderflow.errors import Rejected, Transient
+from orderflow.errors import Transient, UnreadableRow
 from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Waiting
 from orderflow.measures import Gauge
 from orderflow.outbox import Unit
@@ -137,7 +137,8 @@ class CallingApplication(ABC):
         if unsettled:
             rows |= self.intents.read_locked(unit.connection, unsettled)
             newest = {m.order_id: m.envelope for m in batch}
-            rows |= {row.order_id: row for row in self._answer(unit, [rows[o] for o in unsettled], newest)}
+            after, _ = self._answer(unit, [rows[o] for o in unsettled], newest)
+            rows |= {row.order_id: row for row in after}
         replies = [self._reply(m, rows[m.order_id], puts) for m in batch]
         if puts:
             self.waits.put(unit.connection, puts)
@@ -149,9 +150,10 @@ class CallingApplication(ABC):
         mine = {c.taken.order_id: c for c in called}
         rows = self.intents.read_locked(unit.connection, mine)
         puts: list[Put] = []
-        for row in self._answer(unit, list(rows.values())):
+        after, aside = self._answer(unit, list(rows.values()))
+        for row in after:
             call = mine[row.order_id]
-            if row.waiting and call.taken.fence == row.fence:
+            if row.waiting and call.taken.fence == row.fence and row.order_id not in aside:
                 puts.append(_once_more(row.waiting, call))
             if call.fault:
                 log.error("the provider's client failed", order_id=row.order_id, kind=self.kind, exc_info=call.fault)
@@ -159,11 +161,9 @@ class CallingApplication(ABC):
             self.waits.put(unit.connection, puts)
 
     def answer(self, unit: Unit, order_ids: Sequence[str]) -> None:
-        """Tells who waits for these orders what another release recorded; one that this release can't read stays."""
+        """Tells who waits for these orders what another release recorded."""
         rows = self.intents.read_locked(unit.connection, order_ids)
-        left = [row.waiting for row in self._answer(unit, list(rows.values())) if row.waiting]
-        if left:
-            self.waits.put(unit.connection, [Put(replace(w, tries=w.tries + 1), backoff(w.tries)) for w in left])
+        self._answer(unit, list(rows.values()))
 
     def gauges(self, database: Database) -> Sequence[Gauge]:
         """What waits, and whether this process takes the provider for unreachable."""
@@ -221,12 +221,20 @@ class CallingApplication(ABC):
         undo = isinstance(incoming.message, self.step.undo)
         return Waiting(row.order_id, undo, asking.encode(), asking.resend, known.tries if known else 0)
 
-    def _answer(self, unit: Unit, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None) -> list[Intent]:
-        """Answers who waits for these (locked) rows, where they tell it; the rows as they are then. `newest`: messages
-        that get their own answer."""
-        after, answered = [], []
+    def _answer(
+        self, unit: Unit, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None
+    ) -> tuple[list[Intent], Collection[str]]:
+        """Answers who waits for these (locked) rows, where they tell it. Returns the rows as they are then, and of
+        which orders this release can't read who waits: they are put aside. `newest`: who gets an own answer."""
+        after: list[Intent] = []
+        answered: list[str] = []
+        aside: dict[str, Exception] = {}
         for row in rows:
-            reply = self._told(row) if row.waiting else None
+            reply = None
+            try:
+                reply = self._told(row, row.waiting) if row.waiting else None
+            except Exception as error:  # noqa: BLE001 - a newer release's envelope can fail in any way
+                aside[row.order_id] = error
             if reply is None:
                 after.append(row)
                 continue
@@ -237,18 +245,18 @@ class CallingApplication(ABC):
             after.append(replace(row, waiting=None))
         if answered:
             self.waits.drop(unit.connection, answered)
-        return after
+        self.waits.aside.put(aside, unit.connection.execute)
+        return after, aside
 
-    def _told(self, row: Intent) -> Envelope | None:
-        assert row.waiting
-        try:
-            envelope = decode(row.waiting.asking)
-            message = envelope.message()
-            command = self.accept(message)
-        except (Rejected, Transient) as error:
-            log.error("who waits can't be read; newer code may", order_id=row.order_id, error=str(error))
-            return None
-        if command is None or (outcome := self._outcome(command, row)) is None:
+    def _told(self, row: Intent, waiting: Waiting) -> Envelope | None:
+        """What the row answers to who waits, in its envelope; None while nobody knows."""
+        envelope = decode(waiting.asking)
+        message = envelope.message()
+        command = self.accept(message)
+        if command is None:
+            raise UnreadableRow(f"{envelope.name} asks {self.service} for nothing, in this release")
+        outcome = self._outcome(command, row)
+        if outcome is None:
             return None
         return Incoming(envelope, command, getattr(message, "order", None)).answer(outcome, self.service)
 

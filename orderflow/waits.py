@@ -17,6 +17,7 @@ from psycopg import sql
 
 from orderflow.database import Connection, Database
 from orderflow.intents import UNDOING, Taken, Waiting, waits
+from orderflow.unreadable import PutAside
 
 _LONGEST: Final = 300.0
 """Seconds that a call without an answer waits at most until it is made again."""
@@ -62,6 +63,7 @@ class Waits:
     """The statements over what waits for the calls of the intents table `name`, each for a whole batch."""
 
     def __init__(self, name: str) -> None:
+        self.aside = PutAside(waits(name), "order_id", "next_at")
         self._due, self._put, self._drop, self._gauges = (
             sql.SQL(statement).format(table=sql.Identifier(name), waits=sql.Identifier(waits(name))).as_bytes(None)
             for statement in (_DUE, _PUT, _DROP, _GAUGES)

@@ -218,7 +218,7 @@ class TestKeyLife:
 
     def test_a_retry_that_would_outlast_the_key_looks_up(self, world: World) -> None:
         """The first attempt is always safe; the next ones only while the key surely lives."""
-        process = world.process(replace(LIMITS, key_life=0.1))
+        process = world.process(replace(LIMITS, timeout=5, key_life=5))
         order_id = clock.new_id()
         process.hooks.after["do"] = fail
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
