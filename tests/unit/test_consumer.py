@@ -143,7 +143,7 @@ def test_a_round_of_deadlines_asks_anew_whether_the_queue_is_drained() -> None:
     assert asked == [0.1, 8.0]
 
 
-def test_what_waits_for_a_provider_is_no_dead_letter_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_for_a_newer_consumer_is_no_dead_letter_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQS counts its receives; by the mean of what each delay can be."""
     monkeypatch.setattr(consumer.random, "randint", lambda least, most: (least + most) // 2)
     delays = [consumer._delay(n) for n in range(1, MAX_RECEIVES)]
