@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orchestrator import engine, store, watch
 from orchestrator.store import Saga
 from orderflow import clock
+from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     MESSAGES,
     ConfirmationRejected,
@@ -18,10 +19,11 @@ from orderflow.contracts import (
     OrderRetryRequested,
     name_of,
 )
+from orderflow.database import Database
 from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
+from orderflow.holders import Need
 from orderflow.outbox import Unit
-from orderflow.processor import Incoming, Reply
 from orderflow.resending import RetryBudget
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
@@ -49,6 +51,12 @@ class Orchestrator:
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
+
+    def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
+        return [
+            Need(m.order_id, watch.ROWS if COORDINATOR[m.envelope.workflow] == MACHINE else store.ROWS, m.order_id)
+            for m in batch
+        ]
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         machines = [m for m in batch if COORDINATOR[m.envelope.workflow] == MACHINE]

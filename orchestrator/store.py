@@ -9,6 +9,7 @@ from typing import Any, Final
 from orchestrator.engine import State
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
+from orderflow.holders import Rows
 from orderflow.measures import Gauge
 from orderflow.trail import Trail
 from orderflow.unreadable import PutAside, read_one
@@ -97,6 +98,7 @@ FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[
     AS s(id, version, facts, state, open_type, open_id, active, attention, reason, sends, progressed, next_in)
 WHERE o.order_id = s.id
 """
+ROWS: Final = Rows("sagas", "order_id")
 ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
 """Sagas that this release can't look after."""
 

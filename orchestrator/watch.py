@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from orderflow.application import Incoming, Reply
 from orderflow.contracts import Message, OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
+from orderflow.holders import Rows
 from orderflow.measures import Gauge
-from orderflow.processor import Incoming, Reply
 from orderflow.trail import LogEntry
 from orderflow.unreadable import PutAside
 
@@ -71,6 +72,7 @@ UPDATE executions SET state = CASE WHEN retried THEN 'watched' ELSE %(state)s EN
 WHERE order_id = %(order_id)s AND restarts = %(seen)s
 RETURNING state
 """
+ROWS: Final = Rows("executions", "order_id")
 ASIDE: Final = PutAside("executions", key="order_id", due="next_at")
 """Executions that this release can't look after."""
 

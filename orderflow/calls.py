@@ -17,7 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -25,16 +25,17 @@ from typing import Any
 import structlog
 
 from orderflow import contracts, failpoints, measures
+from orderflow.application import Incoming, Reply
 from orderflow.attempts import Call, Called, Limits
 from orderflow.breaker import Breaker
 from orderflow.contracts import Message
 from orderflow.database import Database
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Transient, UnreadableRow
+from orderflow.holders import Need
 from orderflow.intents import DONE, INTENDED, REFUSED, UNDOING, UNDONE, Asked, Intent, Intents, Settled, Waiting
 from orderflow.measures import Gauge
 from orderflow.outbox import Unit
-from orderflow.processor import Incoming, Reply
 from orderflow.providers import Refused, Success, Voided
 from orderflow.saga import Step
 from orderflow.waits import Put, Waits, backoff
@@ -106,6 +107,10 @@ class CallingApplication(ABC):
         ]
         taken = self.intents.take(unit.connection, asked, self.limits.whole_lease)
         return [Call(self, mine, began, m.step) if (mine := taken.get(m.order_id)) else None for m in batch]
+
+    def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
+        """See `Application`."""
+        return [Need(m.order_id, self.intents.rows, m.order_id) for m in batch]
 
     def submit(self, call: Callable[[], Called]) -> Future[Called]:
         """Phase 2. Waits while all of the pool is at work: what waited in a queue would only use up its lease. A

@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import structlog
 
 from orderflow import telemetry
 from orderflow.acknowledger import Acknowledger
-from orderflow.bus import BATCH, BatchRefused, Delivery, Queue
+from orderflow.bus import BATCH, Delivery, Queue
 from orderflow.envelope import Envelope, decode
-from orderflow.errors import BrokerUnavailable, Undecodable
-from orderflow.processor import Done, Later, Park, Processor, Verdict
+from orderflow.errors import BrokerUnavailable
+from orderflow.guard import Done, Later, Park, Verdict
+from orderflow.processor import Processor
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,9 @@ _FOUND_NOTHING: Final = 3.0
 _LONGEST_DELAY: Final = 900
 """Seconds that a message waits at most before it is tried again: about as long as it has waited, so that an
 outage of a day does not use up the `maxReceiveCount` of its queue (localstack/render.py)."""
+
+_SOON: Final = 1.2
+"""How much longer each wait for a locked row may be than the one before."""
 
 
 class Consumer:
@@ -143,8 +148,9 @@ class Consumer:
         for delivery in deliveries:
             try:
                 envelope = decode(delivery.body)
-            except Undecodable as error:
-                verdicts.append((delivery, Park(str(error))))
+            except Exception as error:  # noqa: BLE001 - a bug in the decoder, say: it is this message's failure
+                about = {"broker_id": delivery.broker_id}
+                verdicts.append((delivery, self._processor.guard.verdict(error, _failure_id(delivery), about)))
                 continue
             twin = first.get(envelope.id)
             if twin is None or envelope.resend > twin[0].resend:
@@ -169,23 +175,27 @@ class Consumer:
         others = [(d, verdict) for d, verdict in verdicts if not isinstance(verdict, Done)]
         try:
             for delivery, verdict in others:
-                if isinstance(verdict, Park):
-                    log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
-                    self._queue.park(delivery, verdict.reason)
-                elif isinstance(verdict, Later):
-                    self._database_doubtful = True
-                    log.info(
-                        "message waits",
-                        reason=verdict.reason,
-                        receive_count=delivery.receive_count,
-                        **_about(delivery),
-                    )
-                    self._queue.extend([delivery], _delay(delivery.receive_count))
-        except (BrokerUnavailable, BatchRefused) as error:
+                try:
+                    self._put_off(delivery, verdict)
+                except BrokerUnavailable:
+                    raise
+                except Exception as error:
+                    # It comes again when its visibility runs out.
+                    log.warning("could not give back or park", exc_info=error, broker_id=delivery.broker_id)
+        except BrokerUnavailable as error:
             # They come again when their visibility runs out, and are known then.
             log.warning("could not give back or park", error=str(error), messages=len(others))
         finally:
             self._out_of_hand([delivery for delivery, _ in others])
+
+    def _put_off(self, delivery: Delivery, verdict: Verdict) -> None:
+        if isinstance(verdict, Park):
+            log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
+            self._queue.park(delivery, verdict.reason)
+        elif isinstance(verdict, Later):
+            self._database_doubtful |= not verdict.soon
+            log.info("message waits", reason=verdict.reason, receive_count=delivery.receive_count, **_about(delivery))
+            self._queue.extend([delivery], _delay(delivery.receive_count, soon=verdict.soon))
 
     def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
@@ -208,10 +218,22 @@ class Consumer:
 def _about(delivery: Delivery) -> dict[str, str]:
     try:
         return decode(delivery.body).about
-    except Undecodable:
+    except Exception:  # noqa: BLE001 - one that can't be decoded is logged all the same
         return {}
 
 
-def _delay(receive_count: int) -> int:
-    """Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-    return random.randint(0, min(_LONGEST_DELAY, 2**receive_count))
+def _failure_id(delivery: Delivery) -> str:
+    """What failures are counted under while nobody can read the message's own id: the broker's, a UUID in SQS."""
+    try:
+        return str(UUID(delivery.broker_id))
+    except ValueError:
+        return str(uuid5(NAMESPACE_OID, delivery.broker_id))
+
+
+def _delay(receive_count: int, *, soon: bool = False) -> int:
+    """Seconds until a message is tried again. Full jitter:
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+    `soon`: two at first, and a third of what it has waited so far; the same number of receives lasts most of a day."""
+    longest = max(2, _SOON**receive_count) if soon else 2**receive_count
+    return random.randint(0, int(min(_LONGEST_DELAY, longest)))

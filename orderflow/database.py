@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orderflow.arrays import ArrayDumper
-from orderflow.errors import CommitUnanswered, ConfigurationError, DatabaseUnavailable
+from orderflow.errors import CommitUnanswered, ConfigurationError, Contended, DatabaseUnavailable
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -28,8 +28,13 @@ _CHUNK: Final = 5_000
 _CHUNKS: Final = 100
 """Rows that one statement forgets, and statements one after the other."""
 
+_LOCK_TIMEOUT: Final = 0.3
+"""Seconds that a statement waits for a row that another transaction holds: longer than any transaction of orderflow's
+own takes, and so short that neither a batch nor a caller is late for it."""
+
 _SESSION: Final = (
-    "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+    f"-c statement_timeout=10s -c lock_timeout={_LOCK_TIMEOUT * 1000:.0f}ms -c idle_in_transaction_session_timeout=30s"
+    " -c timezone=UTC"
 )
 
 _ANSWER: Final = 12.0
@@ -42,6 +47,11 @@ _AWAY: Final = (
     # waited too long for.
     psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.IdleInTransactionSessionTimeout,
 )  # fmt: skip
+
+_CONTENDED: Final = (
+    psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure,
+)  # fmt: skip
+"""By psycopg these are operational errors too."""
 
 _NETWORK: Final = {
     "target_session_attrs": "read-write", "connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 5,
@@ -67,7 +77,7 @@ class _Connection(psycopg.Connection[TupleRow]):
 
 class Database:
     """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the
-    transaction for a reason that may pass (deadlock, restart, lock timeout)."""
+    transaction for a reason that may pass (a restart), Contended where that was a lock time-out or a deadlock."""
 
     def __init__(self, url: str, *, size: int = 10, name: str = "orderflow") -> None:
         if not url:
@@ -106,11 +116,12 @@ class Database:
         self._pool.close(timeout=2)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, lock_timeout: float | None = None) -> Iterator[Connection]:
         """One pipelined transaction: statements go out together and their results are read when asked for.
 
         Committed at the end of the block, rolled back if it raises. Raises CommitUnanswered where it may be committed
-        all the same; after any other error it is not.
+        all the same; after any other error it is not. `lock_timeout`: seconds that it waits for a row, in place of the
+        usual 0.3.
         """
         # BEGIN and COMMIT travel with the statements; psycopg's own transaction() would wait for each of them. If the
         # block raises, the pool rolls back as it takes the connection back.
@@ -118,6 +129,8 @@ class Database:
         try:
             with _translated(), self._connection() as connection, connection.pipeline():
                 connection.execute(b"BEGIN")
+                if lock_timeout is not None:
+                    connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout * 1000:.0f}ms'".encode())
                 yield connection
                 committing = True
                 connection.execute(b"COMMIT")
@@ -200,5 +213,7 @@ def _prepare(connection: Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except _CONTENDED as error:
+        raise Contended(f"{type(error).__name__}: {str(error).strip()}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error

@@ -25,6 +25,14 @@ class DatabaseUnavailable(Transient):
     """PostgreSQL is away, refused the connection, or ended the transaction."""
 
 
+class Unsendable(OrderflowError):
+    """A message that has no route in its order's workflow, or is over the cap: a bug in what made it."""
+
+
+class Contended(DatabaseUnavailable):
+    """A row that this needs is held by another transaction, or that one won a conflict; the database works."""
+
+
 class BrokerUnavailable(Transient):
     """The broker is unreachable, its stack isn't (yet) whole, or it takes nothing for this destination now.
 

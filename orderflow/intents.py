@@ -18,6 +18,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from orderflow.database import Connection, Database
+from orderflow.holders import Rows
 
 INTENDED: Final = "intended"
 DONE: Final = "done"
@@ -166,6 +167,7 @@ class Intents:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.rows = Rows(name, "order_id")
         self._take, self._settle, self._lock, self._read = (
             sql.SQL(statement).format(table=sql.Identifier(name), waits=sql.Identifier(waits(name))).as_bytes(None)
             for statement in (_TAKE, _SETTLE, _LOCK, _READ)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -21,7 +21,8 @@ from orderflow import clock, failpoints, telemetry
 from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
-from orderflow.envelope import Envelope, decode
+from orderflow.envelope import MAX_BYTES, Envelope, decode
+from orderflow.errors import Unsendable
 from orderflow.routing import Channel, route_of
 from orderflow.unreadable import PutAside
 
@@ -77,16 +78,28 @@ class Entry:
     staged: float = -inf
 
 
+class Addressed(NamedTuple):
+    """A message with where it goes."""
+
+    channel: Channel
+    target: str
+    parcel: Parcel
+
+
 @dataclass(slots=True)
 class Unit:
     """A unit of work: one transaction, and the messages that it causes."""
 
     connection: Connection
-    staged: list[Envelope] = field(default_factory=list)
+    staged: list[Addressed] = field(default_factory=list)
 
     def stage(self, envelopes: Sequence[Envelope]) -> None:
-        """Adds messages; they go where the routing table says, once the transaction has committed."""
-        self.staged.extend(envelopes)
+        """Adds messages; they go where the routing table says, once the transaction has committed.
+
+        Raises Unsendable for one that can't go anywhere: known here, it is the failure of what caused it. In the outbox
+        it would be nobody's.
+        """
+        self.staged.extend([found for envelope in envelopes if (found := _addressed(envelope))])
 
 
 class Outbox:
@@ -103,9 +116,15 @@ class Outbox:
         that it could not lock; they come again. Temporal has the same two clocks, schedule-to-start and start-to-close:
         https://docs.temporal.io/encyclopedia/detecting-activity-failures"""
 
+    @property
+    def database(self) -> Database:
+        """Where it is."""
+        return self._database
+
     @contextmanager
-    def transaction(self) -> Iterator[Unit]:
+    def transaction(self, *, lock_timeout: float | None = None) -> Iterator[Unit]:
         """A unit of work in one transaction. What it stages is stored in it and handed to the publisher after it.
+        `lock_timeout` as in `Database.transaction`.
 
         Raises DatabaseUnavailable; then nothing has happened, unless it is CommitUnanswered.
         """
@@ -114,7 +133,10 @@ class Outbox:
             while True:
                 sent.append(self._sent.popleft())
         try:
-            with telemetry.transaction(self._database.name), self._database.transaction() as connection:
+            with (
+                telemetry.transaction(self._database.name),
+                self._database.transaction(lock_timeout=lock_timeout) as connection,
+            ):
                 unit = Unit(connection)
                 yield unit
                 entries = self._store(connection, unit.staged)
@@ -128,10 +150,10 @@ class Outbox:
         if entries:
             self.on_staged(entries)
 
-    def _store(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Entry]:
+    def _store(self, connection: Connection, messages: Sequence[Addressed]) -> list[Entry]:
         staged = time.monotonic()
         lease_ends = staged + self._lease * 0.8
-        entries = [entry for e in envelopes if (entry := _address(e, lease_ends, staged)) is not None]
+        entries = [Entry(clock.new_id(), *message, lease_ends, staged) for message in messages]
         if entries:
             connection.execute(
                 _STAGE,
@@ -210,10 +232,17 @@ class Outbox:
         return dict(unit.connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
-def _address(envelope: Envelope, lease_ends: float, staged: float) -> Entry | None:
-    model, asked = MESSAGES[envelope.name], envelope.tasktoken is not None
-    cell = route_of(envelope.workflow, model, resend=envelope.resend, token=asked)
+def _addressed(envelope: Envelope) -> Addressed | None:
+    """None for a message that stays inside its service. Raises Unsendable."""
+    asked = envelope.tasktoken is not None
+    try:
+        cell = route_of(envelope.workflow, MESSAGES[envelope.name], resend=envelope.resend, token=asked)
+    except LookupError as error:
+        raise Unsendable(f"{envelope.name} can't be sent: {error}") from error
     if cell.channel is Channel.NONE:
         return None
     target = envelope.eventbus.value if cell.channel is Channel.BUS else cell.listeners[0]
-    return Entry(clock.new_id(), cell.channel, target, Parcel(envelope, envelope.encode()), lease_ends, staged)
+    body = envelope.encode()
+    if len(body) > MAX_BYTES:
+        raise Unsendable(f"{envelope.name} takes {len(body)} bytes, over the cap of {MAX_BYTES}")
+    return Addressed(cell.channel, target, Parcel(envelope, body))

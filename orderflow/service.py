@@ -10,14 +10,16 @@ from typing import Final, Protocol
 import structlog
 
 from orderflow import idempotency, inbox
+from orderflow.application import Application
 from orderflow.bus import Broker
 from orderflow.consumer import Consumer
 from orderflow.counters import Counters
 from orderflow.database import Database
 from orderflow.errors import Transient
+from orderflow.guard import Guard
 from orderflow.measures import Gauge
 from orderflow.outbox import Outbox
-from orderflow.processor import Application, Processor
+from orderflow.processor import Processor
 from orderflow.publisher import Publisher
 from orderflow.settings import Role, Settings
 
@@ -82,8 +84,11 @@ class Service:
         self.processor = Processor(
             application,
             outbox,
-            lambda message_id, error: inbox.count_failure(database, message_id, error),
-            parked_at=settings.failures_until_parked,
+            Guard(
+                self.name,
+                lambda message_id, error: inbox.count_failure(database, message_id, error),
+                parked_at=settings.failures_until_parked,
+            ),
         )
         self.consumer = Consumer(
             broker.queue(self.name),

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from orderflow.telemetry import tracer as _tracer
+from orderflow.telemetry.harmless import harmless
 from orderflow.telemetry.step import Step, mark_failed
 
 
@@ -39,11 +40,14 @@ def provider_call(name: str, step: Step | None, service: str) -> Iterator[None]:
 def _called(
     tracer: trace.Tracer, name: str, context: otel_context.Context | None, attributes: dict[str, str]
 ) -> Iterator[None]:
-    span = tracer.start_span(name, context, SpanKind.CLIENT, attributes)
+    span = harmless(tracer.start_span)(name, context, SpanKind.CLIENT, attributes)
+    if span is None:
+        yield
+        return
     try:
         yield
     except BaseException as error:
         mark_failed(span, error)
         raise
     finally:
-        span.end()
+        harmless(span.end)()

@@ -17,6 +17,7 @@ from orderflow import measures
 from orderflow.envelope import Envelope
 from orderflow.routing import Channel
 from orderflow.telemetry import tracer as _tracer
+from orderflow.telemetry.harmless import harmless
 from orderflow.telemetry.step import Step
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _MACHINE: Final = ("aws.step_functions", "orders")
 _local = threading.local()
 
 
+@harmless
 def received(count: int, began: int) -> None:
     """A receive call, begun at a time in ns, gave `count` messages. This thread's next batch of steps links to it."""
     measures.batch_sizes.observe(count)
@@ -41,26 +43,28 @@ def steps(service: str, envelopes: Sequence[Envelope]) -> list[Step]:
     if not tracer:
         return [Step(e, None, e.traceparent) for e in envelopes]
     recorded = any(_tracer.recorded(e.traceparent) for e in envelopes)
-    links = _receive_links(tracer, service) if recorded else []
+    links = (_receive_links(tracer, service) if recorded else None) or []
     destination = _tracer.destination(service)
-    found = []
-    for envelope in envelopes:
-        span = tracer.start_span(
-            f"process {envelope.name}",
-            _tracer.parent(envelope.traceparent),
-            SpanKind.CONSUMER,
-            {
-                "messaging.system": "aws_sqs",
-                "messaging.operation.name": "process",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": destination,
-                **_about(envelope),
-            },
-            links,
-        )
-        mine = span if span.is_recording() else None
-        found.append(Step(envelope, mine, _tracer.traceparent_of(span.get_span_context())))
-    return found
+    return [_step(tracer, e, destination, links) or Step(e, None, e.traceparent) for e in envelopes]
+
+
+@harmless
+def _step(tracer: trace.Tracer, envelope: Envelope, destination: str, links: Sequence[Link]) -> Step:
+    span = tracer.start_span(
+        f"process {envelope.name}",
+        _tracer.parent(envelope.traceparent),
+        SpanKind.CONSUMER,
+        {
+            "messaging.system": "aws_sqs",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": destination,
+            **_about(envelope),
+        },
+        links,
+    )
+    mine = span if span.is_recording() else None
+    return Step(envelope, mine, _tracer.traceparent_of(span.get_span_context()))
 
 
 def _about(envelope: Envelope) -> dict[str, str | int]:
@@ -74,6 +78,7 @@ def _about(envelope: Envelope) -> dict[str, str | int]:
     return found
 
 
+@harmless
 def _receive_links(tracer: trace.Tracer, service: str) -> list[Link]:
     facts = getattr(_local, "received", None)
     if facts is None:
@@ -122,6 +127,7 @@ def within(batch: Sequence[Step | None]) -> Iterator[None]:
         otel_context.detach(token)
 
 
+@harmless
 def published(batch: Sequence[Entry], refused: set[int], began: int) -> None:
     """A batch has been sent; the call `began` at a time in ns. `refused`: the entries that the broker didn't take."""
     tracer = _tracer.tracer()

@@ -10,6 +10,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from orderflow import measures
 from orderflow.envelope import Envelope
+from orderflow.telemetry.harmless import harmless
 
 log = structlog.get_logger(__name__)
 
@@ -31,17 +32,20 @@ class Step:
         """Its span, if it is recorded."""
         return self._span
 
+    @harmless
     def outcome(self, names: str) -> None:
         """The messages it caused. A refusal is an outcome like another: no error."""
         self._outcome = names
         if self._span:
             self._span.set_attribute("orderflow.outcome", names)
 
+    @harmless
     def failed(self, error: BaseException) -> None:
         """The handler raised an error."""
         if self._span:
             mark_failed(self._span, error)
 
+    @harmless
     def end(self, verdict: Any) -> None:
         """What becomes of the message: done, later or park."""
         kind = type(verdict).__name__.lower()
@@ -60,6 +64,7 @@ class Step:
             self._span.end()
 
 
+@harmless
 def mark_failed(span: Span, error: BaseException) -> None:
     """Puts an error on a span: by its class, for its text may quote what was handled."""
     span.set_status(Status(StatusCode.ERROR, type(error).__name__))

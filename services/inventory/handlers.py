@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     UNDONE,
     Item,
@@ -14,9 +15,9 @@ from orderflow.contracts import (
     StockReleased,
     StockReserved,
 )
-from orderflow.database import Connection
+from orderflow.database import Connection, Database
+from orderflow.holders import Need
 from orderflow.outbox import Unit
-from orderflow.processor import Incoming, Reply
 from services.inventory import domain, models, reactions
 from services.inventory.models import Reservation
 
@@ -29,6 +30,14 @@ class Inventory:
 
     def accept(self, message: Message) -> Message | None:
         return reactions.react(message)
+
+    def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
+        reserved = models.reserved(database, [m.order_id for m in batch if isinstance(m.message, ReleaseStock)])
+        for m in batch:
+            yield Need(m.order_id, models.RESERVATIONS, m.order_id)
+            asked = m.message.items if isinstance(m.message, ReserveStock) else ()
+            for sku in {*(item.sku for item in asked), *reserved.get(m.order_id, ())}:
+                yield Need(m.order_id, models.STOCK, sku)
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         reserve = {

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Final
 
 from orderflow.database import Connection, Database
+from orderflow.holders import Rows
 
 TABLES: Final = """
 CREATE TABLE stock (
@@ -36,6 +37,9 @@ START: Final[Mapping[str, int]] = {
 }
 """Pieces of each SKU at the start."""
 
+
+RESERVATIONS: Final = Rows("reservations", "order_id")
+STOCK: Final = Rows("stock", "sku", "text")
 
 MOST: Final = 2_000_000_000
 """Pieces of one SKU at most; its columns hold no more."""
@@ -74,6 +78,9 @@ _RESTOCK: Final = b"""
 UPDATE stock SET available = available + %s WHERE sku = %s AND available + reserved <= %s::int - %s::int
 RETURNING sku, available, reserved
 """
+_RESERVED: Final = """
+SELECT order_id::text, skus FROM reservations WHERE order_id = ANY(%s::uuid[]) AND state = 'reserved'
+"""
 _RESERVATION: Final = """
 SELECT order_id::text, state, skus, quantities, reason, created_at, updated_at
 FROM reservations WHERE order_id = %s::uuid
@@ -86,6 +93,11 @@ def find(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[
     return cache(
         lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
     )
+
+
+def reserved(database: Database, order_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The SKUs that orders hold pieces of; nothing is locked."""
+    return dict(database.query(_RESERVED, [list(order_ids)])) if order_ids else {}
 
 
 def lock_stock(connection: Connection, skus: Iterable[str]) -> Callable[[], dict[str, int]]:

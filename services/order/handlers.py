@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     CancelOrder,
     ConfirmationRejected,
@@ -20,10 +21,11 @@ from orderflow.contracts import (
     ShipmentScheduled,
     name_of,
 )
+from orderflow.database import Database
 from orderflow.errors import Rejected
+from orderflow.holders import Need
 from orderflow.measures import Histogram
 from orderflow.outbox import Unit
-from orderflow.processor import Incoming, Reply
 from orderflow.resending import RetryBudget
 from orderflow.saga import STEPS, fact_of, still_owed
 from orderflow.settings import Settings
@@ -60,6 +62,9 @@ class Orders:
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
+
+    def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
+        return [Need(m.order_id, models.ROWS, m.order_id) for m in batch]
 
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         orders = models.lock(unit.connection, (m.order_id for m in batch))

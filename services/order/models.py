@@ -18,6 +18,7 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.database import Connection, Database
+from orderflow.holders import Rows
 from orderflow.measures import Gauge
 from orderflow.saga import owed
 from orderflow.settings import Settings
@@ -151,6 +152,7 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool
     %s::float[]) AS s(id, facts, status, reason, open, answered, attention, sends, progressed, next_in)
 WHERE o.id = s.id
 """
+ROWS: Final = Rows("orders", "id")
 ASIDE: Final = PutAside("orders", key="id", due="next_at")
 """Orders that this release can't look after."""
 

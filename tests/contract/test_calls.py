@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from orderflow import clock
-from orderflow.processor import Done, Later
+from orderflow.guard import Done, Later
 from tests.support.steps import (
     LIMITS,
     PAYMENT,

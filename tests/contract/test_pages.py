@@ -21,7 +21,7 @@ from orderflow.contracts import (
     ReserveStock,
     ScheduleShipment,
 )
-from orderflow.processor import Done
+from orderflow.guard import Done
 from orderflow.providers import Refused, Success, Voided
 from orderflow.service import Service
 from orderflow.settings import Settings

@@ -40,6 +40,7 @@ ROWS: Final[Mapping[int, str]] = {
     24: "soak; backlog",
     27: "one destination fails; the others' messages",
     28: "rows of a newer release in every swept table",
+    29: "a bug or a lock in each stage of the pipeline",
     30: "a provider unreachable for an hour",
     31: "the answer of a POST lost after its commit",
     33: "the stack's filters changed, and late",

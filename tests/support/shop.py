@@ -15,8 +15,9 @@ from orderflow import clock, inbox
 from orderflow.contracts import Item, Message, ReserveStock
 from orderflow.database import Database
 from orderflow.envelope import Envelope, decode
+from orderflow.guard import Done, Guard, Verdict
 from orderflow.outbox import Outbox
-from orderflow.processor import Done, Processor, Verdict
+from orderflow.processor import Processor
 from services.inventory import models
 from services.inventory.handlers import Inventory
 from tests.support.steps import ask, names
@@ -32,8 +33,13 @@ class Shop:
         self.database = Database(url, size=THREADS)
         self.database.open()
         self.processor = Processor(
-            Inventory(), Outbox(self.database, lease=10),
-            lambda message_id, error: inbox.count_failure(self.database, message_id, error), parked_at=5,
+            Inventory(),
+            Outbox(self.database, lease=10),
+            Guard(
+                "test",
+                lambda message_id, error: inbox.count_failure(self.database, message_id, error),
+                parked_at=5,
+            ),
         )  # fmt: skip
 
     def handle(self, *envelopes: Envelope) -> list[Verdict]:

@@ -30,8 +30,9 @@ from orderflow.contracts import (
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import UnknownOutcome
+from orderflow.guard import Done, Guard, Verdict
 from orderflow.outbox import Outbox
-from orderflow.processor import Done, Processor, Verdict
+from orderflow.processor import Processor
 from orderflow.retrying import Retrying
 from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
@@ -238,8 +239,11 @@ class Process:
         self.processor = Processor(
             self.application,
             outbox,
-            lambda message_id, error: inbox.count_failure(self.database, message_id, error),
-            parked_at=5,
+            Guard(
+                "test",
+                lambda message_id, error: inbox.count_failure(self.database, message_id, error),
+                parked_at=5,
+            ),
         )
 
     def handle(self, *envelopes: Envelope) -> list[Verdict]:

@@ -15,7 +15,8 @@ from orderflow.consumer import Consumer
 from orderflow.contracts import EventBus, RefundPayment, Workflow
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
-from orderflow.processor import Done, Processor
+from orderflow.guard import Done
+from orderflow.processor import Processor
 from orderflow.service import Service
 
 

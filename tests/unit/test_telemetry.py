@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from orderflow import measures, telemetry
+from orderflow.application import Incoming, Reply
 from orderflow.bus.memory import MemoryBroker
 from orderflow.consumer import Consumer
 from orderflow.contracts import (
@@ -30,8 +31,9 @@ from orderflow.contracts import (
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Rejected
+from orderflow.guard import Guard
 from orderflow.outbox import Outbox, Unit
-from orderflow.processor import Incoming, Processor, Reply
+from orderflow.processor import Processor
 from orderflow.publisher import Publisher
 from tests.support.spans import attributes, spans
 
@@ -61,7 +63,7 @@ class NoDatabase:
         return Rows()
 
     @contextmanager
-    def transaction(self) -> Iterator[NoDatabase]:
+    def transaction(self, *, lock_timeout: float | None = None) -> Iterator[NoDatabase]:
         yield self
 
 
@@ -92,7 +94,7 @@ class World:
         self.broker = MemoryBroker()
         outbox = Outbox(cast(Database, NoDatabase()), lease=10)
         self.publisher = Publisher(outbox, self.broker)
-        processor = Processor(Inventory(replies), outbox, lambda message_id, error: 5, parked_at=5)
+        processor = Processor(Inventory(replies), outbox, Guard("inventory", lambda message_id, error: 5, parked_at=5))
         self.consumer = Consumer(
             self.broker.queue("inventory"),
             processor,

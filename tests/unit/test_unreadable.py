@@ -215,3 +215,21 @@ def test_a_saga_of_a_newer_release_is_shown(world: World, column: str, newer: st
     shown = api.get(f"/sagas/{order_id}").json
     assert newer in (shown.get(column), shown["waiting_for"][0]["step"])
     assert shown["log"]
+
+
+def test_a_message_about_a_row_of_a_newer_release_waits(world: World) -> None:
+    """It is no failure of the message, and those beside it are handled."""
+    world.settle()
+    orders = [world.place() for _ in range(10)]
+    world.publish("order")
+    world.deliver("inventory")
+    world.publish("inventory")
+    world.execute("order", "UPDATE orders SET event_bus = 'kafka' WHERE id = %s", [orders[3]])
+    assert world.deliver("order") == 10
+    reserved = "SELECT id::text FROM orders WHERE 'StockReserved' = ANY(facts) AND id = ANY(%s::uuid[])"
+    assert {i for (i,) in world.execute("order", reserved, [orders])} == set(orders) - {orders[3]}
+    assert world.execute("order", "SELECT count(*) FROM failures") == [(0,)]
+    world.execute("order", "UPDATE orders SET event_bus = 'sns' WHERE id = %s", [orders[3]])
+    world.broker.queues["order"].redeliver()
+    world.settle()
+    assert world.status(orders[3]) == "CONFIRMED"
