@@ -1,7 +1,8 @@
 """The transactional outbox: messages are stored in the transaction that causes them and sent after its commit.
 
-A staged message is leased to the process that staged it, which sends it at once (`orderflow.publisher`); if the lease
-runs out, any process's relay takes it over. What was sent is deleted together with the next batch.
+A staged message is leased to the process that staged it, which sends it at once (`orderflow.publisher`). What it has no
+room for has no lease, and what it did not send in time has none any more: any process claims it, by destination. What
+was sent is deleted together with the next batch.
 Source of the pattern: C. Richardson, "Transactional outbox", https://microservices.io/patterns/data/transactional-outbox.html
 """
 
@@ -36,23 +37,45 @@ CREATE TABLE outbox (
     target text NOT NULL,
     body text NOT NULL,
     leased_until timestamptz NOT NULL,
-    parked text
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)
+    parked text,
+    attempts smallint NOT NULL DEFAULT 0
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE INDEX outbox_due ON outbox (channel, target, leased_until) WHERE parked IS NULL
 """
 
 _STAGE: Final = b"""
 INSERT INTO outbox (entry, order_id, channel, target, body, leased_until)
-SELECT e, o, c, t, b, now() + make_interval(secs => %s)
-FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[]) AS staged(e, o, c, t, b)
+SELECT e, o, c, t, b, now() + make_interval(secs => l)
+FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::float[]) AS staged(e, o, c, t, b, l)
 """
 _CLAIM: Final = b"""
 UPDATE outbox SET leased_until = now() + make_interval(secs => %s)
-WHERE entry IN (
-    SELECT entry FROM outbox WHERE parked IS NULL AND leased_until < now()
-    ORDER BY entry LIMIT %s FOR UPDATE SKIP LOCKED
-)
-RETURNING entry, channel, target, body
+WHERE entry = ANY(ARRAY(
+    SELECT entry FROM outbox WHERE channel = %s AND target = %s AND parked IS NULL AND leased_until <= now()
+    ORDER BY leased_until LIMIT %s FOR UPDATE SKIP LOCKED
+))
+RETURNING entry, body, attempts
 """
+_DESTINATIONS: Final = """
+WITH RECURSIVE found AS (
+    (SELECT channel, target FROM outbox WHERE parked IS NULL ORDER BY channel, target LIMIT 1)
+    UNION ALL
+    SELECT following.channel, following.target FROM found CROSS JOIN LATERAL (
+        SELECT channel, target FROM outbox
+        WHERE parked IS NULL AND (channel, target) > (found.channel, found.target) ORDER BY channel, target LIMIT 1
+    ) AS following
+)
+SELECT channel, target FROM found WHERE EXISTS (
+    SELECT FROM outbox AS o
+    WHERE o.channel = found.channel AND o.target = found.target AND parked IS NULL AND leased_until <= now()
+)
+"""
+"""A step in the index per destination, not per message."""
+_POSTPONE: Final = """
+UPDATE outbox SET attempts = least(attempts + 1, 1000), leased_until = now() + make_interval(secs => later.seconds)
+FROM unnest(%s::uuid[], %s::float[]) AS later(entry, seconds) WHERE outbox.entry = later.entry AND parked IS NULL
+"""
+_RELEASE: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NULL"
 _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
 _REFUSED: Final = b"""
 SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
@@ -64,11 +87,15 @@ _LATE: Final = 5.0
 _ASIDE: Final = PutAside("outbox", key="entry", due="leased_until")
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
+_ASIDE_AT_ONCE: Final = 1000
+"""Messages of a channel that this release doesn't know, put aside in one transaction."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One staged message. After `lease_ends` (monotonic seconds) it may belong to another process. `staged`: when
-    it was staged, by the same clock; of one that was claimed this is not known, so it counts as late."""
+    """One staged message. After `lease_ends` (monotonic seconds; 0: nobody has it yet) it may be another process's.
+    `staged`: when it was staged, by the same clock; of one that was claimed this is not known, so it counts as late.
+    `attempts`: how often it was not taken while others were."""
 
     id: str
     channel: Channel
@@ -76,6 +103,20 @@ class Entry:
     parcel: Parcel
     lease_ends: float
     staged: float = -inf
+    attempts: int = 0
+
+    @property
+    def leased(self) -> bool:
+        """Whether this process may send it."""
+        return self.lease_ends != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Messages that this process may send, oldest first. `full`: more may be waiting."""
+
+    entries: Sequence[Entry]
+    full: bool
 
 
 class Addressed(NamedTuple):
@@ -103,7 +144,8 @@ class Unit:
 
 
 class Outbox:
-    """The outbox of one database. `on_staged` gets what this process may send after each commit."""
+    """The outbox of one database. `on_staged` gets, after each commit, what was staged in it; of that this process may
+    send at once what `takes` (asked before, by destination) said there is room for."""
 
     def __init__(self, database: Database, *, lease: float) -> None:
         self._database = database
@@ -111,6 +153,7 @@ class Outbox:
         self._sent: deque[str] = deque()
         self._late: deque[Entry] = deque()
         self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
+        self.takes: Callable[[Channel, str], bool] = lambda channel, target: True
         self.restart_clocks: Callable[[Connection, Sequence[str]], Collection[str]] | None = None
         """Of an owner: restarts, for these orders, the clock of an answer whose question was sent late. Gives those
         that it could not lock; they come again. Temporal has the same two clocks, schedule-to-start and start-to-close:
@@ -153,17 +196,20 @@ class Outbox:
     def _store(self, connection: Connection, messages: Sequence[Addressed]) -> list[Entry]:
         staged = time.monotonic()
         lease_ends = staged + self._lease * 0.8
-        entries = [Entry(clock.new_id(), *message, lease_ends, staged) for message in messages]
+        entries = [
+            Entry(clock.new_id(), *message, lease_ends if self.takes(message.channel, message.target) else 0.0, staged)
+            for message in messages
+        ]
         if entries:
             connection.execute(
                 _STAGE,
                 [
-                    self._lease,
                     [e.id for e in entries],
                     [e.parcel.envelope.subject for e in entries],
                     [e.channel.value for e in entries],
                     [e.target for e in entries],
                     [e.parcel.body for e in entries],
+                    [self._lease if e.leased else 0.0 for e in entries],
                 ],
             )
         return entries
@@ -206,22 +252,47 @@ class Outbox:
         finally:
             self._late.extendleft(e for e in late if e.parcel.envelope.subject in locked)
 
-    def claim(self, limit: int) -> list[Entry]:
-        """Takes over messages whose lease has run out, oldest first. Never by a cursor: a lower id may commit later.
-
-        Those that this release can't read are put aside."""
+    def claim(self, channel: str, target: str, limit: int) -> Claim:
+        """Leases messages for one destination that nobody has, those that have waited longest. Never by a cursor: a
+        lower id may commit later. Those that this release can't read are put aside. Raises DatabaseUnavailable."""
         lease_ends = time.monotonic() + self._lease * 0.8
 
         def entry(row: Sequence[Any]) -> Entry:
-            found, channel, target, body = row
-            return Entry(str(found), Channel(channel), target, Parcel(decode(body), body), lease_ends)
+            found, body, attempts = row
+            parcel = Parcel(decode(body), body)
+            return Entry(str(found), Channel(channel), target, parcel, lease_ends, attempts=attempts)
 
         while True:
             with self._database.transaction() as connection:
-                rows = sorted(connection.execute(_CLAIM, [self._lease, limit]).fetchall())
+                rows = sorted(connection.execute(_CLAIM, [self._lease, channel, target, limit]).fetchall())
                 found = _ASIDE.read(rows, entry, connection.execute)
-            if found or len(rows) < limit:
-                return found
+            full = len(rows) == limit
+            if found or not full:
+                return Claim(found, full)
+
+    def destinations(self) -> list[tuple[Channel, str]]:
+        """Those for which something waits that nobody has. Raises DatabaseUnavailable.
+
+        Where this release knows no such channel, what waits for it is put aside."""
+        known = {channel.value for channel in Channel}
+        found = []
+        for channel, target in self._database.query(_DESTINATIONS):
+            if channel in known:
+                found.append((Channel(channel), target))
+            else:
+                self.claim(channel, target, _ASIDE_AT_ONCE)
+        return found
+
+    def postpone(self, entries: Sequence[Entry], seconds: Sequence[float]) -> None:
+        """Gives each of these, which were not taken, a retry time; until then nobody has them.
+
+        Raises DatabaseUnavailable."""
+        self._database.query(_POSTPONE, [[entry.id for entry in entries], list(seconds)])
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """Gives messages back unsent: whoever has room claims them. Raises DatabaseUnavailable."""
+        if entries:
+            self._database.query(_RELEASE, [[entry.id for entry in entries]])
 
     def park(self, unit: Unit, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""

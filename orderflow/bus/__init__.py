@@ -43,12 +43,14 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class SendFailure:
-    """One entry of a batch that the broker didn't take. `final`: it never will (`orderflow.bus.refusals`)."""
+    """One entry of a batch that the broker didn't take. `final`: it never will; `destination`: it takes no other one
+    either, for now (`orderflow.bus.refusals`). `code`: the broker's; empty if there was no answer."""
 
     index: int
     reason: str
     final: bool
     code: str = ""
+    destination: bool = False
 
 
 @dataclass(frozen=True, slots=True)

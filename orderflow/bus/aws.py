@@ -184,7 +184,9 @@ def failures_by_id(api: str, answer: Mapping[str, Any]) -> Sequence[SendFailure]
 
 def failure(api: str, index: int, code: str, text: str) -> SendFailure:
     """One entry of a batch that was not taken, as `api` gives the reason."""
-    return SendFailure(index, f"{code}: {text}", refusals.blame(api, code) is refusals.Blame.MESSAGE, code)
+    whose = refusals.blame(api, code)
+    final, destination = whose is refusals.Blame.MESSAGE, whose is refusals.Blame.DESTINATION
+    return SendFailure(index, f"{code}: {text}", final, code, destination)
 
 
 def code_of(error: ClientError) -> str:

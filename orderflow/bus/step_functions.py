@@ -169,7 +169,7 @@ class StepFunctions:
         if len(unavailable) == len(batch):
             raise unavailable[0]
         return [
-            SendFailure(i, str(result), final=False, code=result.code)
+            SendFailure(i, str(result), final=False, code=result.code, destination=True)
             if isinstance(result, BrokerUnavailable)
             else replace(result, index=i)
             for i, result in enumerate(results)

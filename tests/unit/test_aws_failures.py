@@ -60,25 +60,30 @@ def sent(client: Any, operation: str, answer: dict[str, Any], destination: Any, 
         return failures
 
 
-# Of SQS and SNS: code, SenderFault as AWS gives it, and whether the message is dead-lettered.
+# Of SQS and SNS: code, SenderFault as AWS gives it, and whom it blames.
+MESSAGE, DESTINATION, UNSURE = refusals.Blame.MESSAGE, refusals.Blame.DESTINATION, refusals.Blame.UNSURE
 ENTRIES = {
     "sqs": [
-        ("InternalError", False, False),
-        ("InvalidMessageContents", True, True),
-        ("AWS.SimpleQueueService.InvalidMessageContents", True, True),
-        ("InvalidParameterValue", True, False),  # longer than the queue's own MaximumMessageSize
-        ("KmsThrottled", True, False),
-        ("RequestThrottled", True, False),
+        ("InternalError", False, DESTINATION),
+        ("InvalidMessageContents", True, MESSAGE),
+        ("AWS.SimpleQueueService.InvalidMessageContents", True, MESSAGE),
+        ("InvalidParameterValue", True, UNSURE),  # longer than the queue's own MaximumMessageSize
+        ("KmsThrottled", True, DESTINATION),
+        ("RequestThrottled", True, DESTINATION),
     ],
     "sns": [
-        ("InternalError", False, False),
-        ("Throttled", True, False),
-        ("KMSThrottling", True, False),
-        ("AuthorizationError", True, False),
-        ("InvalidParameter", True, False),  # of the topic, maybe
-        ("SomethingNew", True, False),
+        ("InternalError", False, DESTINATION),
+        ("Throttled", True, DESTINATION),
+        ("KMSThrottling", True, DESTINATION),
+        ("AuthorizationError", True, DESTINATION),
+        ("InvalidParameter", True, UNSURE),  # of the topic, maybe
+        ("SomethingNew", True, UNSURE),
     ],
 }
+
+
+def failure(index: int, code: str, text: str, whose: refusals.Blame) -> SendFailure:
+    return SendFailure(index, f"{code}: {text}", whose is MESSAGE, code, whose is DESTINATION)
 
 
 @pytest.mark.parametrize("api", ENTRIES)
@@ -95,7 +100,7 @@ def test_sqs_and_sns_name_failures_by_id(clients: Clients, api: str) -> None:
     }[api]
     answer: dict[str, Any] = {"Successful": [], "Failed": failed[::-1]}
     assert sent(client, operation, answer, destination, len(told))[::-1] == [
-        SendFailure(i, f"{code}: why", final, code) for i, (code, _, final) in enumerate(told)
+        failure(i, code, "why", whose) for i, (code, _, whose) in enumerate(told)
     ]
     assert not sent(client, operation, {"Successful": []} | ({"Failed": []} if api == "sqs" else {}), destination, 5)
 
@@ -112,9 +117,9 @@ def test_eventbridge_names_failures_by_their_place(clients: Clients) -> None:
     bus = EventBridgeBus(clients)
     answer = {"FailedEntryCount": 3, "Entries": entries}
     assert sent(clients.events, "put_events", answer, bus, 5) == [
-        SendFailure(1, "ThrottlingException: slow down", False, "ThrottlingException"),
-        SendFailure(3, "MalformedDetail: not JSON", True, "MalformedDetail"),
-        SendFailure(4, "InvalidArgument: no such bus", False, "InvalidArgument"),
+        failure(1, "ThrottlingException", "slow down", DESTINATION),
+        failure(3, "MalformedDetail", "not JSON", MESSAGE),
+        failure(4, "InvalidArgument", "no such bus", UNSURE),
     ]
     assert not sent(clients.events, "put_events", {"FailedEntryCount": 0, "Entries": entries[:1]}, bus, 1)
 

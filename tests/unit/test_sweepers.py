@@ -32,7 +32,7 @@ def test_a_saga_whose_step_is_not_known_keeps_no_other(world: World) -> None:
 def test_a_staged_message_that_can_not_be_read_keeps_no_other(world: World) -> None:
     """Of a newer process that is gone: it stays for one that can, and what is behind it is sent."""
     orders = [world.place(workflow=Workflow.CHOREOGRAPHY) for _ in range(2)]
-    world.services["order"].publisher._lanes.clear()  # as if its process had died
+    world.restart("order")  # before it could send
     channel = "UPDATE outbox SET channel = %s WHERE order_id = %s RETURNING 1"
     assert world.execute("order", channel, ["pigeon", orders[0]])
     world.relay()

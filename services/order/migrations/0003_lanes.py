@@ -1,8 +1,15 @@
-"""The outbox by destination."""
+"""The outbox by destination, and how often a message was not taken."""
+
+from alembic import op
 
 revision = "0003"
 down_revision = "0002"
 
+SCHEMA = """
+ALTER TABLE outbox ADD COLUMN attempts smallint NOT NULL DEFAULT 0;
+CREATE INDEX outbox_due ON outbox (channel, target, leased_until) WHERE parked IS NULL
+"""
+
 
 def upgrade() -> None:
-    pass
+    op.execute(SCHEMA)

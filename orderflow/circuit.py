@@ -1,0 +1,55 @@
+"""When to try a destination again that took nothing: a circuit breaker with exponential back-off and full jitter.
+
+Closed: everything is sent. Open, after a failure: nothing is. Half-open, when the retry time has come: one message is
+tried; if it is taken, the circuit is closed again, else the next retry time is about twice as far.
+https://docs.aws.amazon.com/prescriptive-guidance/latest/cloud-design-patterns/circuit-breaker.html
+https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+_SHORTEST: Final = 0.1
+_FIRST: Final = 0.5
+_LONGEST: Final = 10.0
+"""Seconds until a destination is tried again: at random from the shortest up to a limit that doubles from `_FIRST` to
+this. Not longer, because a call every few seconds costs nothing, and what waits here has deadlines of a minute."""
+
+
+def back_off(failures: int, longest: float = _LONGEST) -> float:
+    """Seconds to wait after so many failures in a row; each wait is drawn anew."""
+    return random.uniform(_SHORTEST, min(longest, _FIRST * 2.0 ** min(failures - 1, 30)))
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """One destination's circuit breaker, as a value: each event gives the next one. Times are `time.monotonic`'s."""
+
+    failures: int = 0
+    """In a row."""
+    retry_at: float | None = None
+    """When to try again; None while the circuit is closed."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything is sent."""
+        return self.retry_at is None
+
+    def failed(self, now: float) -> Circuit:
+        """Nothing was taken: open, for longer than the last time."""
+        failures = self.failures + 1
+        return Circuit(failures, now + back_off(failures))
+
+    def held(self, now: float, seconds: float) -> Circuit:
+        """Nothing may be sent, whatever the destination would say: open for so long."""
+        return Circuit(self.failures, now + seconds)
+
+    def succeeded(self) -> Circuit:
+        """Something was taken: closed."""
+        return _CLOSED
+
+
+_CLOSED: Final = Circuit()
