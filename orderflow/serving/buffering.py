@@ -233,7 +233,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         return oldest is not None
 
     def _weigh(self, conn: Connection) -> None:
-        held = len(conn.sock.received) + len(conn.sock.unsent)
+        held = len(conn.sock.received) + conn.sock.unsent
         self._held += held - conn.held
         conn.held = held
         while self._held > _HELD:

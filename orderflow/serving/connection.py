@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 from gunicorn.workers.gthread import TConn
@@ -12,7 +14,10 @@ from gunicorn.workers.gthread import TConn
 from orderflow.serving.arriving import Arriving
 
 _AT_ONCE: Final = 64 * 1024
-"""Bytes read or written in one call."""
+"""Bytes read in one call."""
+
+_PIECES: Final = 16
+"""Pieces of an answer written in one call: its head and its body, as a rule."""
 
 
 _ABORT: Final = struct.pack("ii", 1, 0)
@@ -26,7 +31,9 @@ class Stream:
         client.setblocking(False)
         self._socket = client
         self.received = bytearray()
-        self.unsent = bytearray()
+        self.unsent = 0
+        """Bytes of answers that the client has not taken."""
+        self._answers: deque[memoryview] = deque()
         self.ended = False
         """Whether the client has closed its side."""
 
@@ -42,11 +49,17 @@ class Stream:
 
     def flush(self) -> None:
         """Sends of what is kept as much as the client takes. Raises OSError: the connection is broken."""
-        try:
-            while self.unsent:
-                del self.unsent[: self._socket.send(self.unsent[:_AT_ONCE])]
-        except (BlockingIOError, InterruptedError):
-            return
+        answers = self._answers
+        while answers:
+            try:
+                sent = self._socket.sendmsg(list(islice(answers, _PIECES)))
+            except (BlockingIOError, InterruptedError):
+                return
+            self.unsent -= sent
+            while answers and sent >= len(answers[0]):
+                sent -= len(answers.popleft())
+            if sent:
+                answers[0] = answers[0][sent:]
 
     def end_writing(self) -> None:
         """Tells the client that nothing follows. Raises OSError: it is gone."""
@@ -72,7 +85,10 @@ class Stream:
         return data
 
     def sendall(self, data: bytes) -> None:
-        self.unsent += data  # head and body leave together: see `flush`
+        if data:
+            # Not copied: a long answer may be the same object for all. Head and body leave together in `flush`.
+            self._answers.append(memoryview(data))
+            self.unsent += len(data)
 
     def send(self, data: bytes) -> int:
         # 100 Continue, which was sent when it was time, or has become needless.

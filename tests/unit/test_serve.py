@@ -20,6 +20,7 @@ from orderflow import failpoints
 from orderflow.errors import ConfigurationError
 from orderflow.serve import listen, main
 from orderflow.settings import Settings
+from tests.support.rude import KINDS, Rude, ask
 
 PROJECT = Path(__file__).parents[2]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
@@ -166,6 +167,39 @@ def raw(port: str, request: bytes) -> bytes:
     with closing(socket.create_connection(("127.0.0.1", int(port)), timeout=5)) as connection:
         connection.sendall(request)
         return connection.recv(65536)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rude_clients_hold_up_neither_answers_nor_the_stop(workers: str) -> None:
+    """Fifteen of each kind at a whole service with two threads; then SIGTERM, while they are there."""
+    port = free_port()
+    with serving(INVENTORY_PORT=port, WEB_WORKERS=workers, WEB_THREADS="2", WEB_REQUEST_TIMEOUT="60") as process:
+        assert answer(port, "/healthz", process).status_code == 200
+        with Rude(int(port), list(KINDS), 15) as rude:
+            rude.all_open(60)
+            for _ in range(10):
+                assert ask(int(port)) == 200
+            assert rude.open["half a head"] == rude.open["half a body"] == rude.open["never reads"] == 15
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            output, _ = process.communicate(timeout=12)
+            assert time.monotonic() - began < 10
+        assert process.returncode == 0
+        assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_what_is_too_long_or_late_is_counted() -> None:
+    """What no view has seen is in /metrics too."""
+    port = free_port()
+    with serving(INVENTORY_PORT=port, WEB_REQUEST_TIMEOUT="0.2") as process:
+        assert answer(port, "/healthz", process).status_code == 200
+        assert b" 413 " in raw(port, KINDS["too long, half"])
+        assert b" 408 " in raw(port, KINDS["half a body"])
+        counted = answer(port, "/metrics", process).text
+        for status in ("408", "413"):
+            assert f'{{method="other",route="none",status="{status}"}} 1.0' in counted
 
 
 @pytest.mark.slow
