@@ -135,9 +135,7 @@ class CallingApplication(ABC):
         if called:
             self.intents.settle(unit.connection, [_settled(c) for c in called])
         rows = self.intents.read(unit.connection, [m.order_id for m in batch])
-        unsettled = [
-            m.order_id for m in batch if (row := rows[m.order_id]).waiting or self._outcome(m.message, row) is None
-        ]
+        unsettled = [m.order_id for m in batch if (row := rows[m.order_id]).waiting or not self._tells(m.message, row)]
         puts: list[Put] = []
         if unsettled:
             rows |= self.intents.read_locked(unit.connection, unsettled)
@@ -190,15 +188,19 @@ class CallingApplication(ABC):
             self.counts[what] += 1
             measures.provider_calls[self.kind, what] += 1
 
+    def _tells(self, message: Message, row: Intent) -> bool:
+        """Whether the row answers a command: what came of it is known."""
+        return row.state == UNDONE if isinstance(message, self.step.undo) else row.state != INTENDED
+
     def _outcome(self, message: Message, row: Intent) -> Message | None:
         """What the row answers to a command; None while nobody knows."""
+        if not self._tells(message, row):
+            return None
         if isinstance(message, self.step.undo):
-            return self.undone(row) if row.state == UNDONE else None
+            return self.undone(row)
         if row.state == DONE:
             return self.success(row)
-        if row.state == REFUSED:
-            return self.step.refusal(reason=row.reason)
-        return self.step.refusal(reason=contracts.UNDONE) if row.state in (UNDOING, UNDONE) else None
+        return self.step.refusal(reason=row.reason if row.state == REFUSED else contracts.UNDONE)
 
     def _reply(self, incoming: Incoming, row: Intent, puts: list[Put]) -> Reply:
         outcome = self._outcome(incoming.message, row)

@@ -395,6 +395,27 @@ class TestOutage:
         world.call_again(process)
         assert names(world.outcomes(order_id)) == [world.kind.success]
 
+    def test_a_look_costs_what_is_due(self, world: World, process: Process) -> None:
+        """Not what waits: of 20,000 places five are due, found by the index, with their intents by key."""
+        table, fill = world.kind.table, "FROM generate_series(1, 20000) AS n"
+        order = "md5(n::text)::uuid"
+        world.sql(f"INSERT INTO {table} (order_id, state, fence) SELECT {order}, 'undoing', 1 {fill}")
+        world.sql(
+            f"INSERT INTO {table}_waiting (order_id, undo, asking, resend, tries, next_at)"
+            f" SELECT {order}, true, 'x', 0, 1, now() + make_interval(secs => (n > 5)::int * (n + 2) - 1) {fill}"
+        )
+        world.sql(f"ANALYZE {table}, {table}_waiting")
+        try:
+            due = process.application.waits._due.decode()
+            [(plan,)] = world.sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {due}", True, 100, 30.0, 30.0)
+            said = str(plan)
+            assert f"{table}_waiting_due" in said
+            assert "Seq Scan" not in said
+            [top] = plan
+            assert (top["Plan"]["Actual Rows"], top["Plan"]["Shared Hit Blocks"] < 1000) == (5, True), said
+        finally:
+            world.sql(f"DELETE FROM {table} WHERE order_id IN (SELECT {order} {fill})")
+
     def test_what_is_measured(self, world: World, process: Process, order_id: str) -> None:
         """How many wait, since when, and whether the provider counts as unreachable."""
         wait_for_provider(world, order_id)
