@@ -11,6 +11,7 @@ import httpx
 
 from cli.runtime import RuntimeProblem, runtime
 from cli.runtime.plan import user_settings
+from orderflow import clock
 from orderflow.routing import SERVICES
 
 Json = dict[str, Any]
@@ -22,12 +23,21 @@ _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _KEYS: Final = "ORDERFLOW_API_KEYS or ORDERFLOW_OPERATOR_KEYS"
 
 
-class ApiProblem(RuntimeProblem):
-    """A service said no (`status` 4xx or 5xx), or does not answer (`status` 0)."""
+_UNKNOWN: Final = "Outcome unknown"
+"""The title of a service's answer (503) where it may have done what was asked."""
 
-    def __init__(self, status: int, what: str, way_out: str) -> None:
+_REPEATED_AFTER: Final = 2.0
+"""Seconds after a lost answer until the request is repeated."""
+
+
+class ApiProblem(RuntimeProblem):
+    """A service said no (`status` 4xx or 5xx), or does not answer (`status` 0). `lost`: it may have done what was asked
+    all the same."""
+
+    def __init__(self, status: int, what: str, way_out: str, *, lost: bool = False) -> None:
         super().__init__(what, way_out)
         self.status = status
+        self.lost = lost
 
 
 class Api:
@@ -72,11 +82,18 @@ class Api:
                 return None
             raise
 
-    def post(
-        self, service: str, path: str, body: Json, *, headers: Mapping[str, str] | None = None, operator: bool = False
-    ) -> Json:
-        """Sends JSON, gives the JSON of the answer."""
-        found: Json = self._ask("POST", service, path, operator, json=body, headers=dict(headers or {})).json()
+    def post(self, service: str, path: str, body: Json, *, key: str | None = None, operator: bool = False) -> Json:
+        """Sends JSON, gives the JSON of the answer. Carries an idempotency key, a new one where none is given, and is
+        repeated once with it where the answer was lost."""
+        headers = {"Idempotency-Key": key or clock.new_id()}
+        try:
+            answer = self._ask("POST", service, path, operator, json=body, headers=headers)
+        except ApiProblem as problem:
+            if not problem.lost:
+                raise
+            time.sleep(_REPEATED_AFTER)
+            answer = self._ask("POST", service, path, operator, json=body, headers=headers)
+        found: Json = answer.json()
         return found
 
     def put(self, service: str, path: str, body: Json) -> Json:
@@ -132,6 +149,7 @@ class Api:
             0,
             f"The {service} service {said} at {self.addresses[service]}.",
             f"See how it is: make status, then: orderflow logs {service}",
+            lost=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout),
         )
 
 
@@ -180,11 +198,16 @@ def _refused(service: str, answer: httpx.Response) -> ApiProblem:
     width = max((len(pointer) for pointer, _ in fields), default=0)
     lines = [f"{answer.status_code} {title}" + (f": {detail}" if detail else "")]
     lines += [f"    {pointer:<{width}}  {text}" for pointer, text in fields]
-    return ApiProblem(answer.status_code, "\n".join(lines), _way_out(service, answer.status_code))
+    lost = title == _UNKNOWN
+    return ApiProblem(answer.status_code, "\n".join(lines), _way_out(service, answer.status_code, lost), lost=lost)
 
 
-def _way_out(service: str, status: int) -> str:
+def _way_out(service: str, status: int, lost: bool) -> str:
     match status:
+        case 503 if lost:
+            return (
+                "It was repeated once. See how things stand before you do it again: make status, orderflow order list"
+            )
         case 401:
             return f"Set {_KEYS} to a key that the system was started with."
         case 403:
@@ -194,7 +217,7 @@ def _way_out(service: str, status: int) -> str:
         case 409:
             return "See how it stands: orderflow order show <id>"
         case 503:
-            return "Nothing is lost; try again in a few seconds. How the parts are: make status"
+            return "Nothing has happened; try again in a few seconds. How the parts are: make status"
         case _ if status >= 500:
             return f"Look for the fault: orderflow logs {service}"
         case _:

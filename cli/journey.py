@@ -94,7 +94,7 @@ def resolve(api: Api, order_id: str) -> str:
 
 def place(api: Api, body: Json, key: str | None = None) -> Json:
     """Places an order. Raises ApiProblem."""
-    return api.post("order", "/orders", body, headers={"Idempotency-Key": key} if key else {})
+    return api.post("order", "/orders", body, key=key)
 
 
 def look(api: Api, order_id: str) -> Journey:

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from cli import client, trace, views, views_compare, views_watch
+from cli import client, trace, views, views_compare, views_retry, views_watch
 from cli.baskets import CUSTOMER, basket
 from cli.choices import BusOption, JsonFlag, OrderId, WorkflowOption, one_of
 from cli.client import Api, ApiProblem, Json
 from cli.compare import compare
 from cli.journey import follow, look, place, resolve, settle
+from cli.retrying import pages
 from cli.runtime import RuntimeProblem
 
 app = typer.Typer(help="Place orders and look after them.", no_args_is_help=True)
@@ -107,7 +108,7 @@ def list_orders(
         console.print(f"\n[dim]more: orderflow order list --cursor {page['next_cursor']}[/]", soft_wrap=True)
     if stuck:
         console.print(
-            "\n[dim]Why: orderflow order timeline <id>; when the cause is gone: orderflow order retry <id>[/]"
+            "\n[dim]Why: orderflow order timeline <id>; when the cause is gone: orderflow order retry <id>, or --all[/]"
         )
 
 
@@ -162,20 +163,38 @@ def cancel(
 
 @app.command()
 def retry(
-    order_id: OrderId,
-    why: Annotated[str, typer.Option(help="Kept in the order's timeline.")],
+    why: Annotated[str, typer.Option(help="Kept in the timeline of each order.")],
+    order_id: Annotated[str | None, typer.Argument(metavar="ID", help="The order's id, or `last`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All orders that need attention; see the filters.")] = False,
+    workflow: WorkflowOption = None,
+    reason: Annotated[str | None, typer.Option(help="With --all: a part of the order's reason.")] = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="With --all: seconds without a change.")] = None,
     by: Annotated[str | None, typer.Option(help="Who asks.", show_default="your user name")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Go on with an order that NEEDS_ATTENTION (operators).
+    """Continue with an order that NEEDS_ATTENTION, or with all of them (operators).
 
     \b
     orderflow order retry last --why "the carrier is back"
+    orderflow order retry --all --why "the provider is back"
+    orderflow order retry --all --workflow hybrid --reason "no answer" --why "deployed the fix"
     """
+    filters = {"workflow": workflow, "reason": reason, "older_than": older_than}
+    chosen = {name: value for name, value in filters.items() if value is not None}
+    if (order_id is not None) == everything or (chosen and not everything):
+        raise RuntimeProblem(
+            "It must be clear which orders are meant.", "Give one order's id, or --all with or without filters."
+        )
     api = client.connect()
     body = {"by": by or getpass.getuser(), "why": why}
-    order_id = resolve(api, order_id)
-    _print_order(api, api.post("order", f"/orders/{order_id}/retry", body, operator=True), as_json)
+    if order_id is not None:
+        order_id = resolve(api, order_id)
+        _print_order(api, api.post("order", f"/orders/{order_id}/retry", body, operator=True), as_json)
+    elif as_json:
+        found = list(pages(api, body | chosen))
+        views.print_json({name: sum(page[name] for page in found) for name in ("retried", "skipped")})
+    else:
+        views_retry.show(views.console(), pages(api, body | chosen))
 
 
 app.command("trace")(trace.show)

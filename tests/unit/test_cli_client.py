@@ -97,3 +97,66 @@ def test_a_trace_has_a_page_only_where_there_is_jaeger() -> None:
     assert Api({}, jaeger="http://jaeger").trace_url(order) == "http://jaeger/trace/abc"
     assert Api({}, jaeger="http://jaeger", jaeger_pages="http://out").trace_url(order) == "http://out/trace/abc"
     assert Api({}, jaeger="http://jaeger").trace_url({"trace_id": "abc", "traced": False}) is None
+
+
+class Losing:
+    """A service that does what it is asked, and whose first answers are lost."""
+
+    def __init__(self, *lost: Exception | httpx.Response) -> None:
+        self._lost = list(lost)
+        self.keys: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers["Idempotency-Key"])
+        if not self._lost:
+            return httpx.Response(200, json={"id": "x"})
+        first = self._lost.pop(0)
+        if isinstance(first, Exception):
+            raise first
+        return first
+
+
+LOST = [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("gone")]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found: list[float] = []
+    monkeypatch.setattr("cli.client.time.sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize("lost", [*LOST, problem(503, "Outcome unknown")])
+def test_a_post_is_repeated_once_with_its_key(lost: Exception | httpx.Response, pauses: list[float]) -> None:
+    """Where the answer was lost: the service knows the key, so nothing happens twice."""
+    service = Losing(lost)
+    assert api(service).post("inventory", "/stock/BOOK-1/restock", {}) == {"id": "x"}
+    assert len(service.keys) == 2
+    assert len(set(service.keys)) == 1
+    assert pauses == [2.0]
+
+
+def test_every_post_has_a_key_of_its_own(pauses: list[float]) -> None:
+    service = Losing()
+    for key in (None, None, "mine"):
+        api(service).post("order", "/orders", {}, key=key)
+    assert len(set(service.keys)) == 3
+    assert service.keys[2] == "mine"
+
+
+def test_what_is_lost_twice_is_said_to_be_unknown(pauses: list[float]) -> None:
+    service = Losing(*[problem(503, "Outcome unknown", "this may have happened")] * 2)
+    with pytest.raises(ApiProblem) as caught:
+        api(service).post("order", "/orders", {})
+    assert "before you do it again" in caught.value.way_out
+    assert len(service.keys) == 2
+
+
+@pytest.mark.parametrize(
+    "sure", [httpx.ConnectError("refused"), problem(503, "Service Unavailable"), problem(409, "No")]
+)
+def test_what_did_not_happen_is_not_repeated(sure: Exception | httpx.Response, pauses: list[float]) -> None:
+    service = Losing(sure)
+    with pytest.raises(ApiProblem):
+        api(service).post("order", "/orders", {})
+    assert len(service.keys) == 1

@@ -139,6 +139,46 @@ def test_retry_says_who_and_why(terminal: Terminal) -> None:
     assert json.loads(terminal.requests[-1].content) == {"by": "ada", "why": "carrier is back"}
 
 
+def bulk(**more: Any) -> dict[str, Any]:
+    return {"retried": 100, "skipped": 0, "matching": None, "more": True, "cursor": OTHER_ID} | more
+
+
+def test_retry_of_all_goes_by_pages(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 at a time, not faster than that each second; each page with a key of its own, after the cursor of the one
+    before. No request an order."""
+    pauses: list[float] = []
+    monkeypatch.setattr("cli.retrying.time.sleep", pauses.append)
+    answers = iter([bulk(matching=203), bulk(skipped=2, retried=98), bulk(retried=3, more=False)])
+    routes = {"POST order/orders/retry": lambda request: next(answers)}
+    result = terminal.run(
+        "order", "retry", "--all", "--workflow", "hybrid", "--reason", "no answer", "--older-than", "60",
+        "--why", "back", "--by", "ada", routes=routes,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "201 orders continue" in result.output
+    assert "2 were busy" in result.output
+    bodies = [json.loads(request.content) for request in terminal.requests]
+    wanted = {"by": "ada", "why": "back", "workflow": "hybrid", "reason": "no answer", "older_than": 60.0, "limit": 100}
+    assert bodies == [wanted, wanted | {"cursor": OTHER_ID}, wanted | {"cursor": OTHER_ID}]
+    assert len({request.headers["Idempotency-Key"] for request in terminal.requests}) == 3
+    assert len(pauses) == 2
+    assert all(0 < pause <= 1 for pause in pauses)
+
+
+def test_retry_of_all_as_json(terminal: Terminal) -> None:
+    routes = {"POST order/orders/retry": bulk(retried=0, matching=0, more=False, cursor=None)}
+    result = terminal.run("order", "retry", "--all", "--why", "back", "--json", routes=routes)
+    assert json.loads(result.output) == {"retried": 0, "skipped": 0}
+    assert "No order" in terminal.run("order", "retry", "--all", "--why", "back", routes=routes).output
+
+
+@pytest.mark.parametrize("arguments", [(), ("last", "--all"), ("last", "--reason", "x"), ("--workflow", "hybrid")])
+def test_retry_must_say_which_orders(terminal: Terminal, arguments: tuple[str, ...]) -> None:
+    result = terminal.run("order", "retry", *arguments, "--why", "back", routes=ROUTES)
+    assert isinstance(result.exception, RuntimeProblem)
+    assert terminal.requests == []
+
+
 @pytest.mark.parametrize("command", [("show",), ("timeline",), ("cancel",), ("retry", "--why", "x"), ("trace",)])
 def test_everything_about_an_order_is_there_as_json(terminal: Terminal, command: tuple[str, ...]) -> None:
     result = terminal.run("order", *command, ORDER_ID, "--json", routes=ROUTES)
