@@ -20,6 +20,7 @@ from orderflow.errors import Problem
 from orderflow.serving.buffering import BufferingWorker, refusal
 from orderflow.serving.running import Running
 from orderflow.settings import Settings
+from orderflow.web.idempotency import HEADER, one_line
 
 _WHOLE: Final = 9
 """Seconds from SIGTERM until gunicorn kills a worker that is still there."""
@@ -29,6 +30,9 @@ _REQUESTS: Final = 4
 
 _OTHER_FILES: Final = 256
 """Files that a process may need beside its clients' connections: database, broker, traces, logs."""
+
+_KEY: Final = HEADER.upper()
+"""As gunicorn names it."""
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - heartbeat files: on a slow disk, their touch can block a worker
 
@@ -79,6 +83,13 @@ def _write_problem(client: Any, status: int, reason: str, detail: str) -> None:
     client.sendall(refusal(Problem(status, reason, "not a valid HTTP request")))
 
 
+def _mark_one_key(worker: Any, received: Any) -> None:
+    # WSGI joins lines of the same name: after that, a key with a comma and two keys can't be told apart.
+    lines = [i for i, (name, _) in enumerate(received.headers) if name == _KEY]
+    if len(lines) == 1:
+        received.headers[lines[0]] = (_KEY, one_line(received.headers[lines[0]][1]))
+
+
 class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, name: str, settings: Settings, listener: socket.socket, *, migrated: bool) -> None:
         self._name = name
@@ -105,6 +116,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
             "forwarded_allow_ips": "",
+            "pre_request": _mark_one_key,
             "post_fork": self._forked,
             "worker_exit": _leave,
             **({"worker_tmp_dir": str(_MEMORY)} if os.access(_MEMORY, os.W_OK) else {}),

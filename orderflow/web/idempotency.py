@@ -119,6 +119,14 @@ def given() -> str | None:
     return value
 
 
+def one_line(raw: str) -> str:
+    """What one header line holds, for a server that joins several: a bare key with a comma gets its quotes, or it would
+    look like two."""
+    if '"' in raw or len(set(_parts(raw))) == 1:
+        return raw
+    return '"' + raw.strip(" \t").replace("\\", "\\\\") + '"'
+
+
 def _parts(raw: str) -> list[str]:
     """What was joined by commas, those within quotes aside."""
     found, at = [], 0

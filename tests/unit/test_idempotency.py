@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 from flask.testing import FlaskClient
+from gunicorn.config import Config
+from gunicorn.http import wsgi
+from gunicorn.http.parser import RequestParser
 
 from orderflow import clock
 from orderflow.errors import Problem
 from orderflow.idempotency import Key
+from orderflow.serving.web import _mark_one_key
+from orderflow.web.idempotency import given
 from orderflow.web.turns import Turns
 from tests.support.system import order_body
 from tests.support.web import client_of, problem_of
@@ -84,6 +90,36 @@ def test_what_is_no_key_is_refused_by_name(world: World, service: str, path: str
     problem = problem_of(answer)
     assert problem["errors"][0]["pointer"] == "/Idempotency-Key"
     assert "Idempotency-Key" in problem["detail"]
+
+
+LINES = [
+    (["a,b"], "a,b"),
+    (["a, b\\c"], "a, b\\c"),
+    (["k"], "k"),
+    (["k", "k"], "k"),
+    (["k,k"], "k"),
+    (['"k"', "k"], "k"),
+    (["a", "b"], None),
+    (['"a,b"', '"a,b"'], "a,b"),
+]
+
+
+@pytest.mark.parametrize(("lines", "means"), LINES)
+def test_through_the_server(lines: list[str], means: str | None) -> None:
+    """gunicorn joins lines of the same name; before it does, a bare key with a comma is told from two keys."""
+    cfg = Config()
+    head = "".join(f"Idempotency-Key: {line}\r\n" for line in lines)
+    raw = f"POST /orders HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 0\r\n\r\n".encode()
+    received = next(RequestParser(cfg, iter([raw]), ("127.0.0.1", 1)))
+    _mark_one_key(None, received)
+    with socket.socket() as client:
+        _, environ = wsgi.create(received, client, ("127.0.0.1", 1), ("127.0.0.1", 2), cfg)
+    with client_of().application.request_context(environ):
+        if means is None:
+            with pytest.raises(Problem, match="422"):
+                given()
+        else:
+            assert given() == means
 
 
 def test_another_request_under_it_is_refused(world: World) -> None:
