@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any, Final
@@ -15,7 +16,7 @@ from orchestrator.executions import Histories
 from orchestrator.store import LOG
 from orderflow.contracts import Id, Workflow
 from orderflow.database import Database
-from orderflow.errors import Problem
+from orderflow.errors import BrokerUnavailable, Problem
 from orderflow.settings import Settings
 from orderflow.web import Answer, RequestModel, Time, operation, query
 
@@ -73,6 +74,16 @@ _COLUMNS: Final = """order_id::text, state, attention, workflow, version, facts,
 def blueprint(settings: Settings, database: Database, histories: Histories | None = None) -> Blueprint:
     """The views of the orchestrator. `histories` are those of the state machine's executions."""
     api = Blueprint("sagas", __name__)
+    asking = threading.Semaphore(max(1, settings.web_threads // 2))
+    """Threads that may wait for Step Functions."""
+
+    def _told(histories: Histories, order_id: str) -> executions.Story | None:
+        if not asking.acquire(blocking=False):
+            raise BrokerUnavailable("too many requests wait for Step Functions already")
+        try:
+            return executions.story(database, histories, order_id)
+        finally:
+            asking.release()
 
     @api.get("/sagas")
     @operation("Lists sagas, newest first", query=SagaQuery, answers={200: SagaPage})
@@ -97,7 +108,7 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
     @operation("One saga with its audit trail", answers={200: SagaAnswer}, problems=(404,))
     def show(order_id: str) -> Answer:
         rows = database.query(f"SELECT {_COLUMNS} FROM sagas WHERE order_id = %s", [order_id])  # noqa: S608
-        if not rows and histories and (told := executions.story(database, histories, order_id)):
+        if not rows and histories and (told := _told(histories, order_id)):
             return _of_execution(order_id, told, _log(database, order_id))
         if not rows:
             raise Problem(404, "Unknown saga", f"there is no saga for order {order_id}")

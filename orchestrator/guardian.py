@@ -26,7 +26,7 @@ from orderflow.bus.step_functions import Execution
 from orderflow.contracts import OrderNeedsAttention
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
-from orderflow.errors import Transient
+from orderflow.errors import Contended, Transient
 from orderflow.outbox import Outbox
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -107,23 +107,22 @@ class Guardian:
             return False
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
         due, more = watch.claim(self._database, self._settings.lease, _LIMIT)
-        odd: dict[str, Exception] = {}
         for watched in due:
             try:
                 verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
                 self._act(watched, verdict)
+            except Contended as error:
+                log.info("an execution's row is locked; the others are looked after", error=str(error))
             except Transient:
                 self._unanswered += 1
                 rest = min(_LONGEST_REST, 0.5 * 2.0 ** min(self._unanswered, 10))
                 self._rests_until = self._now() + random.uniform(rest / 2, rest)
                 raise
             except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
-                odd[watched.order_id] = error
+                with self._database.transaction() as connection:
+                    watch.ASIDE.put({watched.order_id: error}, connection.execute)
             else:
                 self._unanswered = 0
-        if odd:
-            with self._database.transaction() as connection:
-                watch.ASIDE.put(odd, connection.execute)
         return more and not due  # what else is due waits for the next turn
 
     def _act(self, watched: Watched, verdict: Verdict) -> None:

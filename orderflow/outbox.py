@@ -23,7 +23,7 @@ from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import MAX_BYTES, Envelope, decode
-from orderflow.errors import Unsendable
+from orderflow.errors import Contended, Unsendable
 from orderflow.routing import Channel, route_of
 from orderflow.unreadable import PutAside
 
@@ -77,6 +77,10 @@ FROM unnest(%s::uuid[], %s::float[]) AS later(entry, seconds) WHERE outbox.entry
 """
 _RELEASE: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NULL"
 _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
+# What is locked stays: it is sent once more when its lease has run out, which is harmless, and marked then.
+_DELETE_UNLOCKED: Final = """
+DELETE FROM outbox WHERE entry IN (SELECT entry FROM outbox WHERE entry = ANY(%s::uuid[]) FOR UPDATE SKIP LOCKED)
+"""
 _REFUSED: Final = b"""
 SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
 WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry DESC
@@ -151,6 +155,8 @@ class Outbox:
         self._database = database
         self._lease = lease
         self._sent: deque[str] = deque()
+        self._contended: deque[str] = deque()
+        """Sent, and to be deleted by `flush`, where no message waits for it."""
         self._late: deque[Entry] = deque()
         self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
         self.takes: Callable[[Channel, str], bool] = lambda channel, target: True
@@ -186,6 +192,9 @@ class Outbox:
                 if sent:
                     connection.execute(_DELETE, [sent])
                 failpoints.reached("commit.before")
+        except Contended:
+            self._contended.extend(sent)  # the row may be one of these, and would fail every transaction that follows
+            raise
         except BaseException:
             self._sent.extendleft(sent)
             raise
@@ -227,6 +236,9 @@ class Outbox:
     def flush(self) -> None:
         """Deletes what has been sent, when no transaction has come by. Raises DatabaseUnavailable."""
         self._flush_late()
+        contended = [self._contended.popleft() for _ in range(len(self._contended))]
+        if contended:
+            self._database.query(_DELETE_UNLOCKED, [contended])
         if self._sent:
             with self.transaction():
                 failpoints.reached("mark.before")

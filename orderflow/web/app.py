@@ -13,7 +13,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from orderflow.service import Service
-from orderflow.web import dead_letters, metrics, pages, problems
+from orderflow.web import dead_letters, metrics, pages, problems, slots
 from orderflow.web.access import Access, guard
 from orderflow.web.idempotency import EXTENSION
 from orderflow.web.operations import Operation, declared
@@ -88,9 +88,9 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     for blueprint in (*blueprints, *own):
         app.register_blueprint(blueprint)
     _check_repeats(app)
-    access: dict[str, Access] = {
-        endpoint: (declared(view) or Operation("")).access for endpoint, view in app.view_functions.items()
-    }
+    views = {endpoint: declared(view) or Operation("") for endpoint, view in app.view_functions.items()}
+    access: dict[str, Access] = {endpoint: view.access for endpoint, view in views.items()}
+    slots.limit(app, service.settings.web_threads, lambda endpoint: views[endpoint].slow)
     verbose = service.settings.log_level == "DEBUG"
 
     @app.after_request

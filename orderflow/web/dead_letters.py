@@ -115,7 +115,9 @@ def blueprint(service: Service) -> Blueprint:
     letters = DeadLetters(service)
 
     @api.get("/dlq")
-    @operation("The dead letters of this service", query=DlqQuery, answers={200: DlqAnswer}, access="operator")
+    @operation(
+        "The dead letters of this service", query=DlqQuery, answers={200: DlqAnswer}, access="operator", slow=True
+    )
     def look() -> Answer:
         asked = query(DlqQuery)
 
@@ -136,6 +138,7 @@ def blueprint(service: Service) -> Blueprint:
         body=Settle,
         answers={200: SettledAnswer},
         access="operator",
+        slow=True,
         idempotent="key",
     )
     def redrive() -> Answer:
@@ -147,6 +150,7 @@ def blueprint(service: Service) -> Blueprint:
         body=Settle,
         answers={200: SettledAnswer},
         access="operator",
+        slow=True,
         idempotent="key",
     )
     def discard() -> Answer:

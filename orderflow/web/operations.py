@@ -38,6 +38,7 @@ class Operation:
     body_optional: bool = False
     idempotent: Idempotent | None = None
     hidden: bool = False
+    slow: bool = False
 
 
 def operation(
@@ -52,10 +53,11 @@ def operation(
     body_optional: bool = False,
     idempotent: Idempotent | None = None,
     hidden: bool = False,
+    slow: bool = False,
 ) -> Callable[[Callable[..., Answer | BaseResponse]], Callable[..., Any]]:
     """Declares a view; goes below the route. 400, 413, 415 (body), 422 (body or query), 401, 403 and 503 are documented
     by themselves; `problems` adds others such as 404 or 409. Each POST needs `idempotent`. `hidden` leaves the view out
-    of the document.
+    of the document. `slow`: it may wait long for something else than its own database (`orderflow.web.slots`).
 
     Raises TypeError where a request model would let unknown fields pass.
     """
@@ -73,6 +75,7 @@ def operation(
         body_optional=body_optional,
         idempotent=idempotent,
         hidden=hidden,
+        slow=slow,
     )
 
     def mark(view: Callable[..., Answer | BaseResponse]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, current_app, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from orderflow.errors import FieldError, Problem
+from orderflow.looks import Looks
 from orderflow.service import Service
 from orderflow.web.openapi import document
 from orderflow.web.operations import Answer, operation
@@ -42,6 +43,9 @@ _PAGE: Final = """<!doctype html>
 <script src="docs/start.js"></script>
 </html>
 """
+_PATIENCE: Final = 2.0
+"""Seconds that a probe waits: a broker that hangs must not hold the threads of all who ask."""
+
 _START: Final = """SwaggerUIBundle({
   url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
@@ -58,6 +62,7 @@ def _read(name: str) -> bytes:
 def blueprint(service: Service) -> Blueprint:
     """`/healthz`, `/readyz`, `/openapi.json` and `/docs`."""
     pages = Blueprint("pages", __name__)
+    looks = Looks("readiness", service.not_ready, _PATIENCE)
 
     @pages.get("/healthz")
     @operation("Whether the process lives", access="open")
@@ -67,7 +72,9 @@ def blueprint(service: Service) -> Blueprint:
     @pages.get("/readyz")
     @operation("Whether database, broker and consumer work", access="open", problems=(503,))
     def readyz() -> Answer:
-        missing = service.not_ready()
+        missing = looks.ask()
+        if missing is None:
+            missing = {"broker": f"no answer within {_PATIENCE:g} s"}
         if missing:
             raise Problem(
                 503,

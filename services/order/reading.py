@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -26,6 +28,9 @@ _COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, tr
 
 _ONE: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = %s::uuid"  # noqa: S608
 
+_SILENT: Final = 2.0
+"""Seconds after a request without an answer: else all threads could wait for an orchestrator that hangs."""
+
 
 class SagaView(BaseModel):
     """What the orchestrator says of an order (`GET /sagas/{order_id}`), as far as a timeline needs it."""
@@ -40,7 +45,10 @@ class Reading:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._http = urllib3.PoolManager(timeout=1.0, retries=False, maxsize=4)
+        self._http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.0), retries=False, maxsize=4)
+        self._silent_until = 0.0
+        """While the orchestrator is known not to answer (monotonic seconds), one request at a time asks it."""
+        self._probe = threading.Lock()
 
     def order(self, order_id: str) -> OrderAnswer:
         """One order. Raises Problem 404."""
@@ -110,13 +118,23 @@ class Reading:
     def _saga(self, order_id: str) -> SagaView | None:
         """What the orchestrator knows, or None if it does not answer. It may not have heard of a new order yet."""
         url = self._settings.orchestrator_url
-        if not url:
+        silent = time.monotonic() < self._silent_until
+        if not url or (silent and not self._probe.acquire(blocking=False)):
             return None
+        try:
+            found = self._ask(f"{url}/sagas/{order_id}")
+        finally:
+            if silent:
+                self._probe.release()
+        self._silent_until = time.monotonic() + _SILENT if found is None else 0.0
+        return found
+
+    def _ask(self, url: str) -> SagaView | None:
         headers = {}
         if self._settings.orderflow_operator_keys:
             headers["Authorization"] = f"Bearer {self._settings.orderflow_operator_keys[0].get_secret_value()}"
         try:
-            answer = self._http.request("GET", f"{url}/sagas/{order_id}", headers=headers)
+            answer = self._http.request("GET", url, headers=headers)
             if answer.status == 404:
                 return SagaView(log=[], waiting_for=None)
             return SagaView.model_validate_json(answer.data) if answer.status == 200 else None

@@ -283,7 +283,7 @@ def test_nobody_waits_twice_for_a_row_that_is_held(world: World, quick: None, mo
     world.settle()
 
 
-@pytest.mark.parametrize("table", ["orders", "outbox"])
+@pytest.mark.parametrize("table", ["orders", "inbox"])
 def test_a_lock_on_a_whole_table_counts_against_nobody(world: World, quick: None, table: str) -> None:
     """A migration, say. All wait, and go on after it."""
     orders = bring(world, "order", Workflow.CHOREOGRAPHY)
@@ -295,6 +295,23 @@ def test_a_lock_on_a_whole_table_counts_against_nobody(world: World, quick: None
     assert world.execute("order", "SELECT count(*) FROM failures") == [(0,)]
     world.recover()
     assert {world.status(o) for o in orders} == {"CONFIRMED"}
+
+
+def test_a_row_of_the_outbox_that_is_held_keeps_no_message(world: World) -> None:
+    """What has been sent is deleted with the next batch; a batch does not wait for that."""
+    orders = bring(world, "order", Workflow.CHOREOGRAPHY)
+    outbox = world.services["order"].outbox
+    assert outbox._sent, "something to delete"
+    with psycopg.connect(world.urls["order"]) as session:
+        session.execute("SELECT FROM outbox FOR UPDATE")
+        assert world.deliver("order") == MESSAGES
+        assert not world.broker.queues["order"].in_hand, "at the second try"
+        outbox.flush()
+        session.rollback()
+    world.recover()
+    assert {world.status(o) for o in orders} == {"CONFIRMED"}
+    outbox.flush()
+    assert world.execute("order", "SELECT count(*) FROM outbox") == [(0,)]
 
 
 @pytest.mark.parametrize("error", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])
