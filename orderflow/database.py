@@ -28,12 +28,12 @@ _CHUNK: Final = 5_000
 _CHUNKS: Final = 100
 """Rows that one statement forgets, and statements one after the other."""
 
-_LOCK_TIMEOUT: Final = 0.3
+LOCK_TIMEOUT: Final = 0.3
 """Seconds that a statement waits for a row that another transaction holds: longer than any transaction of orderflow's
 own takes, and so short that neither a batch nor a caller is late for it."""
 
 _SESSION: Final = (
-    f"-c statement_timeout=10s -c lock_timeout={_LOCK_TIMEOUT * 1000:.0f}ms -c idle_in_transaction_session_timeout=30s"
+    f"-c statement_timeout=10s -c lock_timeout={LOCK_TIMEOUT * 1000:.0f}ms -c idle_in_transaction_session_timeout=30s"
     " -c timezone=UTC"
 )
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 
 from orderflow import clock
-from orderflow.database import Connection, Database
+from orderflow.database import LOCK_TIMEOUT, Connection, Database
 from orderflow.errors import FieldError, Problem, Transient
 
 TABLE: Final = """
@@ -39,7 +39,7 @@ CREATE INDEX idempotency_created ON idempotency USING brin (created_at)
 """
 
 WAIT: Final = 2.0
-"""Seconds that a request waits for its twin, and for any other lock in the transaction of its effect."""
+"""Seconds that a request waits for its twin; for other rows it waits no longer than any transaction."""
 
 LEASE: Final = 30.0
 """Seconds after its last record until an effect in several transactions counts as abandoned; each takes less."""
@@ -49,11 +49,12 @@ CLAIMED_AT: Final = datetime.min.replace(tzinfo=UTC)
 
 _CLAIMED_AT: Final = clock.rfc3339(CLAIMED_AT)
 
-# `set_config` runs before the row is inserted, so it bounds the wait for a twin without a statement of its own.
+# The first `set_config` runs before the row is inserted, the second after it: the wait for a twin has a limit of its
+# own without another statement.
 _CLAIM: Final = f"""
 INSERT INTO idempotency (scope, key, fingerprint, status, headers, body)
 SELECT %s::bytea, %s::text, %s::bytea, %s::int, %s::text, %s::text FROM set_config('lock_timeout', '{WAIT:g}s', true)
-ON CONFLICT (scope, key) DO NOTHING RETURNING created_at
+ON CONFLICT (scope, key) DO NOTHING RETURNING created_at, set_config('lock_timeout', '{LOCK_TIMEOUT:g}s', true)
 """.encode()  # noqa: S608
 _KNOWN: Final = b"SELECT fingerprint, status, headers, body, created_at FROM idempotency WHERE scope = %s AND key = %s"
 _STORE: Final = b"""

@@ -15,7 +15,7 @@ from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 
-from orderflow import clock
+from orderflow import clock, idempotency
 from orderflow.errors import Problem
 from orderflow.idempotency import Key
 from orderflow.serving.web import _mark_one_key
@@ -195,6 +195,15 @@ def test_a_twin_of_an_uncommitted_request_is_told_to_come_back(world: World) -> 
         answer = restock(http, twin)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert problem_of(answer)["title"] == "Request in progress"
+
+
+def test_only_a_twin_is_waited_for_so_long(world: World) -> None:
+    """After the claim a row is waited for as briefly as in any transaction: no thread is held by it."""
+    service = world.services["inventory"]
+    with service.database.transaction() as connection:
+        usual = connection.execute("SHOW lock_timeout").fetchall()
+        idempotency.claim(connection, Key(b"scope", clock.new_id(), b""))()
+        assert connection.execute("SHOW lock_timeout").fetchall() == usual
 
 
 def test_requests_of_one_key_take_turns() -> None:
