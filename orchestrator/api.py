@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 from flask import Blueprint
@@ -109,16 +109,17 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
     def show(order_id: str) -> Answer:
         rows = database.query(f"SELECT {_COLUMNS} FROM sagas WHERE order_id = %s", [order_id])  # noqa: S608
         if not rows and histories and (told := _told(histories, order_id)):
-            return _of_execution(order_id, told, _log(database, order_id))
+            return _of_execution(order_id, told, _log(database, order_id, told.created_at))
         if not rows:
             raise Problem(404, "Unknown saga", f"there is no saga for order {order_id}")
-        return _answer(settings, rows[0]).model_copy(update={"log": _log(database, order_id)})
+        saga = _answer(settings, rows[0])
+        return saga.model_copy(update={"log": _log(database, order_id, saga.created_at)})
 
     return api
 
 
-def _log(database: Database, order_id: str) -> list[LogLine]:
-    return [LogLine(**asdict(line)) for line in LOG.read(database, order_id)]
+def _log(database: Database, order_id: str, since: datetime) -> list[LogLine]:
+    return [LogLine(**asdict(line)) for line in LOG.read(database, order_id, since)]
 
 
 def _of_execution(order_id: str, told: executions.Story, log: list[LogLine]) -> SagaAnswer:

@@ -47,10 +47,6 @@ def build(settings: Settings, broker: Broker) -> Service:
     if isinstance(broker, _RunsExecutions):
         owners.append(Guardian(database, outbox, broker.step_functions, settings))
 
-    def prune() -> None:
-        store.LOG.prune(database, settings.keep_log)
-        watch.prune(database, settings.keep_log)
-
     return Service(
         settings,
         Orchestrator(settings, budget),
@@ -58,7 +54,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         outbox,
         broker,
         sweeper=_Owners(*owners),
-        prune=prune,
+        kept=(*store.kept(settings.keep_log), *watch.kept(settings.keep_log)),
         gauges=lambda: (*store.gauges(database), *watch.gauges(database)),
     )
 

@@ -11,6 +11,9 @@ from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
+from orderflow.partitions import BUSINESS, Partitioned
+from orderflow.resending import LOOK_AT, PUT_OFF
+from orderflow.retention import Kept
 from orderflow.trail import Trail
 from orderflow.unreadable import PutAside, read_one
 
@@ -33,10 +36,15 @@ CREATE TABLE sagas (
     progress_at timestamptz NOT NULL DEFAULT now(),
     next_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 60);
-CREATE INDEX sagas_active ON sagas (order_id) WHERE active
-"""
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    look_at timestamptz NOT NULL DEFAULT now()
+) PARTITION BY RANGE (order_id);
+CREATE INDEX sagas_active ON sagas (order_id) WHERE active;
+CREATE INDEX sagas_due ON sagas (look_at) WHERE active;
+CREATE INDEX sagas_state ON sagas (state, order_id);
+CREATE INDEX sagas_attention ON sagas (order_id) WHERE attention;
+CREATE TABLE sagas_default PARTITION OF sagas DEFAULT WITH (fillfactor = 60);
+""" + LOOK_AT.format(table="sagas")
 
 
 LOG: Final = Trail("saga_log")
@@ -75,15 +83,28 @@ class Saga:
 _COLUMNS: Final = """order_id::text, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type,
     open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float,
     extract(epoch FROM now() - next_at)::float"""
-_LOCK: Final = f"SELECT {_COLUMNS} FROM sagas WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE".encode()  # noqa: S608
+# For each id, not `= ANY(array)`: so a prepared plan finds the one partition of each when it is executed.
+_LOCK: Final = f"""
+SELECT found.* FROM unnest(%s::uuid[]) AS asked(i)
+CROSS JOIN LATERAL (SELECT {_COLUMNS} FROM sagas WHERE order_id = asked.i FOR UPDATE) AS found
+""".encode()  # noqa: S608
+_PUT_OFF: Final = b"""
+UPDATE sagas SET look_at = sagas.next_at FROM (
+    SELECT order_id FROM sagas WHERE active AND look_at <= now() - make_interval(secs => %s)
+        AND next_at > now() - make_interval(secs => %s)
+    ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
+) AS early WHERE sagas.order_id = early.order_id
+"""
 _DUE: Final = f"""
-SELECT {_COLUMNS} FROM sagas WHERE active AND next_at <= now() - make_interval(secs => %s)
-ORDER BY order_id LIMIT %s FOR UPDATE SKIP LOCKED
+SELECT {_COLUMNS} FROM sagas
+WHERE active AND look_at <= now() - make_interval(secs => %s) AND next_at <= now() - make_interval(secs => %s)
+ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
 """.encode()  # noqa: S608
 _INSERT: Final = b"""
 INSERT INTO sagas (order_id, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type, open_id,
-    active, attention, reason, sends, next_at)
-SELECT i, v, w, b, t, s, string_to_array(f, ','), st, ot, oi, a, at, r, se, now() + make_interval(secs => n)
+    active, attention, reason, sends, next_at, look_at)
+SELECT i, v, w, b, t, s, string_to_array(f, ','), st, ot, oi, a, at, r, se, now() + make_interval(secs => n),
+    now() + make_interval(secs => n)
 FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
     %s::uuid[], %s::bool[], %s::bool[], %s::text[], %s::int[], %s::float[])
     AS x(i, v, w, b, t, s, f, st, ot, oi, a, at, r, se, n)
@@ -92,7 +113,9 @@ _SAVE: Final = b"""
 UPDATE sagas o SET version = s.version, facts = string_to_array(s.facts, ','), state = s.state, open_type = s.open_type,
     open_id = s.open_id, active = s.active, attention = s.attention, reason = s.reason, sends = s.sends,
     updated_at = now(), progress_at = CASE WHEN s.progressed THEN now() ELSE o.progress_at END,
-    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END
+    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END,
+    look_at = CASE WHEN s.next_in IS NULL OR o.look_at > now() THEN o.look_at
+                   ELSE now() + make_interval(secs => s.next_in) END
 FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::bool[], %s::bool[], %s::text[],
     %s::int[], %s::bool[], %s::float[])
     AS s(id, version, facts, state, open_type, open_id, active, attention, reason, sends, progressed, next_in)
@@ -105,8 +128,8 @@ ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
 # In key order, as all who lock sagas do; one that is locked is being handled, and keeps nobody waiting.
 _RESTART: Final = b"""
 WITH late AS (
-    SELECT order_id FROM sagas
-    WHERE order_id = ANY(%(ids)s::uuid[]) AND active AND progress_at < now() - interval '5 s'
+    SELECT order_id FROM unnest(%(ids)s::uuid[]) AS asked(i) JOIN sagas ON order_id = asked.i
+    WHERE active AND progress_at < now() - interval '5 s'
 ), free AS (
     SELECT order_id FROM sagas WHERE order_id IN (SELECT order_id FROM late) ORDER BY order_id FOR UPDATE SKIP LOCKED
 ), restarted AS (
@@ -119,13 +142,14 @@ SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM rest
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
     """Locks sagas in key order; by their ids. Raises UnreadableRow."""
-    return {row[0]: read_one(row, _saga) for row in connection.execute(_LOCK, [list(set(order_ids))])}
+    return {row[0]: read_one(row, _saga) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
 
 
 def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Saga], bool]:
     """Locks active sagas whose time has come, and that had the chance to hear from the queue since; and whether there
     may be more."""
-    rows = connection.execute(_DUE, [drained_ago, limit]).fetchall()
+    connection.execute(_PUT_OFF, [drained_ago, drained_ago, PUT_OFF])
+    rows = connection.execute(_DUE, [drained_ago, drained_ago, limit]).fetchall()
     return ASIDE.read(rows, _saga, connection.execute), len(rows) == limit
 
 
@@ -182,4 +206,12 @@ def gauges(database: Database) -> Sequence[Gauge]:
     return (
         Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
         Gauge("sagas_needing_attention", "Of these, those that need an operator", stuck),
+    )
+
+
+def kept(seconds: float) -> Sequence[Kept]:
+    """Sagas are kept, their audit trail for so long."""
+    return (
+        Partitioned("sagas", "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 60"),
+        *LOG.kept(seconds),
     )

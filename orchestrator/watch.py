@@ -17,6 +17,7 @@ from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
+from orderflow.retention import Deleted, Kept
 from orderflow.trail import LogEntry
 from orderflow.unreadable import PutAside
 
@@ -158,6 +159,6 @@ def gauges(database: Database) -> Sequence[Gauge]:
     )
 
 
-def prune(database: Database, keep: float) -> None:
-    """Forgets what ended more than so many seconds ago."""
-    database.forget("executions", "state = 'ended' AND updated_at < now() - make_interval(secs => %s)", [keep])
+def kept(seconds: float) -> Sequence[Kept]:
+    """What ended is kept for so long."""
+    return (Deleted("executions", "updated_at", seconds, only="state = 'ended'"),)

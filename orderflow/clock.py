@@ -24,15 +24,22 @@ def is_id(text: str) -> bool:
 
 def minted_at(minted: str) -> datetime:
     """When a UUIDv7 of ours was minted."""
-    return datetime.fromtimestamp(_seconds(minted), UTC)
+    return datetime.fromtimestamp(seconds_of(minted), UTC)
 
 
 def age(minted: str) -> float:
     """Seconds since a UUIDv7 was minted, by this process's time; 0 for one of the future."""
-    return max(0.0, time.time() - _seconds(minted))
+    return max(0.0, time.time() - seconds_of(minted))
 
 
-def _seconds(minted: str) -> float:
+def first_id(seconds: float) -> str:
+    """The lowest UUIDv7 of a time: no id that was minted earlier is as high. Seconds since 1970, UTC."""
+    bits = f"{int(seconds * 1000):012x}"
+    return f"{bits[:8]}-{bits[8:]}-0000-0000-000000000000"
+
+
+def seconds_of(minted: str) -> float:
+    """Seconds since 1970 at which a UUIDv7 was minted."""
     # RFC 9562, 5.7: the first 48 bits are milliseconds. Somebody else's id may be of a year that datetime doesn't know.
     return int(minted.replace("-", "")[:12], 16) / 1000
 

@@ -19,8 +19,9 @@ from typing import Any, Final
 import psycopg
 
 from orderflow import clock
-from orderflow.database import LOCK_TIMEOUT, Connection, Database
+from orderflow.database import LOCK_TIMEOUT, Connection
 from orderflow.errors import FieldError, Problem, Transient
+from orderflow.retention import Deleted, Kept
 
 TABLE: Final = """
 CREATE TABLE idempotency (
@@ -177,9 +178,9 @@ class Steps:
             raise Transient("a repeat with the same idempotency key has taken over")
 
 
-def prune(database: Database, keep: float) -> None:
-    """Forgets keys that are older than so many seconds."""
-    database.forget("idempotency", "created_at < now() - make_interval(secs => %s)", [keep])
+def kept(seconds: float) -> Sequence[Kept]:
+    """Keys are kept for so long. Not by partitions: each is unique over all of them."""
+    return (Deleted("idempotency", "created_at", seconds),)
 
 
 def in_progress() -> Problem:

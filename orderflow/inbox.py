@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from orderflow.database import Connection, Database
+from orderflow.partitions import GUARD, Partitioned
+from orderflow.retention import Deleted, Kept
 
 TABLES: Final = """
 CREATE TABLE inbox (
@@ -18,17 +20,22 @@ CREATE TABLE inbox (
     outcome text NOT NULL,
     at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, message_id)
-);
-CREATE INDEX inbox_at ON inbox USING brin (at);
+) PARTITION BY RANGE (message_id);
+CREATE TABLE inbox_default PARTITION OF inbox DEFAULT;
 CREATE TABLE failures (
     message_id uuid PRIMARY KEY,
     count int NOT NULL,
     last_error text NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
-)
-"""
+);
+""" + GUARD.format(table="inbox")
 
-_KNOWN: Final = b"SELECT message_id::text FROM inbox WHERE consumer = %s AND message_id = ANY(%s::uuid[])"
+# For each id, not `= ANY(array)`: so a prepared plan finds the one partition of each when it is executed.
+KNOWN: Final = b"""
+SELECT found.id FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+    SELECT message_id::text AS id FROM inbox WHERE message_id = asked.id AND consumer = %s OFFSET 0
+) AS found
+"""
 _CLAIM: Final = b"""
 INSERT INTO inbox (consumer, message_id, outcome)
 SELECT %s, m, o FROM unnest(%s::uuid[], %s::text[]) AS handled(m, o)
@@ -42,7 +49,7 @@ RETURNING count
 
 def known(connection: Connection, consumer: str, message_ids: Sequence[str]) -> set[str]:
     """Those of the messages that have had their effect."""
-    rows = connection.execute(_KNOWN, [consumer, list(message_ids)]).fetchall()
+    rows = connection.execute(KNOWN, [list(message_ids), consumer]).fetchall()
     return {row[0] for row in rows}
 
 
@@ -62,7 +69,10 @@ def forgive(connection: Connection, message_ids: Sequence[str]) -> None:
     connection.execute(b"DELETE FROM failures WHERE message_id = ANY(%s::uuid[])", [list(message_ids)])
 
 
-def prune(database: Database, older_than: float) -> None:
-    """Forgets what was handled, or failed, more than so many seconds ago."""
-    for table in ("inbox", "failures"):
-        database.forget(table, "at < now() - make_interval(secs => %s)", [older_than])
+def kept(seconds: float) -> Sequence[Kept]:
+    """The inbox is kept for so long since its messages were minted: a day's partition goes at once."""
+    return (
+        Partitioned("inbox", "message_id", by_id=True, keep=seconds),
+        Deleted("inbox_default", "at", seconds),
+        Deleted("failures", "at", seconds),
+    )

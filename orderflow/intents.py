@@ -19,6 +19,8 @@ from psycopg import sql
 
 from orderflow.database import Connection, Database
 from orderflow.holders import Rows
+from orderflow.partitions import BUSINESS, Partitioned
+from orderflow.retention import Kept
 
 INTENDED: Final = "intended"
 DONE: Final = "done"
@@ -38,7 +40,8 @@ CREATE TABLE {table} (
     result jsonb,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 70)
+) PARTITION BY RANGE (order_id);
+CREATE TABLE {table}_default PARTITION OF {table} DEFAULT WITH (fillfactor = 70)
 """
 
 _WAITS_TABLE: Final = """
@@ -88,7 +91,7 @@ _LOCK: Final = "SELECT FROM {table} WHERE order_id = ANY(%s::uuid[]) ORDER BY or
 _READ: Final = """
 SELECT order_id::text, state, fence, request, reference, reason, result, created_at, updated_at,
        w.undo, w.asking, w.resend, w.tries
-FROM {table} LEFT JOIN {waits} AS w USING (order_id) WHERE order_id = ANY(%s::uuid[])
+FROM unnest(%s::uuid[]) AS asked(o) JOIN {table} ON order_id = asked.o LEFT JOIN {waits} AS w USING (order_id)
 """
 
 
@@ -160,6 +163,11 @@ def table(name: str) -> str:
 def waits(name: str) -> str:
     """The name of the table with what waits of the intents table `name`."""
     return f"{name}_waiting"
+
+
+def kept(name: str) -> Sequence[Kept]:
+    """Intents are kept for ever: an undone one is the tombstone that keeps a late command out."""
+    return (Partitioned(name, "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 70"),)
 
 
 class Intents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -15,32 +16,63 @@ from orderflow.errors import DatabaseUnavailable
 log = structlog.get_logger(__name__)
 
 _LOCK: Final = 4_210_001
-"""An advisory lock: one process migrates, the others wait and find it done."""
+"""An advisory lock: one process migrates, the others wait and find it done. They ask for it again and again: one that
+waited in a statement would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for all of those."""
+
+_LOCK_TIMEOUT: Final = "200ms"
+"""Whoever waits for a table's exclusive lock holds up all that come after it: behind a long reader (pg_dump, a report)
+for as long as that reads. So a revision gives up before their own time-outs, and is run again."""
+
+_PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+"""Seconds until a revision whose lock timed out is run again; the last from then on. Meanwhile the others work."""
 
 
 def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
     """Migrates the database of `service` at `url`, waiting up to `patience` seconds for it to answer. A schema that is
     newer than this code is left alone: after a rollback, or while a newer release is rolled out.
 
+    Where long transactions hold a table, the revision is tried for up to `patience` seconds, and what is done stays
+    done: the next call continues.
+
     Raises DatabaseUnavailable.
     """
-    folder, head = folder_of(service), head_of(service)
     ends = time.monotonic() + patience
-    while True:
+    for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
         try:
-            with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
-                if _revision(connection) != head:
-                    connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-                    found = _revision(connection)  # again: a newer release may have migrated it meanwhile
-                    if found is None or found < head:
-                        _upgrade(folder, url)
-                    elif found > head:
-                        log.warning("the schema is newer than this code", service=service, schema=found, code=head)
+            if _migrated(service, url):
                 return
+            problem = f"another process migrates {service}'s database"
+            pause = min(pause, _PAUSES[0])
         except psycopg.OperationalError as error:
-            if time.monotonic() > ends:
-                raise DatabaseUnavailable(f"{service}'s database does not answer: {error}") from error
-            time.sleep(0.3)
+            problem = f"{service}'s database does not answer: {error}"
+            pause = 0.3
+        except OutOfTime as error:
+            problem = str(error)
+            log.warning("a migration waits for a lock", service=service, error=problem)
+        if time.monotonic() + pause > ends:
+            raise DatabaseUnavailable(problem)
+        time.sleep(pause)
+
+
+class OutOfTime(Exception):
+    """A revision waited too long for a lock, or lost to a deadlock."""
+
+
+def _migrated(service: str, url: str) -> bool:
+    """Migrates if that is needed; False where another process is at it. Raises OutOfTime."""
+    head = head_of(service)
+    with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
+        if _revision(connection) == head:
+            return True
+        [(alone,)] = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchall()
+        if not alone:
+            return False
+        found = _revision(connection)  # again: a newer release may have migrated it meanwhile
+        if found is None or found < head:
+            _upgrade(folder_of(service), url)
+        elif found > head:
+            log.warning("the schema is newer than this code", service=service, schema=found, code=head)
+    return True
 
 
 def head_of(service: str) -> str:
@@ -69,14 +101,25 @@ def _upgrade(folder: Path, url: str) -> None:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", "orderflow:migrations")
     config.set_main_option("version_locations", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
-    engine.dispose()
+    options = {"options": f"-c lock_timeout={_LOCK_TIMEOUT}"}
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args=options)
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected):
+            holder = "a long transaction (pg_dump, a report; see pg_stat_activity)"
+            raise OutOfTime(f"{holder} holds what a revision needs: {error.orig}") from error
+        if isinstance(error.orig, psycopg.OperationalError):
+            raise error.orig from error
+        raise
+    finally:
+        engine.dispose()

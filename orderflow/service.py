@@ -21,6 +21,7 @@ from orderflow.measures import Gauge
 from orderflow.outbox import Outbox
 from orderflow.processor import Processor
 from orderflow.publisher import Publisher
+from orderflow.retention import Kept, Retention
 from orderflow.settings import Role, Settings
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 _TICK: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
 """Seconds between prunings; where less than that is kept, a quarter of what is kept."""
+_PRUNE_AGAIN: Final = 30.0
+"""Seconds until it is tried again, where a long transaction held a table."""
 _COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
 """Batches of due orders at a tick; after an outage many are due at once."""
@@ -69,7 +72,7 @@ class Service:
         *,
         sweeper: Sweeper | None = None,
         workers: Sequence[Worker] = (),
-        prune: Callable[[], None] = lambda: None,
+        kept: Sequence[Kept] = (),
         close: Callable[[], None] = lambda: None,
         gauges: Callable[[], Sequence[Gauge]] = tuple,
         consumer_threads: int = 1,
@@ -102,11 +105,15 @@ class Service:
         self.workers = workers
         self.counters = Counters(database)
         self.gauges = gauges
-        self._prune = prune
+        self._retention = Retention(
+            database, (*inbox.kept(settings.keep_inbox), *idempotency.kept(settings.keep_idempotency_keys), *kept)
+        )
         self._close = close
         self._consumer_threads = consumer_threads
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self.schema: str | None = None
+        """Why the database's schema is older than this code; the service is not started meanwhile."""
         self.works = settings.orderflow_role is not Role.WEB
         """Whether this process takes messages."""
 
@@ -116,6 +123,7 @@ class Service:
         jobs: list[tuple[str, Callable[[], None]]] = [
             ("publisher", self.publisher.run),
             ("maintenance", self._maintain),
+            ("retention", self._retain),
         ]
         if self.works:
             threads = self.settings.consumer_threads or self._consumer_threads
@@ -153,7 +161,9 @@ class Service:
     def not_ready(self) -> dict[str, str]:
         """What keeps this process from working, by part; empty when it is ready."""
         problems = {}
-        if not self.database.alive():
+        if self.schema:
+            problems["schema"] = self.schema
+        elif not self.database.alive():
             problems["database"] = "does not answer"
         if not self.broker.ready():
             problems["broker"] = "does not answer, or its stack is not whole (yet)"
@@ -168,10 +178,8 @@ class Service:
             self._try("heartbeat", self.consumer.keep_in_hand)
 
     def _maintain(self) -> None:
-        relayed = pruned = counted = time.monotonic()
+        relayed = counted = time.monotonic()
         settings = self.settings
-        shortest = min(settings.keep_inbox, settings.keep_log, settings.keep_idempotency_keys)
-        prune_every = min(_PRUNE_EVERY, shortest / 4)
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
             self._try("mark sent", self.outbox.flush)
@@ -183,9 +191,6 @@ class Service:
             if now - counted >= _COUNT_EVERY:
                 counted = now
                 self._try("counters", self.counters.hand_in)
-            if now - pruned >= prune_every:
-                pruned = now
-                self._try("prune", self.prune)
 
     def sweep(self) -> None:
         """Looks after the deadlines that this service owns."""
@@ -197,11 +202,26 @@ class Service:
             if drained_ago == float("inf") or not self.sweeper.sweep(drained_ago):
                 return
 
-    def prune(self) -> None:
-        """Forgets what is older than the retention settings say."""
-        inbox.prune(self.database, self.settings.keep_inbox)
-        idempotency.prune(self.database, self.settings.keep_idempotency_keys)
-        self._prune()
+    def _retain(self) -> None:
+        # By itself: however much there is to forget, it holds up no relay and no deadline.
+        wait = 0.0
+        while not self._stopping.wait(wait):
+            wait = _PRUNE_AGAIN
+            try:
+                wait = self._prune_every if self.prune() else min(_PRUNE_AGAIN, self._prune_every)
+            except Exception:
+                log.exception("pruning failed; it is tried again")
+
+    @property
+    def _prune_every(self) -> float:
+        settings = self.settings
+        shortest = min(settings.keep_inbox, settings.keep_log, settings.keep_idempotency_keys)
+        return min(_PRUNE_EVERY, shortest / 4)
+
+    def prune(self) -> bool:
+        """Forgets what is older than the retention settings say, and makes the partitions of the time ahead; whether
+        all of it could be done."""
+        return self._retention.run(self._prune_every)
 
     def _try(self, what: str, job: Callable[[], object]) -> None:
         try:

@@ -10,10 +10,12 @@ from typing import Final
 from psycopg import sql
 
 from orderflow.database import Connection, Database
+from orderflow.partitions import GUARD, Partitioned
+from orderflow.retention import Deleted, Kept
 
 _TABLE: Final = """
 CREATE TABLE {name} (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     order_id uuid NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     service text NOT NULL,
@@ -22,17 +24,19 @@ CREATE TABLE {name} (
     message_id uuid,
     causation_id uuid,
     note text NOT NULL DEFAULT ''
-);
+) PARTITION BY RANGE (at);
 CREATE INDEX {name}_order ON {name} (order_id);
-CREATE INDEX {name}_at ON {name} USING brin (at)
+CREATE TABLE {name}_default PARTITION OF {name} DEFAULT
 """
 _WRITE: Final = """
 INSERT INTO {table} (order_id, service, kind, type, message_id, causation_id, note)
 SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
 """
 _READ: Final = """
-SELECT at, service, kind, type, message_id::text, causation_id::text, note FROM {table} WHERE order_id = %s ORDER BY seq
+SELECT at, service, kind, type, message_id::text, causation_id::text, note FROM {table}
+WHERE order_id = %s AND at >= coalesce(%s::timestamptz - interval '1 hour', '-infinity') ORDER BY seq
 """
+"""An hour for what steps of the database's clock may make of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Line:
 
 def table(name: str) -> str:
     """The DDL of a log's table."""
-    return _TABLE.format(name=name)
+    return f"{_TABLE.format(name=name)};{GUARD.format(table=name)}"
 
 
 class Trail:
@@ -84,10 +88,14 @@ class Trail:
             )
             connection.execute(self._write.encode(), [list(column) for column in columns])
 
-    def read(self, database: Database, order_id: str) -> list[Line]:
-        """All that is noted of an order, oldest first."""
-        return [Line(*row) for row in database.query(self._read, [order_id])]
+    def read(self, database: Database, order_id: str, since: datetime | None = None) -> list[Line]:
+        """All that is noted of an order, oldest first. `since`: when its first line was written, at the earliest; older
+        partitions are not looked at."""
+        return [Line(*row) for row in database.query(self._read, [order_id, since])]
 
-    def prune(self, database: Database, keep: float) -> None:
-        """Forgets what is older than so many seconds."""
-        database.forget(self._name, "at < now() - make_interval(secs => %s)", [keep])
+    def kept(self, seconds: float) -> Sequence[Kept]:
+        """Its lines are kept for so long."""
+        return (
+            Partitioned(self._name, "at", by_id=False, keep=seconds),
+            Deleted(f"{self._name}_default", "at", seconds),
+        )

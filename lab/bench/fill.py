@@ -43,7 +43,8 @@ END $$
 _TABLES: Final = """
 SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+AND a.attnum > 0 AND NOT a.attisdropped
 AND a.attidentity = '' AND a.attgenerated = '' ORDER BY c.relname, a.attnum
 """
 _COPY: Final = """

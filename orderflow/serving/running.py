@@ -6,6 +6,7 @@ import gc
 import importlib
 import threading
 from types import ModuleType
+from typing import Final
 
 import structlog
 
@@ -13,10 +14,13 @@ from orderflow import telemetry
 from orderflow.bus.broker import AwsBroker
 from orderflow.errors import DatabaseUnavailable
 from orderflow.migrate import migrate
-from orderflow.serving import MIGRATION_PATIENCE
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+_PATIENCE: Final = 30.0
+"""Seconds between two lines in the log while the schema is not that of this code: its migration waits for the database,
+for a lock, or for another process that is at it."""
 
 
 class Running:
@@ -34,6 +38,7 @@ class Running:
         if migrated:
             self.service.start()
         else:
+            self.service.schema = "not migrated yet"
             threading.Thread(target=self._start_when_migrated, name="migration", daemon=True).start()
 
     def stop_receiving(self) -> None:
@@ -52,12 +57,14 @@ class Running:
     def _start_when_migrated(self) -> None:
         while not self._ended.is_set():
             try:
-                migrate(self._name, self._url, patience=MIGRATION_PATIENCE)
+                migrate(self._name, self._url, patience=_PATIENCE)
             except DatabaseUnavailable as error:
+                self.service.schema = f"not migrated yet: {error}"
                 log.warning("waiting for the database", error=str(error))
                 continue
             with self._lock:
                 if not self._ended.is_set():
+                    self.service.schema = None
                     self.service.start()
             return
 

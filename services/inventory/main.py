@@ -7,6 +7,7 @@ from orderflow.database import Database
 from orderflow.outbox import Outbox
 from orderflow.service import Service
 from orderflow.settings import Settings
+from services.inventory import models
 from services.inventory.api import blueprint
 from services.inventory.handlers import Inventory
 
@@ -16,4 +17,4 @@ __all__ = ["blueprint", "build"]
 def build(settings: Settings, broker: Broker) -> Service:
     """Inventory in this process, not yet started. Raises ConfigurationError."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="inventory")
-    return Service(settings, Inventory(), database, Outbox(database, lease=settings.lease), broker)
+    return Service(settings, Inventory(), database, Outbox(database, lease=settings.lease), broker, kept=models.KEPT)

@@ -13,7 +13,7 @@ from orderflow.settings import Settings
 from services.order import api
 from services.order.coordinator import OrderSweeper
 from services.order.handlers import Orders
-from services.order.models import gauges, prune, restart_clocks
+from services.order.models import gauges, kept, restart_clocks
 from services.order.placing import Placing
 from services.order.reading import Reading
 
@@ -33,7 +33,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         sweeper=OrderSweeper(outbox, settings, budget),
         consumer_threads=2,
         gauges=lambda: gauges(database, settings),
-        prune=lambda: prune(database, settings.keep_log, settings.keep_idempotency_keys),
+        kept=kept(settings),
     )
 
 

@@ -20,6 +20,9 @@ from orderflow.contracts import (
 from orderflow.database import Connection, Database
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
+from orderflow.partitions import BUSINESS, Partitioned
+from orderflow.resending import LOOK_AT, PUT_OFF
+from orderflow.retention import Deleted, Kept
 from orderflow.saga import owed
 from orderflow.settings import Settings
 from orderflow.trail import Trail
@@ -55,20 +58,26 @@ CREATE TABLE orders (
     next_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    look_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT decided_once CHECK (
         NOT ('OrderConfirmed' = ANY (facts) AND facts && '{OrderCancelled,OrderCancellationRequested}')
     )
-) WITH (fillfactor = 60);
+) PARTITION BY RANGE (id);
 CREATE INDEX orders_open ON orders (id) WHERE open;
 CREATE INDEX orders_customer ON orders (customer_id, id);
+CREATE INDEX orders_due ON orders (look_at) WHERE open;
+CREATE INDEX orders_status ON orders (status, id);
+CREATE INDEX orders_workflow ON orders (workflow, id);
+CREATE INDEX orders_attention ON orders (id) WHERE attention;
+CREATE TABLE orders_default PARTITION OF orders DEFAULT WITH (fillfactor = 60);
 CREATE TABLE idempotency_keys (
     key text PRIMARY KEY,
     fingerprint bytea NOT NULL,
     order_id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     scope bytea
-)
-"""
+);
+""" + LOOK_AT.format(table="orders")
 
 LOG: Final = Trail("order_log")
 """The order's own timeline."""
@@ -132,22 +141,36 @@ class Order:
 _COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
     extract(epoch FROM now() - created_at)::float, extract(epoch FROM now() - next_at)::float"""
-_LOCK: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE".encode()  # noqa: S608
+# For each id, not `= ANY(array)`: so a prepared plan finds the one partition of each when it is executed.
+_LOCK: Final = f"""
+SELECT found.* FROM unnest(%s::uuid[]) AS asked(i)
+CROSS JOIN LATERAL (SELECT {_COLUMNS} FROM orders WHERE id = asked.i FOR UPDATE) AS found
+""".encode()  # noqa: S608
+_PUT_OFF: Final = b"""
+UPDATE orders SET look_at = orders.next_at FROM (
+    SELECT id FROM orders WHERE open AND look_at <= now() - make_interval(secs => %s)
+        AND next_at > now() - make_interval(secs => %s)
+    ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
+) AS early WHERE orders.id = early.id
+"""
 _DUE: Final = f"""
-SELECT {_COLUMNS} FROM orders WHERE open AND next_at <= now() - make_interval(secs => %s)
-ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+SELECT {_COLUMNS} FROM orders
+WHERE open AND look_at <= now() - make_interval(secs => %s) AND next_at <= now() - make_interval(secs => %s)
+ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
 """.encode()  # noqa: S608
 _INSERT: Final = b"""
 INSERT INTO orders (id, customer_id, workflow, event_bus, snapshot, amount, currency, traceparent, placed_id, cancel_id,
-    next_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s))
+    next_at, look_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s), now() + make_interval(secs => %s))
 RETURNING created_at
 """
 _SAVE: Final = b"""
 UPDATE orders o SET facts = string_to_array(s.facts, ','), status = s.status, reason = s.reason, open = s.open,
     answered = s.answered, attention = s.attention, sends = s.sends, updated_at = now(),
     progress_at = CASE WHEN s.progressed THEN now() ELSE o.progress_at END,
-    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END
+    next_at = CASE WHEN s.next_in IS NULL THEN o.next_at ELSE now() + make_interval(secs => s.next_in) END,
+    look_at = CASE WHEN s.next_in IS NULL OR o.look_at > now() THEN o.look_at
+                   ELSE now() + make_interval(secs => s.next_in) END
 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool[], %s::bool[], %s::int[], %s::bool[],
     %s::float[]) AS s(id, facts, status, reason, open, answered, attention, sends, progressed, next_in)
 WHERE o.id = s.id
@@ -159,7 +182,8 @@ ASIDE: Final = PutAside("orders", key="id", due="next_at")
 # In key order, as all who lock orders do; one that is locked is being handled, and keeps nobody waiting.
 _RESTART: Final = b"""
 WITH late AS (
-    SELECT id FROM orders WHERE id = ANY(%(ids)s::uuid[]) AND open AND progress_at < now() - interval '5 s'
+    SELECT id FROM unnest(%(ids)s::uuid[]) AS asked(i) JOIN orders ON id = asked.i
+    WHERE open AND progress_at < now() - interval '5 s'
 ), free AS (
     SELECT id FROM orders WHERE id IN (SELECT id FROM late) ORDER BY id FOR UPDATE SKIP LOCKED
 ), restarted AS (
@@ -182,7 +206,7 @@ def patience(settings: Settings) -> dict[str, float]:
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
     """Locks orders in key order; by their ids. Raises UnreadableRow."""
-    return {row[0]: read_one(row, _order) for row in connection.execute(_LOCK, [list(set(order_ids))])}
+    return {row[0]: read_one(row, _order) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
 
 
 def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
@@ -194,7 +218,8 @@ def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
 def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Order], bool]:
     """Locks open orders that their owner must look after, and that had the chance to hear from its queue since; and
     whether there may be more."""
-    rows = connection.execute(_DUE, [drained_ago, limit]).fetchall()
+    connection.execute(_PUT_OFF, [drained_ago, drained_ago, PUT_OFF])
+    rows = connection.execute(_DUE, [drained_ago, drained_ago, limit]).fetchall()
     return ASIDE.read(rows, _order, connection.execute), len(rows) == limit
 
 
@@ -221,7 +246,7 @@ def insert(
         [
             order.id, customer_id, order.workflow.value, order.event_bus.value, snapshot.model_dump_json(),
             snapshot.total.amount, snapshot.total.currency, order.traceparent, order.placed_id, order.cancel_id,
-            first_look,
+            first_look, first_look,
         ],
     )  # fmt: skip
     return lambda: cursor.fetchall()[0][0]
@@ -270,8 +295,10 @@ def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
     )
 
 
-def prune(database: Database, keep_log: float, keep_keys: float) -> None:
-    """Forgets log lines, and idempotency keys of the former release, that are older than so many seconds; orders are
-    kept."""
-    LOG.prune(database, keep_log)
-    database.forget("idempotency_keys", "created_at < now() - make_interval(secs => %s)", [keep_keys])
+def kept(settings: Settings) -> Sequence[Kept]:
+    """Log lines, and idempotency keys of the former release, are forgotten; orders are kept."""
+    return (
+        Partitioned("orders", "id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 60"),
+        *LOG.kept(settings.keep_log),
+        Deleted("idempotency_keys", "created_at", settings.keep_idempotency_keys),
+    )

@@ -87,12 +87,12 @@ class Reading:
     def timeline(self, order_id: str) -> Timeline:
         """All that is known of an order, in the order of time, and what it waits for. Raises Problem 404."""
         order = self._database.query(
-            "SELECT workflow, facts, open, attention, progress_at FROM orders WHERE id = %s", [order_id]
+            "SELECT workflow, facts, open, attention, progress_at, created_at FROM orders WHERE id = %s", [order_id]
         )
         if not order:
             raise Problem(404, "Unknown order", f"there is no order {order_id}")
-        workflow, facts, is_open, attention, progress_at = order[0]
-        own = [TimelineEntry(**asdict(line)) for line in LOG.read(self._database, order_id)]
+        workflow, facts, is_open, attention, progress_at, created_at = order[0]
+        own = [TimelineEntry(**asdict(line)) for line in LOG.read(self._database, order_id, created_at)]
         if coordinator_of(workflow) == "order":
             waiting = None if not is_open or attention else self._waiting(facts, progress_at)
             return Timeline(entries=own, waiting_for=waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from orderflow import intents
 from orderflow.bus import Broker
 from orderflow.calls import Limits
 from orderflow.database import Database
@@ -15,6 +16,7 @@ from orderflow.simulator import Simulated
 from orderflow.simulator import api as simulator
 from services.shipping import api
 from services.shipping.handlers import Shipping
+from services.shipping.models import TABLE
 from services.shipping.provider import Carrier, simulated
 
 
@@ -33,6 +35,7 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
         outbox,
         broker,
         workers=[Retrying(application, outbox)],
+        kept=intents.kept(TABLE),
         close=application.close,
         gauges=lambda: application.gauges(database),
     )

@@ -102,15 +102,3 @@ def test_one_that_does_not_answer_is_away(database: Database, monkeypatch: pytes
         monkeypatch.undo()
         until(database.alive)
         assert database.query("SELECT pg_backend_pid()") != backend
-
-
-def test_what_is_old_is_forgotten_in_parts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many statements as it needs, and no more at once than it may; the rest goes the next time."""
-    monkeypatch.setattr("orderflow.database._CHUNK", 10)
-    monkeypatch.setattr("orderflow.database._CHUNKS", 3)
-    database.query("CREATE TABLE notes (at int)")
-    database.query("INSERT INTO notes SELECT generate_series(1, 45)")
-    assert database.forget("notes", "at <= %s", [40]) == 30
-    assert database.forget("notes", "at <= %s", [40]) == 10
-    assert database.forget("notes", "at <= %s", [40]) == 0
-    assert database.query("SELECT min(at), count(*) FROM notes") == [(41, 5)]

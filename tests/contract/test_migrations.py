@@ -20,10 +20,11 @@ MODULES = {"orchestrator": ("orchestrator.store", "orchestrator.watch")}
 """With a service's own tables; of other services `models`."""
 
 # Not the order of columns: a revision can only append one. Not the names of NOT NULL constraints: the column says it.
-CATALOG = """
+CATALOG = r"""
 WITH tables AS (
     SELECT * FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND relname <> 'alembic_version'
+        AND (NOT relispartition OR relname LIKE '%\_default')
 )
 SELECT relname || ': storage', concat_ws(' ', concat('kind ', relkind, ', persistence ', relpersistence),
     reloptions::text, 'toast ' || (SELECT toast.reloptions::text FROM pg_class toast WHERE toast.oid = reltoastrelid))
@@ -88,6 +89,7 @@ def test_revisions_import_nothing_that_changes(service: str) -> None:
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
         live = {name for name in imported if name.partition(".")[0] not in ("alembic", "sqlalchemy")}
+        live.discard("orderflow.migrations.steps")  # how, not what
         assert not live, f"{path} imports {', '.join(sorted(live))}: print what it takes from there, and hold that"
 
 

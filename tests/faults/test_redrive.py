@@ -44,7 +44,8 @@ LATER: Final = {
     "shipping": "UPDATE shipments SET created_at = created_at - interval '20 days', lease_until = NULL",
 }
 """Longer than a provider keeps a key (PROVIDER_KEY_LIFE) and than the inbox is kept (KEEP_INBOX)."""
-PRUNED: Final = "UPDATE inbox SET at = at - interval '20 days'"
+PRUNED: Final = "TRUNCATE inbox"
+"""What is left when the partitions of these days have been dropped."""
 
 
 @pytest.fixture(scope="module")

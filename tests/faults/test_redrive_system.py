@@ -67,7 +67,7 @@ def test_redriven_long_after_on_a_real_system(
         system.sql("payment", MEND)
     system.send("payment-dlq", *bodies)
     for service in SERVICES:
-        system.sql(service, "DELETE FROM inbox")
+        system.sql(service, "TRUNCATE inbox")
     for database, statement in LATER.items():
         system.sql(database, statement)
     letters = redrive_all_of(system, "payment")
