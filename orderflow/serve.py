@@ -40,6 +40,9 @@ Exit status: 0 stopped; 2 a setting is wrong, or the port is taken.
 _KERNEL_BUFFER: Final = 128 * 1024
 """Bytes of a connection that the kernel keeps, in each direction; Linux takes twice as many. socket(7), tcp(7)"""
 
+_KERNEL_LATER: Final = 5
+"""Seconds that the kernel gives up later on a client than the service, which also tells it (by a reset)."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the service that the command line names; returns the exit status."""
@@ -89,8 +92,8 @@ def listen(name: str, settings: Settings) -> socket.socket:
         # keeps that even when the connection has been closed here.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER)
-        taken_within = round(settings.web_response_timeout * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, taken_within)
+        kept = round((settings.web_response_timeout + _KERNEL_LATER) * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, kept)
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:

@@ -35,6 +35,9 @@ https://www.rfc-editor.org/rfc/rfc9112#section-9.6"""
 _MAX_DROPPED: Final = 1024 * 1024
 """Bytes that are dropped meanwhile."""
 
+_AT_ONCE: Final = 64
+"""Connections accepted in one round of the loop."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
@@ -69,22 +72,24 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._looked = 0.0
 
     def accept(self, listener: Any) -> None:
-        """Takes one new connection. Where that is one too many, the one that has waited longest ends for it."""
-        try:
-            client, address = listener.accept()
-        except OSError as error:
-            if error.errno in _NONE_LEFT:
-                if not self._make_room():
-                    time.sleep(0.05)  # the threads have all of them: the listener stays ready
-            elif error.errno not in _GONE_AGAIN:
-                raise
-            return
-        self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections:  # which gunicorn would wait with, taking no more
-            self._make_room()
-        conn = Connection(self.cfg, client, address, listener.getsockname())
-        conn.deadline = time.monotonic() + self.request_timeout
-        self._carefully(conn, self._read)
+        """Takes new connections. Where that is one too many, the one that has waited longest ends for it."""
+        # Not one a round: where the backlog is full, the kernel drops a client, which tries again after seconds.
+        for _ in range(_AT_ONCE):
+            try:
+                client, address = listener.accept()
+            except OSError as error:
+                if error.errno in _NONE_LEFT:
+                    if not self._make_room():
+                        time.sleep(0.05)  # the threads have all of them: the listener stays ready
+                elif error.errno not in _GONE_AGAIN:
+                    raise
+                return
+            self.nr_conns += 1
+            if self.nr_conns >= self.worker_connections:  # which gunicorn would wait with, taking no more
+                self._make_room()
+            conn = Connection(self.cfg, client, address, listener.getsockname())
+            conn.deadline = time.monotonic() + self.request_timeout
+            self._carefully(conn, self._read)
 
     def handle(self, conn: Connection) -> bool:
         """In a thread: answers the request, and sends what the client takes at once. Whether another may follow."""

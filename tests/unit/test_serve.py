@@ -132,7 +132,7 @@ def test_connections_inherit_what_the_kernel_keeps() -> None:
         closing(listener.accept()[0]) as accepted,
     ):
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 256 * 1024
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
 
 
 def test_only_loopback_is_bound_by_default() -> None:
