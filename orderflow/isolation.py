@@ -85,7 +85,10 @@ class Isolation:
             try:
                 return handle([incoming], lock_timeout)
             except Exception as error:  # noqa: BLE001 - as above
-                if last or not isinstance(error, psycopg.errors.UniqueViolation):
+                if _twin_was_first(error):
+                    if last:  # recording a provider's answer doesn't ask the inbox: the next receive does
+                        return [Later(str(error))]
+                elif last or not isinstance(error, psycopg.errors.UniqueViolation):
                     return [self._failed(incoming, error)]
         raise AssertionError("unreachable")
 
@@ -133,6 +136,12 @@ class Isolation:
 
     def _take_care(self) -> None:
         self._careful_until = time.monotonic() + _CAREFUL
+
+
+def _twin_was_first(error: Exception) -> bool:
+    """Whether another process has claimed the message in the inbox: nobody's failure."""
+    table = error.diag.table_name if isinstance(error, psycopg.errors.UniqueViolation) else None
+    return (table or "").startswith("inbox")
 
 
 def _held(incoming: Incoming) -> Later:
