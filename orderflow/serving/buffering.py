@@ -242,4 +242,4 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._held += held - conn.held
         conn.held = held
         while self._held > _HELD:
-            self._end(next(other for other in self._waiting if other.held))
+            self._end(max(self._waiting, key=lambda other: other.held))

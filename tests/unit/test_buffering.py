@@ -271,12 +271,13 @@ def test_the_oldest_makes_room() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Answers that nobody reads, of 280 MB in all: those that have waited longest are thrown away."""
+    """Answers that nobody reads, of 280 MB in all: the longest are thrown away, and nobody else's."""
     with serving() as server:
         before = server.worker.memory_info().rss
-        with Rude(server.port, ["never reads"], 200) as rude:
+        with Rude(server.port, ["half a body", "never reads"], 200) as rude:
             until(lambda: len(rude.ended["never reads"]) > 100)
             assert ask(server.port) == 200
+            assert rude.open["half a body"] == 200
             assert server.worker.memory_info().rss - before < 100 * 2**20
 
 
