@@ -17,10 +17,11 @@ from typing import Final
 import structlog
 
 from orderflow import failpoints, measures, telemetry
+from orderflow.backlog import Entry
 from orderflow.bus import BATCH, BATCH_BYTES, Broker, SendFailure
 from orderflow.circuit import Circuit, back_off
 from orderflow.errors import DatabaseUnavailable
-from orderflow.outbox import Entry, Outbox
+from orderflow.outbox import Outbox
 from orderflow.routing import Channel
 from orderflow.sending import send
 
@@ -105,7 +106,7 @@ class Lane:
             self._behind = False  # before the claim: what is staged meanwhile sets it again
         full = True
         try:
-            claimed = self._outbox.claim(self.channel, self.target, limit)
+            claimed = self._outbox.backlog.claim(self.channel, self.target, limit)
             full = claimed.full
         finally:
             if full:
@@ -240,7 +241,7 @@ class Lane:
             return
         waits = [back_off(entry.attempts + 1, _LONGEST_RETRY) for entry in entries]
         try:
-            self._outbox.postpone(entries, waits)
+            self._outbox.backlog.postpone(entries, waits)
         except DatabaseUnavailable as error:
             log.warning("messages are retried when their lease runs out", error=str(error), messages=len(entries))
             return
@@ -291,6 +292,6 @@ class Lane:
         now = time.monotonic()
         left = [entry for _, entry in self._waiting if entry.lease_ends > now]
         try:
-            self._outbox.release(left)
+            self._outbox.backlog.release(left)
         except DatabaseUnavailable as error:
             log.info("messages are sent when their lease runs out", error=str(error), messages=len(left))

@@ -17,10 +17,11 @@ from typing import Final
 
 import structlog
 
+from orderflow.backlog import Entry
 from orderflow.bus import Broker
 from orderflow.errors import DatabaseUnavailable
 from orderflow.lane import Lane
-from orderflow.outbox import Entry, Outbox
+from orderflow.outbox import Outbox
 from orderflow.routing import Channel
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,7 @@ class Publisher:
     def relay(self) -> int:
         """Finds destinations for which something waits in the database: the messages of a process that died, or those
         that another has no room for. Returns how many. Raises DatabaseUnavailable."""
-        found = self._outbox.destinations()
+        found = self._outbox.backlog.destinations()
         for channel, target in found:
             self._lane(channel, target).fall_behind()
         self._wake.set()

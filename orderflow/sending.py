@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orderflow.backlog import Entry
 from orderflow.bus import BatchRefused, Broker, SendFailure
 from orderflow.errors import BrokerUnavailable
-from orderflow.outbox import Entry
 from orderflow.routing import Channel
 
 

@@ -21,7 +21,7 @@ from orderflow.telemetry.harmless import harmless
 from orderflow.telemetry.step import Step
 
 if TYPE_CHECKING:
-    from orderflow.outbox import Entry
+    from orderflow.backlog import Entry
 
 _BUSES: Final = {"sns": ("aws.sns", "events"), "eventbridge": ("aws.eventbridge", "")}
 _MACHINE: Final = ("aws.step_functions", "orders")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 from flask import Blueprint, Response
@@ -30,11 +30,15 @@ from orderflow.web.operations import Answer, operation
 requests: Final = measures.Counts("http_requests", "Answers", "method", "route", "status")
 
 _OUTBOX: Final = """
-SELECT count(*) FILTER (WHERE parked IS NULL), count(*) FILTER (WHERE parked IS NOT NULL),
-       min(entry::text) FILTER (WHERE parked IS NULL), extract(epoch FROM clock_timestamp())::float,
-       (SELECT max(version_num) FROM alembic_version)
-FROM outbox
+SELECT extract(epoch FROM clock_timestamp())::float, (SELECT max(version_num) FROM alembic_version),
+       channel, target, waiting, parked, oldest
+FROM (SELECT) AS now LEFT JOIN (
+    SELECT channel, target, count(*) FILTER (WHERE parked IS NULL) AS waiting, count(parked) AS parked,
+           min(entry::text) FILTER (WHERE parked IS NULL) AS oldest
+    FROM outbox GROUP BY channel, target
+) AS lanes ON true
 """
+"""A row for each destination; one without, if the outbox is empty."""
 
 
 def count_request(method: str, rule: Rule | None, status: int) -> None:
@@ -54,6 +58,21 @@ def blueprint(service: Service) -> Blueprint:
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     return page
+
+
+class Destination(NamedTuple):
+    """What the outbox holds for one. `oldest`: the id of the entry that has waited longest."""
+
+    channel: str
+    target: str
+    waiting: int
+    parked: int
+    oldest: str | None
+
+    @property
+    def lag(self) -> float:
+        """Seconds since that was staged."""
+        return age(self.oldest) if self.oldest else 0.0
 
 
 class _Collected(Collector):
@@ -85,18 +104,35 @@ class _Collected(Collector):
 
     def _outbox(self) -> Iterator[Metric]:
         try:
-            [(waiting, parked, oldest, clock, revision)] = self._service.database.query(_OUTBOX)
+            rows = self._service.database.query(_OUTBOX)
         except (DatabaseUnavailable, psycopg.Error):
             yield _gauge("database_up", "Whether the database answers", 0)
             return
         yield _gauge("database_up", "Whether the database answers", 1)
+        clock, revision = rows[0][:2]
         yield _gauge("database_schema_current", "Whether its schema is this code's", revision == self._head)
         ahead = clock - time.time()
         yield _gauge("database_clock_ahead_seconds", "How far its clock is ahead of this process's", ahead)
+        found = [Destination(*row[2:]) for row in rows if row[2] is not None]
+        waiting, parked = sum(one.waiting for one in found), sum(one.parked for one in found)
         yield _gauge("outbox_messages", "Staged messages that are not marked as sent", waiting)
         yield _gauge("outbox_parked", "Messages that the broker refused for good", parked)
-        lag = age(oldest) if oldest else 0.0
+        lag = max((one.lag for one in found), default=0.0)
         yield _gauge("outbox_lag_seconds", "Age of the oldest message not marked as sent", lag)
+        yield from self._lanes(found)
+
+    def _lanes(self, found: Sequence[Destination]) -> Iterator[Metric]:
+        labels = ["channel", "target"]
+        waiting = GaugeMetricFamily("orderflow_lane_messages", "outbox_messages, by destination", labels=labels)
+        lag = GaugeMetricFamily("orderflow_lane_lag_seconds", "outbox_lag_seconds, by destination", labels=labels)
+        for one in found:
+            waiting.add_metric([one.channel, one.target], one.waiting)
+            lag.add_metric([one.channel, one.target], one.lag)
+        text = "Whether this process takes a destination for unavailable"
+        unavailable = GaugeMetricFamily("orderflow_lane_unavailable", text, labels=labels)
+        for lane in self._service.publisher.lanes:
+            unavailable.add_metric([lane.channel.value, lane.target], not lane.circuit.closed)
+        yield from (waiting, lag, unavailable)
 
     def _dead_letters(self) -> Metric:
         depth = GaugeMetricFamily("orderflow_dlq_messages", "Dead letters; none while unknown", labels=["queue"])

@@ -174,6 +174,8 @@ class World:
         for name, service in self.services.items():
             self.publish(name)  # what a process that lives has in memory is sent long before
             service.outbox.flush()
+            for lane in service.publisher.lanes:
+                lane._waiting.clear()  # that of what could not be sent has run out, too
             self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second'")
             service.publisher.relay()
             self.publish(name)

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from orderflow import clock, lane
+from orderflow import backlog, clock, lane
 from orderflow import contracts as c
-from orderflow import outbox as outbox_module
 from orderflow.bus import BATCH, BatchRefused, Parcel, SendFailure
 from orderflow.bus.memory import MemoryBroker
 from orderflow.contracts import EventBus, Message, Workflow
@@ -195,14 +194,14 @@ def test_what_does_not_fit_in_memory_is_pulled_in_full_batches(
     assert publisher.waiting == 1, "the others are nobody's yet"
     assert rows(outbox, "count(*)", "1") == [(total + 1,)]
     claims: list[int] = []
-    claim = outbox.claim
+    claim = outbox.backlog.claim
 
     def counted(channel: str, target: str, limit: int) -> Any:
         found = claim(channel, target, limit)
         claims.append(len(found.entries))
         return found
 
-    outbox.claim = counted  # type: ignore[method-assign]
+    outbox.backlog.claim = counted  # type: ignore[method-assign]
     broker.faults.clear()
     broker.calls.clear()
     run(publisher)
@@ -425,7 +424,7 @@ def test_a_database_that_is_unavailable_is_asked_again(
     """The pull fails, and continues where it was."""
     key = Channel.QUEUE, "inventory"
     failed = threading.Event()
-    claim = outbox.claim
+    claim = outbox.backlog.claim
 
     def fail(channel: str, target: str, limit: int) -> Any:
         if not failed.is_set():
@@ -433,7 +432,7 @@ def test_a_database_that_is_unavailable_is_asked_again(
             raise DatabaseUnavailable("gone")
         return claim(channel, target, limit)
 
-    monkeypatch.setattr(outbox, "claim", fail)
+    monkeypatch.setattr(outbox.backlog, "claim", fail)
     running._lane(*key).fall_behind()
     wanted = stage_for(outbox, key, 3)
     until(lambda: sorted(broker.taken[key]) == sorted(wanted), 10)
@@ -450,14 +449,14 @@ def test_the_pull_uses_the_index(outbox: Outbox, publisher: Publisher) -> None:
     )
     database.query("ANALYZE outbox")
     plan = database.query(
-        "EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF) " + outbox_module._CLAIM.decode(),
+        "EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF) " + backlog._CLAIM.decode(),
         [60.0, "queue", "lane3", 100],
     )
     text = "\n".join(line for (line,) in plan)
     assert "outbox_due" in text
     assert "Seq Scan" not in text
     text = "\n".join(
-        line for (line,) in database.query("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + outbox_module._DESTINATIONS)
+        line for (line,) in database.query("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + backlog._DESTINATIONS)
     )
     assert "Seq Scan" not in text
     database.query("DELETE FROM outbox")
