@@ -46,6 +46,9 @@ FROM unnest(%s::uuid[], %s::float[]) AS later(entry, seconds) WHERE outbox.entry
 """
 _RELEASE: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NULL"
 _ASIDE: Final = PutAside("outbox", key="entry", due="leased_until")
+_MARGIN: Final = 0.2
+"""Part of a lease in which its process no longer begins to send."""
+
 _ASIDE_AT_ONCE: Final = 1000
 """Messages of a channel that this release doesn't know, put aside in one transaction."""
 
@@ -85,11 +88,13 @@ class Backlog:
     def __init__(self, database: Database, lease: float) -> None:
         self._database = database
         self._lease = lease
+        self.margin = lease * _MARGIN
+        """Seconds from when its process lets go of a message until others may have it."""
 
     def claim(self, channel: str, target: str, limit: int) -> Claim:
         """Leases messages for one destination that nobody has, those that have waited longest. Never by a cursor: a
         lower id may commit later. Those that this release can't read are put aside."""
-        lease_ends = time.monotonic() + self._lease * 0.8
+        lease_ends = time.monotonic() + self._lease - self.margin
 
         def entry(row: Sequence[Any]) -> Entry:
             found, body, attempts = row

@@ -104,13 +104,12 @@ class Lane:
             if not limit:
                 return 0
             self._behind = False  # before the claim: what is staged meanwhile sets it again
-        full = True
         try:
             claimed = self._outbox.backlog.claim(self.channel, self.target, limit)
-            full = claimed.full
-        finally:
-            if full:
-                self._behind = True
+        except BaseException:
+            self._behind = True
+            raise
+        self._behind |= claimed.full
         with self._changed:
             self._waiting.extend((0.0, entry) for entry in claimed.entries)
             self._changed.notify()
@@ -180,8 +179,6 @@ class Lane:
             return False
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
-        if not batch:
-            return False
         failpoints.reached("publish.before")
         began = time.time_ns()
         failed = send(self._broker, self.channel, self.target, batch)
@@ -281,12 +278,17 @@ class Lane:
             self._trouble = code
 
     def _drop_expired(self) -> None:
-        # Their rows are anybody's by now: sending them here too would only be a repeat.
+        # Their rows are anybody's soon: sending them here too would only be a repeat.
         now = time.monotonic()
         with self._changed:
+            before = len(self._waiting)
             while self._waiting and self._waiting[0][1].lease_ends < now:
                 self._waiting.popleft()
-                self._behind = True
+            if len(self._waiting) == before:
+                return
+            self._behind = True
+            heappush(self._retries, now + self._outbox.backlog.margin)
+        self._wants_pull()
 
     def _release(self) -> None:
         now = time.monotonic()

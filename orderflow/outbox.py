@@ -144,7 +144,7 @@ class Outbox:
 
     def _store(self, connection: Connection, messages: Sequence[Addressed]) -> list[Entry]:
         staged = time.monotonic()
-        lease_ends = staged + self._lease * 0.8
+        lease_ends = staged + self._lease - self.backlog.margin
         entries = [
             Entry(clock.new_id(), *message, lease_ends if self.takes(message.channel, message.target) else 0.0, staged)
             for message in messages

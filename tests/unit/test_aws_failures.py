@@ -170,7 +170,9 @@ def test_what_an_error_of_a_whole_call_blames(
     assert vars(raised.value) == {"code": code} | ({"final": False} if expected is BatchRefused else {})
 
 
-@pytest.mark.parametrize(("api", "code"), [(api, code) for api, codes in refusals.FINAL.items() for code in sorted(codes)])
+@pytest.mark.parametrize(
+    ("api", "code"), [(api, code) for api in refusals.FINAL for code in sorted(refusals.FINAL[api])]
+)
 def test_what_is_the_messages_own_fault(clients: Clients, api: str, code: str) -> None:
     with pytest.raises(BatchRefused) as raised:
         fails(clients, api, answered(code, 400))

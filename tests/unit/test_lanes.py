@@ -418,6 +418,25 @@ def test_a_broker_that_is_not_ready_gets_nothing_and_is_asked_again(
     until(lambda: sorted(broker.taken[key]) == sorted(wanted), 10)
 
 
+@pytest.mark.row(26)
+def test_what_waited_for_longer_than_its_lease_needs_nobody_to_find_it(database: Database, broker: Faulty) -> None:
+    """Its lane drops it in time, and claims it when it may, again and again, until it can be sent."""
+    database.query("DELETE FROM outbox")
+    outbox = Outbox(database, lease=0.5)
+    publisher = Publisher(outbox, broker)
+    ended = in_background(publisher.run)
+    key = Channel.QUEUE, "inventory"
+    broker.whole = False
+    wanted = stage_for(outbox, key, 15)
+    until(lambda: publisher.waiting == 0, 10)
+    until(lambda: publisher.waiting > 0, 10)
+    until(lambda: publisher.waiting == 0, 10)
+    broker.whole = True
+    until(lambda: set(broker.taken[key]) == set(wanted), 20)
+    publisher.stop()
+    ended.result(20)
+
+
 def test_a_database_that_is_unavailable_is_asked_again(
     outbox: Outbox, broker: Faulty, running: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
