@@ -45,6 +45,15 @@ FORWARD: Final[Mapping[Workflow, tuple[Move, ...]]] = {
 }
 """The way forward, by workflow. In hybrid the last move hands the order over to choreography."""
 
+ASKED: Final = {
+    **{name_of(step.command): step.service for step in STEPS},
+    **{name_of(step.undo): step.service for step in STEPS},
+    name_of(c.OrderPaid): SHIPMENT.service,
+    name_of(c.ConfirmOrder): "order",
+    name_of(c.CancelOrder): "order",
+}
+"""Who has to answer an open message."""
+
 _ARBITER_CANCELS: Final = {name_of(c.OrderCancellationRequested), name_of(c.ConfirmationRejected)}
 
 

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 import structlog
@@ -102,7 +103,10 @@ class Guardian:
         self._unanswered = 0
         self._rests_until = 0.0
 
-    def sweep(self, drained_ago: float) -> bool:
+    def waits(self) -> bool:
+        return False  # Step Functions is asked itself, not its queue
+
+    def sweep(self, lag: float, resumed: float = inf) -> bool:
         if self._now() < self._rests_until:
             return False
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.

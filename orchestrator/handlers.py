@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator import engine, store, watch
 from orchestrator.store import Saga
 from orderflow import clock
+from orderflow.answers import Answers
 from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     MESSAGES,
@@ -45,9 +46,10 @@ class Orchestrator:
     service = "orchestrator"
     whole_orders = True
 
-    def __init__(self, settings: Settings, budget: RetryBudget) -> None:
+    def __init__(self, settings: Settings, budget: RetryBudget, answers: Answers) -> None:
         self._settings = settings
         self._budget = budget
+        self._answers = answers
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
@@ -94,17 +96,20 @@ class Orchestrator:
             started = True
         else:
             started = False
-        before = len(saga.facts)
+        before, sender = len(saga.facts), envelope.source.removeprefix("orderflow/")
+        asked = engine.ASKED.get(saga.open_type or "")
         if type(message) in _FACTS:
             saga.facts.add(fact_of(message))
             if not saga.reason and saga.active and owed(saga.facts) is not None:
                 saga.reason = str(getattr(message, "reason", ""))
         caused: list[Envelope] = []
         if started or len(saga.facts) > before or not incoming.known:
-            sender = envelope.source.removeprefix("orderflow/")
             note = str(getattr(message, "reason", "") or getattr(message, "why", ""))
             log.append(LogEntry(saga.order_id, sender, "event", envelope.name, envelope.id, envelope.causationid, note))
         if started or len(saga.facts) > before:
+            if sender == asked:
+                self._answers.heard(sender, saga.waited)
+            saga.waited = 0.0
             self._budget.came_forward(helped=bool(envelope.resend and saga.sends))
             caused += self._advance(saga, incoming)
         if isinstance(message, OrderRetryRequested) and not incoming.known:

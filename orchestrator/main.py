@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from flask import Blueprint
@@ -10,6 +11,7 @@ from orchestrator import api, store, watch
 from orchestrator.guardian import Guardian
 from orchestrator.handlers import Orchestrator
 from orchestrator.timers import SagaSweeper
+from orderflow.answers import Answers
 from orderflow.bus import Broker
 from orderflow.bus.step_functions import StepFunctions
 from orderflow.database import Database
@@ -32,28 +34,33 @@ class _Owners:
     def __init__(self, *sweepers: Sweeper) -> None:
         self._sweepers = sweepers
 
-    def sweep(self, drained_ago: float) -> bool:
-        more = [sweeper.sweep(drained_ago) for sweeper in self._sweepers]
+    def sweep(self, lag: float, resumed: float = inf) -> bool:
+        more = [sweeper.sweep(lag, resumed) for sweeper in self._sweepers]
         return any(more)
+
+    def waits(self) -> bool:
+        return any(sweeper.waits() for sweeper in self._sweepers)
 
 
 def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
-    outbox.restart_clocks = lambda connection, ids: store.restart_clocks(connection, ids, settings.resend_after[0])
+    outbox.restart_clocks(lambda connection, ids: store.restart_clocks(connection, ids, settings.resend_after[0]))
     budget = RetryBudget("orchestrator", settings.retry_budget)
-    owners: list[Sweeper] = [SagaSweeper(outbox, settings, budget)]
+    answers = Answers(settings.resend_after[0])
+    owners: list[Sweeper] = [SagaSweeper(database, outbox, settings, budget, answers)]
     if isinstance(broker, _RunsExecutions):
         owners.append(Guardian(database, outbox, broker.step_functions, settings))
 
     return Service(
         settings,
-        Orchestrator(settings, budget),
+        Orchestrator(settings, budget, answers),
         database,
         outbox,
         broker,
         sweeper=_Owners(*owners),
+        answers=answers,
         kept=(*store.kept(settings.keep_log), *watch.kept(settings.keep_log)),
         gauges=lambda: (*store.gauges(database), *watch.gauges(database)),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,9 +54,9 @@ LOG: Final = Trail("saga_log")
 
 @dataclass(slots=True)
 class Saga:
-    """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress, by the
-    database's clock; `overdue` those since it should have been looked after; `next_in` the seconds until it is the next
-    time (None leaves it as it is)."""
+    """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress (or
+    since its question was sent, if that was later), by the database's clock; `next_in` the seconds until it is looked
+    after the next time (None leaves it as it is)."""
 
     order_id: str
     version: int
@@ -71,7 +72,6 @@ class Saga:
     reason: str
     sends: int
     waited: float = 0.0
-    overdue: float = 0.0
     next_in: float | None = None
     progressed: bool = False
 
@@ -81,8 +81,7 @@ class Saga:
 
 
 _COLUMNS: Final = """order_id::text, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type,
-    open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float,
-    extract(epoch FROM now() - next_at)::float"""
+    open_id::text, attention, reason, sends, extract(epoch FROM now() - progress_at)::float"""
 # For each id, not `= ANY(array)`: so a prepared plan finds the one partition of each when it is executed.
 _LOCK: Final = f"""
 SELECT found.* FROM unnest(%s::uuid[]) AS asked(i)
@@ -90,16 +89,23 @@ CROSS JOIN LATERAL (SELECT {_COLUMNS} FROM sagas WHERE order_id = asked.i FOR UP
 """.encode()  # noqa: S608
 _PUT_OFF: Final = b"""
 UPDATE sagas SET look_at = sagas.next_at FROM (
-    SELECT order_id FROM sagas WHERE active AND look_at <= now() - make_interval(secs => %s)
-        AND next_at > now() - make_interval(secs => %s)
-    ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT order_id FROM sagas WHERE active AND look_at <= now() - make_interval(secs => %(lag)s)
+        AND next_at > now() - make_interval(secs => %(lag)s)
+    ORDER BY look_at LIMIT %(put_off)s FOR UPDATE SKIP LOCKED
 ) AS early WHERE sagas.order_id = early.order_id
 """
 _DUE: Final = f"""
-SELECT {_COLUMNS} FROM sagas
-WHERE active AND look_at <= now() - make_interval(secs => %s) AND next_at <= now() - make_interval(secs => %s)
-ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
+SELECT {_COLUMNS} FROM sagas o
+WHERE active AND look_at <= now() - make_interval(secs => %(lag)s)
+    AND next_at <= now() - make_interval(secs => %(lag)s)
+    AND progress_at <= now() - make_interval(secs => coalesce((%(waits)s::jsonb ->> open_type)::float, 0))
+    AND NOT EXISTS (SELECT FROM outbox q WHERE q.order_id = o.order_id AND q.parked IS NULL)
+    AND NOT EXISTS (
+        SELECT FROM given_back g WHERE g.order_id = o.order_id AND g.until > now() - make_interval(secs => %(lag)s)
+    )
+ORDER BY look_at LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED
 """.encode()  # noqa: S608
+_WAITS: Final = "SELECT EXISTS (SELECT FROM sagas WHERE active AND look_at <= now() AND next_at <= now())"
 _INSERT: Final = b"""
 INSERT INTO sagas (order_id, version, workflow, event_bus, traceparent, snapshot, facts, state, open_type, open_id,
     active, attention, reason, sends, next_at, look_at)
@@ -145,12 +151,19 @@ def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
     return {row[0]: read_one(row, _saga) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
 
 
-def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Saga], bool]:
-    """Locks active sagas whose time has come, and that had the chance to hear from the queue since; and whether there
-    may be more."""
-    connection.execute(_PUT_OFF, [drained_ago, drained_ago, PUT_OFF])
-    rows = connection.execute(_DUE, [drained_ago, drained_ago, limit]).fetchall()
+def due(connection: Connection, lag: float, waits: Mapping[str, float], limit: int) -> tuple[list[Saga], bool]:
+    """Locks active sagas whose time has come, as of the watermark, `lag` seconds ago; and whether there may be more.
+    Not those whose question is still in the outbox, or of which something was given back; nor those that have waited
+    for less than `waits` says, in seconds by the open message."""
+    asked = {"lag": lag, "waits": json.dumps(waits), "limit": limit}
+    connection.execute(_PUT_OFF, {"lag": lag, "put_off": PUT_OFF})
+    rows = connection.execute(_DUE, asked).fetchall()
     return ASIDE.read(rows, _saga, connection.execute), len(rows) == limit
+
+
+def any_due(database: Database) -> bool:
+    """Whether the time of any active saga has come, by the clock."""
+    return bool(database.query(_WAITS)[0][0])
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
@@ -163,7 +176,7 @@ def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: fl
 def _saga(row: Sequence[Any]) -> Saga:
     return Saga(
         row[0], row[1], Workflow(row[2]), EventBus(row[3]), row[4], OrderSnapshot.model_validate_json(row[5]),
-        set(row[6]), State(row[7]), *row[8:15],
+        set(row[6]), State(row[7]), *row[8:14],
     )  # fmt: skip
 
 
@@ -184,14 +197,15 @@ def insert(connection: Connection, sagas: Sequence[Saga]) -> None:
         connection.execute(_INSERT, [list(column) for column in columns])
 
 
-def save(connection: Connection, sagas: Sequence[Saga]) -> None:
-    """Stores what has changed about sagas that are locked."""
+def save(connection: Connection, sagas: Sequence[Saga], lag: float = 0.0) -> None:
+    """Stores what has changed about sagas that are locked. Their next looks count from `lag` seconds ago."""
     if sagas:
         columns = zip(
             *(
                 (
                     s.order_id, s.version, ",".join(sorted(s.facts)), s.state.value, s.open_type, s.open_id, s.active,
-                    s.attention, s.reason[:500], s.sends, s.progressed, s.next_in,
+                    s.attention, s.reason[:500], s.sends, s.progressed,
+                    None if s.next_in is None else s.next_in - lag,
                 )
                 for s in sagas
             ),

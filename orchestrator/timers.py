@@ -1,11 +1,12 @@
 """The orchestrator as owner: what is open is sent again, undone at its deadline, and given to an operator in the end.
 
-The times are those of the order service's coordinator (settings), by the database's clock. A deadline that passed while
-this owner was away only makes it ask once more: nobody could have answered it.
+The times and their rules are those of the order service's coordinator: by the database's clock, as of the watermark of
+the queue; after downtime each is asked once, and its clock starts anew; what waits behind a backlog is left alone.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import structlog
@@ -14,10 +15,12 @@ from orchestrator import engine, store
 from orchestrator.engine import State
 from orchestrator.handlers import advance, kind_of
 from orchestrator.store import Saga
+from orderflow.answers import Answers
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
+from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
-from orderflow.resending import FAR, RetryBudget, next_look, slept
+from orderflow.resending import FAR, RetryBudget, next_look
 from orderflow.saga import DEADLINE
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
@@ -31,20 +34,32 @@ _LIMIT: Final = 100
 class SagaSweeper:
     """See `orderflow.service.Sweeper`."""
 
-    def __init__(self, outbox: Outbox, settings: Settings, budget: RetryBudget) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, settings: Settings, budget: RetryBudget, answers: Answers
+    ) -> None:
+        self._database = database
         self._outbox = outbox
         self._settings = settings
         self._budget = budget
+        self._answers = answers
 
-    def sweep(self, drained_ago: float) -> bool:
+    def waits(self) -> bool:
+        return store.any_due(self._database)
+
+    def sweep(self, lag: float, resumed: float = inf) -> bool:
+        if lag == inf:
+            return False
+        silent = self._settings.resend_after[0]
+        waits = {asked: self._answers.least_wait([service], silent) for asked, service in engine.ASKED.items()}
         with self._outbox.transaction() as unit:
-            sagas, more = store.due(unit.connection, drained_ago, _LIMIT)
+            sagas, more = store.due(unit.connection, lag, waits, _LIMIT)
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
             odd: dict[str, Exception] = {}
             for saga in sagas:
+                saga.waited -= lag
                 try:
-                    envelope, note = self._look_after(saga)
+                    envelope, note = self._look_after(saga, lag, resumed - lag)
                     unit.stage([envelope] if envelope else [])
                 except Exception as error:  # noqa: BLE001 - a step that newer code has begun, say
                     odd[saga.order_id] = error
@@ -56,17 +71,23 @@ class SagaSweeper:
                         )
                     )
                     done.append((note, envelope.about))
-            store.save(unit.connection, [saga for saga in sagas if saga.order_id not in odd])
+            store.save(unit.connection, [saga for saga in sagas if saga.order_id not in odd], lag)
             store.ASIDE.put(odd, unit.connection.execute)
             store.LOG.write(unit.connection, entries)
         for what, about in done:
             log.warning("no answer in time", action=what, **about)
         return more
 
-    def _look_after(self, saga: Saga) -> tuple[Envelope | None, str]:
+    def _look_after(self, saga: Saga, lag: float, resumed: float) -> tuple[Envelope | None, str]:
         settings = self._settings
         saga.version += 1
-        if saga.state is State.RUNNING and saga.waited >= settings.undo_after and not slept(settings, saga.overdue):
+        running = saga.state is State.RUNNING
+        down = running and saga.waited > resumed  # while it waited, and it was not asked since
+        if running and saga.waited >= settings.undo_after and not down:
+            asked = [service] if (service := engine.ASKED.get(saga.open_type or "")) else []
+            if saga.waited + lag < self._answers.least_wait(asked, settings.undo_after):
+                saga.next_in = settings.resend_after[0]
+                return None, ""
             saga.facts.add(DEADLINE)
             saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
             message = advance(saga, settings)
@@ -82,9 +103,11 @@ class SagaSweeper:
             # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
             message = advance(saga, settings)
             return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
-        if not slept(settings, saga.overdue) and not self._budget.take():
+        if not self._budget.take():
             saga.next_in = self._next_look(saga)
             return None, ""
+        if down:
+            saga.progressed, saga.waited, saga.sends = True, 0.0, 0
         saga.sends += 1
         saga.next_in = self._next_look(saga)
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
@@ -93,8 +116,6 @@ class SagaSweeper:
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:
             return self._settings.undo_resend_every
-        if slept(self._settings, saga.overdue):
-            return self._settings.resend_after[0]
         return next_look(self._settings, saga.waited, saga.sends)
 
 

@@ -68,6 +68,10 @@ class Entry:
     attempts: int = 0
 
     @property
+    def order_id(self) -> str:
+        return self.parcel.envelope.subject
+
+    @property
     def leased(self) -> bool:
         """Whether this process may send it."""
         return self.lease_ends != 0.0

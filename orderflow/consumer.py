@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -24,14 +24,12 @@ from orderflow.envelope import Envelope, decode
 from orderflow.errors import BrokerUnavailable
 from orderflow.guard import Done, Later, Park, Verdict
 from orderflow.processor import Processor
+from orderflow.watermark import Watermark
 
 log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.5
 """Seconds between looks for a broker or database that is away."""
-
-_FOUND_NOTHING: Final = 3.0
-"""Seconds that a poll waits until its queue counts as empty, though it has not come back yet."""
 
 _LONGEST_DELAY: Final = 900
 """Seconds that a message waits at most before it is tried again: about as long as it has waited, so that an
@@ -53,7 +51,11 @@ class Consumer:
         long_poll: int,
         visibility: int,
         heartbeat: float,
+        give_back: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
+        """`give_back` notes orders of which a message stays hidden for so many seconds, where deadlines go by that."""
+        self.watermark = Watermark(long_poll=max(1, long_poll), visibility=visibility)
+        self._give_back = give_back
         self._queue = queue
         self.acknowledger = Acknowledger(queue, self._out_of_hand)
         self._processor = processor
@@ -64,7 +66,6 @@ class Consumer:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._in_hand: dict[str, tuple[Delivery, float]] = {}
-        self._polls: dict[int, tuple[float, float]] = {}
         self._database_doubtful = False
         self._broker_away = False
         self.beat = time.monotonic()
@@ -73,7 +74,8 @@ class Consumer:
         """Works until `stop`."""
         while not self._stopping.is_set():
             try:
-                self.step(self._long_poll)
+                # What is there is known soon, also where nothing is.
+                self.step(self._long_poll if self.watermark.hearing else min(1, self._long_poll))
             except BrokerUnavailable as error:
                 if not self._broker_away:
                     log.warning("broker away; no messages until it is back", error=str(error))
@@ -100,15 +102,16 @@ class Consumer:
             self._stopping.wait(_PAUSE)
             return 0
         self._database_doubtful = False
-        began, received_from = time.monotonic(), time.time_ns()
-        thread = threading.get_ident()
-        drained, _ = self._polls.get(thread, (began - 3600, 0.0))
-        self._polls[thread] = (drained, began)
-        deliveries = self._queue.receive(BATCH, wait)
+        began, received_from = self.watermark.now(), time.time_ns()
+        try:
+            deliveries = self._queue.receive(BATCH, wait)
+        except BaseException:
+            self.watermark.failed()
+            raise
+        self.watermark.received(deliveries, began, wait)
         if self._broker_away:
             log.info("broker is back")
             self._broker_away = False
-        self._polls[thread] = (drained, 0.0)
         now = time.monotonic()
         with self._lock:
             self._in_hand |= {d.receipt: (d, now) for d in deliveries}
@@ -118,28 +121,10 @@ class Consumer:
                 self._handle(deliveries)
             except BaseException:
                 # Out of hand, so that the heartbeat lets them become visible to another try.
+                self.watermark.block(self._visibility)
                 self._out_of_hand(deliveries)
                 raise
-        if len(deliveries) < BATCH:
-            self._polls[thread] = (began, 0.0)
         return len(deliveries)
-
-    def drained_ago(self) -> float:
-        """Seconds since this process last found its queue empty, with all that it held before handled.
-
-        A deadline that expired later than that may just be waiting behind a backlog. Infinite if it never was.
-        """
-        now = time.monotonic()
-        polls = list(self._polls.values())
-        if not polls:
-            return float("inf")
-        # A poll that waits this long finds nothing: a queue that holds something answers at once. One that waits longer
-        # than it should get no answer, from a broker that hangs; nor is one that is away asked about anything.
-        answered = 0 if self._broker_away else self._long_poll + _FOUND_NOTHING
-        return max(
-            0.0 if waiting and _FOUND_NOTHING < now - waiting <= answered else now - drained
-            for drained, waiting in polls
-        )
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         verdicts: list[tuple[Delivery, Verdict]] = []
@@ -174,33 +159,55 @@ class Consumer:
         self.acknowledger.acknowledge([d for d, verdict in verdicts if isinstance(verdict, Done)])
         others = [(d, verdict) for d, verdict in verdicts if not isinstance(verdict, Done)]
         try:
+            delays = self._delays([(d, verdict) for d, verdict in others if isinstance(verdict, Later)])
             for delivery, verdict in others:
                 try:
-                    self._put_off(delivery, verdict)
+                    self._put_off(delivery, verdict, delays.get(delivery.receipt, 0))
                 except BrokerUnavailable:
                     raise
                 except Exception as error:
                     # It comes again when its visibility runs out.
+                    self.watermark.block(self._visibility)
                     log.warning("could not give back or park", exc_info=error, broker_id=delivery.broker_id)
         except BrokerUnavailable as error:
             # They come again when their visibility runs out, and are known then.
             log.warning("could not give back or park", error=str(error), messages=len(others))
+            self.watermark.block(self._visibility)
         finally:
             self._out_of_hand([delivery for delivery, _ in others])
 
-    def _put_off(self, delivery: Delivery, verdict: Verdict) -> None:
+    def _put_off(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
         if isinstance(verdict, Park):
             log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
             self._queue.park(delivery, verdict.reason)
         elif isinstance(verdict, Later):
             self._database_doubtful |= not verdict.soon
             log.info("message waits", reason=verdict.reason, receive_count=delivery.receive_count, **_about(delivery))
-            self._queue.extend([delivery], _delay(delivery.receive_count, soon=verdict.soon))
+            self._queue.extend([delivery], delay)
+
+    def _delays(self, waiting: Sequence[tuple[Delivery, Later]]) -> dict[str, int]:
+        """Seconds until each is visible again, by receipt. No longer than the visibility timeout where its order could
+        not be noted: then the deadlines of all orders wait for it."""
+        delays = {d.receipt: _delay(d.receive_count, soon=verdict.soon) for d, verdict in waiting}
+        if not delays or self._give_back is None:
+            return delays
+        hidden: dict[str, float] = {}
+        try:
+            for delivery, _ in waiting:
+                order_id = decode(delivery.body).subject
+                hidden[order_id] = max(hidden.get(order_id, 0.0), delays[delivery.receipt])
+            self._give_back(hidden)
+            return delays
+        except Exception as error:  # noqa: BLE001 - the database is unavailable, or it has no order that can be read
+            log.info("could not note what is given back", error=repr(error), messages=len(waiting))
+            self.watermark.block(self._visibility)
+            return {receipt: min(delay, self._visibility) for receipt, delay in delays.items()}
 
     def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:
                 self._in_hand.pop(delivery.receipt, None)
+        self.watermark.settled(deliveries)
 
     def keep_in_hand(self) -> None:
         """The heartbeat: keeps invisible what has been in hand for a while. Call it about every second."""

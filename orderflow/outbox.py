@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -24,6 +24,7 @@ from orderflow.contracts import MESSAGES
 from orderflow.database import Connection, Database
 from orderflow.envelope import MAX_BYTES, Envelope
 from orderflow.errors import Contended, Unsendable
+from orderflow.late import Late, Restart
 from orderflow.routing import Channel, route_of
 
 log = structlog.get_logger(__name__)
@@ -52,13 +53,6 @@ _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
 _DELETE_UNLOCKED: Final = """
 DELETE FROM outbox WHERE entry IN (SELECT entry FROM outbox WHERE entry = ANY(%s::uuid[]) FOR UPDATE SKIP LOCKED)
 """
-_REFUSED: Final = b"""
-SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
-WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry DESC
-"""
-_LATE: Final = 5.0
-"""Seconds from its staging from which a message is sent late: then the clock of its answer starts anew."""
-
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
@@ -97,13 +91,9 @@ class Outbox:
         self._sent: deque[str] = deque()
         self._contended: deque[str] = deque()
         """Sent, and to be deleted by `flush`, where no message waits for it."""
-        self._late: deque[Entry] = deque()
         self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
         self.takes: Callable[[Channel, str], bool] = lambda channel, target: True
-        self.restart_clocks: Callable[[Connection, Sequence[str]], Collection[str]] | None = None
-        """Of an owner: restarts, for these orders, the clock of an answer whose question was sent late. Gives those
-        that it could not lock; they come again. Temporal has the same two clocks, schedule-to-start and start-to-close:
-        https://docs.temporal.io/encyclopedia/detecting-activity-failures"""
+        self._late: Late | None = None
 
     @property
     def database(self) -> Database:
@@ -163,19 +153,18 @@ class Outbox:
             )
         return entries
 
+    def restart_clocks(self, restart: Restart) -> None:
+        """Makes this the outbox of an owner: what it sends late restarts clocks (`orderflow.late`)."""
+        self._late = Late(self._database, restart, _DELETE)
+
     def sent(self, entries: Sequence[Entry]) -> None:
-        """Notes that these have been sent; the next transaction deletes them, and `flush` those of an owner that were
-        sent late: while a question is in the outbox its owner waits for no answer, so the clock comes first."""
-        late_since = time.monotonic() - _LATE
-        for entry in entries:
-            if self.restart_clocks and entry.staged < late_since:
-                self._late.append(entry)
-            else:
-                self._sent.append(entry.id)
+        """Notes that these have been sent; the next transaction deletes them, or `flush` if they were late."""
+        self._sent.extend(entry.id for entry in entries if not (self._late and self._late.note(entry)))
 
     def flush(self) -> None:
         """Deletes what has been sent, when no transaction has come by. Raises DatabaseUnavailable."""
-        self._flush_late()
+        if self._late:
+            self._late.flush()
         contended = [self._contended.popleft() for _ in range(len(self._contended))]
         if contended:
             self._database.query(_DELETE_UNLOCKED, [contended])
@@ -184,33 +173,9 @@ class Outbox:
                 failpoints.reached("mark.before")
             failpoints.reached("mark.after")
 
-    def _flush_late(self) -> None:
-        late: list[Entry] = []
-        with suppress(IndexError):
-            while self.restart_clocks:
-                late.append(self._late.popleft())
-        if not late or not self.restart_clocks:
-            return
-        orders = sorted({entry.parcel.envelope.subject for entry in late})
-        locked: Collection[str] = orders  # until that is known
-        try:
-            with self._database.transaction() as connection:
-                skipped = self.restart_clocks(connection, orders)
-                sent = [e.id for e in late if e.parcel.envelope.subject not in skipped]
-                connection.execute(_DELETE, [sent])
-                failpoints.reached("mark.before")
-            locked = skipped
-            failpoints.reached("mark.after")
-        finally:
-            self._late.extendleft(e for e in late if e.parcel.envelope.subject in locked)
-
     def park(self, unit: Unit, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""
         unit.connection.execute(_PARK, [reason[:1000], entry.id])
-
-    def refused(self, unit: Unit, order_ids: Sequence[str]) -> dict[str, str]:
-        """Of these orders, those of which something is parked, and why."""
-        return dict(unit.connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
 def _addressed(envelope: Envelope) -> Addressed | None:

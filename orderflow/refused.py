@@ -10,7 +10,7 @@ from typing import Final
 
 from orderflow import clock
 from orderflow.bus import HOLD, DeadLetter, DeadLetterQueue
-from orderflow.database import Database
+from orderflow.database import Connection, Database
 
 _DEPTH: Final = "SELECT count(*) FROM outbox WHERE parked IS NOT NULL"
 _TAKE: Final = """
@@ -30,6 +30,15 @@ RETURNING again.parked::text
 """
 """A new entry: its age tells how long it has waited to be sent, and who once had it in hand can't park it again."""
 _DELETE: Final = "DELETE FROM outbox WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL"
+_REFUSED: Final = b"""
+SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
+WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry DESC
+"""
+
+
+def refused(connection: Connection, order_ids: Sequence[str]) -> dict[str, str]:
+    """Of these orders, those of which something is refused, and why."""
+    return dict(connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
 class RefusedMessages(DeadLetterQueue):

@@ -86,13 +86,9 @@ def next_look(settings: Settings, waited: float, sends: int) -> float:
     """Seconds until its owner looks after an open order again, after so many resends, `waited` seconds after its last
     progress: at the next of its times, not at once again where that is over, and at its deadline at the latest."""
     times = settings.resend_after
-    until_undone = max(0.0, settings.undo_after - waited)
+    until_deadline = settings.undo_after - waited
+    if until_deadline <= 0:
+        return times[0]
     if sends >= len(times):
-        return until_undone
-    return min(until_undone, max(times[0], times[sends] * random.uniform(0.9, 1.0) - waited))
-
-
-def slept(settings: Settings, overdue: float) -> bool:
-    """Whether an owner was away when it should have looked (`overdue` seconds ago), or was restored from a backup:
-    then it asks once more before it undoes, for nobody could have answered it."""
-    return overdue >= settings.resend_after[0]
+        return until_deadline
+    return min(until_deadline, max(times[0], times[sends] * random.uniform(0.9, 1.0) - waited))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, Protocol
 
 import structlog
 
-from orderflow import idempotency, inbox
+from orderflow import idempotency, inbox, receivers
+from orderflow.answers import Answers
 from orderflow.application import Application
 from orderflow.bus import Broker
 from orderflow.consumer import Consumer
@@ -21,6 +23,7 @@ from orderflow.measures import Gauge
 from orderflow.outbox import Outbox
 from orderflow.processor import Processor
 from orderflow.publisher import Publisher
+from orderflow.receivers import Receivers
 from orderflow.retention import Kept, Retention
 from orderflow.settings import Role, Settings
 
@@ -34,6 +37,8 @@ _PRUNE_AGAIN: Final = 30.0
 _COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
 """Batches of due orders at a tick; after an outage many are due at once."""
+_FAR_BEHIND: Final = 6.0
+"""Seconds that a watermark may be behind until an owner that has something to look after asks its queue itself."""
 _BEAT_LATE: Final = 20.0
 """Seconds beyond the long poll after which a consumer that has not been heard of counts as stuck."""
 
@@ -41,9 +46,13 @@ _BEAT_LATE: Final = 20.0
 class Sweeper(Protocol):
     """Owner of deadlines: sends again what got no answer, and undoes what is too late."""
 
-    def sweep(self, drained_ago: float) -> bool:
-        """Looks after what is due; returns whether there may be more. `drained_ago`: seconds since the own queue was
-        last seen empty."""
+    def sweep(self, lag: float, resumed: float = inf) -> bool:
+        """Looks after what is due; returns whether there may be more. `lag`: seconds that the watermark of the own
+        queue is behind the database's clock, infinite while it isn't known; `resumed`: seconds since this owner is
+        back after it was down, or could not hear."""
+
+    def waits(self) -> bool:
+        """Whether anything would be due if the watermark had come as far as the clock."""
 
 
 class Worker(Protocol):
@@ -72,6 +81,7 @@ class Service:
         *,
         sweeper: Sweeper | None = None,
         workers: Sequence[Worker] = (),
+        answers: Answers | None = None,
         kept: Sequence[Kept] = (),
         close: Callable[[], None] = lambda: None,
         gauges: Callable[[], Sequence[Gauge]] = tuple,
@@ -100,13 +110,22 @@ class Service:
             long_poll=settings.long_poll,
             visibility=settings.visibility,
             heartbeat=settings.heartbeat,
+            give_back=(lambda until: self.receivers.give_back(until)) if answers else None,  # type: ignore[union-attr]
         )
         self.sweeper = sweeper
         self.workers = workers
+        self.answers = answers
+        self.receivers = Receivers(database, self.consumer.watermark, answers, settings) if answers else None
         self.counters = Counters(database)
         self.gauges = gauges
         self._retention = Retention(
-            database, (*inbox.kept(settings.keep_inbox), *idempotency.kept(settings.keep_idempotency_keys), *kept)
+            database,
+            (
+                *inbox.kept(settings.keep_inbox),
+                *idempotency.kept(settings.keep_idempotency_keys),
+                *(receivers.KEPT if answers else ()),
+                *kept,
+            ),
         )
         self._close = close
         self._consumer_threads = consumer_threads
@@ -154,6 +173,8 @@ class Service:
         except Transient as error:
             log.info("sent messages stay in the outbox and are sent once more", error=str(error))
         self._try("counters", self.counters.hand_in)
+        if self.receivers and self.works:
+            self._try("report", lambda: self.receivers.report(leaving=True))  # type: ignore[union-attr]
         self._close()
         self.database.close()
         self.broker.close()
@@ -175,6 +196,8 @@ class Service:
     def _beat(self) -> None:
         # By itself: behind sweeps or pruning that take long, what is in hand would become visible again.
         while not self._stopping.wait(_TICK):
+            if self.receivers:
+                self._try("report", self.receivers.report)
             self._try("heartbeat", self.consumer.keep_in_hand)
 
     def _maintain(self) -> None:
@@ -194,12 +217,14 @@ class Service:
 
     def sweep(self) -> None:
         """Looks after the deadlines that this service owns."""
-        if not self.sweeper:
+        if not self.sweeper or not self.receivers:
             return
         for _ in range(_SWEEPS):
-            # Looked at before each: what a round takes seconds for, answers that came meanwhile are not drained after.
-            drained_ago = self.consumer.drained_ago()
-            if drained_ago == float("inf") or not self.sweeper.sweep(drained_ago):
+            look = self.receivers.look()
+            if look.lag > _FAR_BEHIND and self.consumer.watermark.hearing and self.sweeper.waits():
+                # Its threads may sit in long polls for long: whether nothing is there is known sooner by a short one.
+                self.consumer.step(1)
+            if not self.sweeper.sweep(look.lag, look.resumed):
                 return
 
     def _retain(self) -> None:

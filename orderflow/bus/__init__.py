@@ -55,12 +55,14 @@ class SendFailure:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as a queue handed it out. `receipt` is good until the visibility timeout."""
+    """One message as a queue handed it out. `receipt` is good until the visibility timeout; `age` are the seconds since
+    it was sent, by the broker's clock: up to one too many, none too few."""
 
     body: str
     receipt: str
     receive_count: int = 1
     broker_id: str = ""
+    age: float = 0.0
 
 
 class Queue(Protocol):

@@ -28,6 +28,8 @@ class MemoryQueue(Queue):
         self.parked: list[tuple[Delivery, str]] = []
         self.parked_at: dict[str, datetime] = {}
         """By receipt."""
+        self.sent_at: dict[str, float] = {}
+        """When each was put, in monotonic seconds, by broker id."""
         self._receipts = itertools.count(1)
         self._changed = threading.Condition()
         self._closed = False
@@ -35,7 +37,9 @@ class MemoryQueue(Queue):
     def put(self, body: str) -> None:
         """Adds a message, as a broker would."""
         with self._changed:
-            self.waiting.append(Delivery(body, receipt="", receive_count=0, broker_id=str(next(self._receipts))))
+            broker_id = str(next(self._receipts))
+            self.sent_at[broker_id] = time.monotonic()
+            self.waiting.append(Delivery(body, receipt="", receive_count=0, broker_id=broker_id))
             self._changed.notify_all()
 
     def receive(self, limit: int, wait: int) -> list[Delivery]:
@@ -47,7 +51,9 @@ class MemoryQueue(Queue):
             while self.waiting and len(batch) < min(limit, BATCH):
                 waiting = self.waiting.popleft()
                 receipt = str(next(self._receipts))
-                delivery = replace(waiting, receipt=receipt, receive_count=waiting.receive_count + 1)
+                age = time.monotonic() - self.sent_at.get(waiting.broker_id, time.monotonic())
+                count = waiting.receive_count + 1
+                delivery = replace(waiting, receipt=receipt, receive_count=count, age=age)
                 self.in_hand[receipt] = delivery
                 batch.append(delivery)
             return batch
@@ -55,7 +61,8 @@ class MemoryQueue(Queue):
     def delete(self, deliveries: Sequence[Delivery]) -> None:
         with self._changed:
             for delivery in deliveries:
-                self.in_hand.pop(delivery.receipt, None)
+                if self.in_hand.pop(delivery.receipt, None):
+                    self.sent_at.pop(delivery.broker_id, None)
 
     def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
         with self._changed:

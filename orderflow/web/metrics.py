@@ -143,9 +143,10 @@ class _Collected(Collector):
     def _consumer(self) -> Iterator[Metric]:
         consumer = self._service.consumer
         yield _gauge("consumer_silence_seconds", "Since the consumer's last receive", time.monotonic() - consumer.beat)
-        drained = consumer.drained_ago()
-        if drained != float("inf"):
-            yield _gauge("queue_drained_seconds", "Since the queue was last seen empty", drained)
+        lag = consumer.watermark.lag()
+        if lag != float("inf"):
+            text = "Since the time before which everything in the queue had been received and handled, as far as known"
+            yield _gauge("queue_drained_seconds", text, lag)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -1,18 +1,21 @@
 """The order service as owner: in choreography it watches the whole order; elsewhere only that its coordinator answers.
 A state machine answers nothing but its steps: for it the orchestrator does, whose guardian looks after executions.
 
-What got no answer is sent again 10, 20 and 40 s after the last progress and undone at 60 s (settings); an undo every
-10 s, and after 20 of them the order needs an operator. All by the database's clock. An owner that was away when a
-deadline passed asks once more before it undoes: nobody could have answered it. Where the broker refuses for good what
+What got no answer is resent 10, 20 and 40 s after the last progress and compensated at 60 s (settings); an undo every
+10 s, and after 20 of them the order needs an operator. All by the database's clock, as of the watermark of the owner's
+queue. After downtime each open order is asked once, out of the budget, and its clock starts anew: nobody could have
+answered it. What waits behind a backlog is neither asked again nor given up. Where the broker refuses for good what
 another coordinator must hear, the order needs an operator at once.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import structlog
 
+from orderflow.answers import Answers
 from orderflow.contracts import (
     Message,
     OrderCancellationRequested,
@@ -21,14 +24,17 @@ from orderflow.contracts import (
     OrderSnapshot,
     name_of,
 )
+from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
-from orderflow.resending import FAR, RetryBudget, next_look, slept
+from orderflow.refused import refused
+from orderflow.resending import FAR, RetryBudget, next_look
 from orderflow.routing import COORDINATOR, MACHINE
-from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, still_owed
+from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, still_owed
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
-from services.order import models
+from services.order import due, models
+from services.order.domain import Status
 from services.order.models import Order
 
 log = structlog.get_logger(__name__)
@@ -37,6 +43,16 @@ KNOWN_FACTS: Final = frozenset(
     {DEADLINE, STEP_UNDONE, name_of(OrderCancellationRequested)}
     | {name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone)}
 )
+
+_FORWARD: Final = {
+    Status.PLACED: STOCK.service,
+    Status.STOCK_RESERVED: PAYMENT.service,
+    Status.PAID: SHIPMENT.service,
+}
+_ASKED: Final = {status: [service] for status, service in _FORWARD.items()} | {
+    Status.CANCELLING: [step.service for step in STEPS]
+}
+"""Who has to answer, in choreography, by the order's status."""
 
 _LIMIT: Final = 100
 """Orders looked after in one transaction."""
@@ -62,6 +78,11 @@ def runs_by_machine(order: Order) -> bool:
 def in_good_hands(order: Order) -> bool:
     """Whether another coordinator has answered, and not been silent for too long since."""
     return order.answered and order.waited < _TRUST
+
+
+def waits_for(order: Order) -> str | None:
+    """The service whose answer takes an order of ours forward."""
+    return _FORWARD.get(order.status) if is_ours(order) else None
 
 
 def first_look(order: Order, settings: Settings) -> float:
@@ -99,26 +120,38 @@ def request_cancellation(order: Order, reason: str, settings: Settings) -> Envel
 class OrderSweeper:
     """See `orderflow.service.Sweeper`."""
 
-    def __init__(self, outbox: Outbox, settings: Settings, budget: RetryBudget) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, settings: Settings, budget: RetryBudget, answers: Answers
+    ) -> None:
+        self._database = database
         self._outbox = outbox
         self._settings = settings
         self._budget = budget
+        self._answers = answers
 
-    def sweep(self, drained_ago: float) -> bool:
+    def waits(self) -> bool:
+        return due.any_due(self._database)
+
+    def sweep(self, lag: float, resumed: float = inf) -> bool:
+        if lag == inf:
+            return False
+        silent = self._settings.resend_after[0]
+        waits = {status.value: self._answers.least_wait(asked, silent) for status, asked in _ASKED.items()}
         with self._outbox.transaction() as unit:
-            orders, more = models.due(unit.connection, drained_ago, _LIMIT)
+            orders, more = due.due(unit.connection, lag, waits, _LIMIT)
             if not orders:
                 return more
             placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
             unheard = [o.id for o in orders if not is_ours(o) and not in_good_hands(o)]
-            refused = self._outbox.refused(unit, unheard) if unheard else {}
+            refusals = refused(unit.connection, unheard) if unheard else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
             odd: dict[str, Exception] = {}
             for order in orders:
+                order.waited -= lag
                 try:
-                    envelope, note = self._look_after(order, snapshots, refused.get(order.id, ""))
+                    envelope, note = self._look_after(order, snapshots, refusals.get(order.id, ""), lag, resumed - lag)
                     sent = self._to_be_heard(order, envelope, snapshots) if envelope else []
                     unit.stage(sent)
                 except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
@@ -130,7 +163,7 @@ class OrderSweeper:
                 elif note:
                     entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
                     done.append(("needs an operator", {"order_id": order.id, "reason": note}))
-            models.save(unit.connection, [order for order in orders if order.id not in odd])
+            models.save(unit.connection, [order for order in orders if order.id not in odd], lag)
             models.ASIDE.put(odd, unit.connection.execute)
             models.LOG.write(unit.connection, entries)
         for what, about in done:
@@ -143,7 +176,9 @@ class OrderSweeper:
             return [envelope]
         return [_compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), envelope]
 
-    def _look_after(self, order: Order, snapshots: dict[str, str], refused: str) -> tuple[Envelope | None, str]:
+    def _look_after(
+        self, order: Order, snapshots: dict[str, str], refusal: str, lag: float, resumed: float
+    ) -> tuple[Envelope | None, str]:
         settings = self._settings
         if order.attention:
             order.next_in = FAR  # an operator must look first
@@ -151,20 +186,25 @@ class OrderSweeper:
         if not is_ours(order) and in_good_hands(order):
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
-        if refused:  # its coordinator can't hear of it, so nobody else would end it
+        if refusal:  # its coordinator can't hear of it, so nobody else would end it
             order.attention, order.next_in = True, FAR
-            order.reason = order.reason or f"its coordinator can't be told: {refused}"
+            order.reason = order.reason or f"its coordinator can't be told: {refusal}"
             return None, order.reason
         if order.cancelling and not runs_by_machine(order):
             return self._undo_again(order)
-        if is_ours(order) and order.waited >= settings.undo_after and not slept(settings, order.overdue):
+        down = is_ours(order) and order.waited > resumed  # while it waited, and it was not asked since
+        if is_ours(order) and order.waited >= settings.undo_after and not down:
+            if order.waited + lag < self._answers.least_wait(_ASKED[order.status], settings.undo_after):
+                order.next_in = settings.resend_after[0]
+                return None, ""
             order.facts.add(DEADLINE)
             envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
             return envelope, "deadline"
-        # What slept is asked before it is undone: that needs no budget, and is none of what the budget withheld.
-        if not (is_ours(order) and slept(settings, order.overdue)) and not self._budget.take():
+        if not self._budget.take():
             order.next_in = self._next_look(order)
             return None, ""
+        if down:
+            order.progressed, order.waited, order.sends = True, 0.0, 0
         order.sends += 1
         order.next_in = self._next_look(order)
         message = _placed(snapshots[order.id])
@@ -172,8 +212,6 @@ class OrderSweeper:
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
-        if is_ours(order) and slept(self._settings, order.overdue):
-            return times[0]
         if is_ours(order):
             return next_look(self._settings, order.waited, order.sends)
         if order.sends < len(times) and not runs_by_machine(order):

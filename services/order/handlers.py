@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from orderflow.answers import Answers
 from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     CancelOrder,
@@ -56,9 +57,10 @@ class Orders:
     service = "order"
     whole_orders = True
 
-    def __init__(self, settings: Settings, budget: RetryBudget) -> None:
+    def __init__(self, settings: Settings, budget: RetryBudget, answers: Answers) -> None:
         self._settings = settings
         self._budget = budget
+        self._answers = answers
 
     def accept(self, message: Message) -> Message | None:
         return message if type(message) in _HEARD else None
@@ -82,7 +84,7 @@ class Orders:
                 replies.append(Rejected(f"there is no order {incoming.order_id}"))
                 continue
             envelope = incoming.envelope
-            before = len(order.facts)
+            before, asked = len(order.facts), coordinator.waits_for(order)
             caused = [incoming.answer(m, self.service) for m in self._apply(order, incoming)]
             if len(order.facts) > before or not incoming.known:
                 sender, note = envelope.source.removeprefix("orderflow/"), _note(incoming.message)
@@ -100,7 +102,11 @@ class Orders:
                 )
             log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
             if len(order.facts) > before:
+                # Facts come in any order: one that is ahead says nothing of when its service was asked.
+                if (service := envelope.source.removeprefix("orderflow/")) == asked:
+                    self._answers.heard(service, order.waited)
                 self._budget.came_forward(helped=bool(envelope.resend and order.sends))
+                order.waited = 0.0
                 coordinator.progressed(order, self._settings)
             replies.append(caused)
         models.save(unit.connection, list(orders.values()))

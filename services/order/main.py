@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from orderflow.answers import Answers
 from orderflow.bus import Broker
 from orderflow.database import Database
 from orderflow.outbox import Outbox
@@ -12,8 +13,9 @@ from orderflow.service import Service
 from orderflow.settings import Settings
 from services.order import api
 from services.order.coordinator import OrderSweeper
+from services.order.due import restart_clocks
 from services.order.handlers import Orders
-from services.order.models import gauges, kept, restart_clocks
+from services.order.models import gauges, kept
 from services.order.placing import Placing
 from services.order.reading import Reading
 
@@ -22,15 +24,17 @@ def build(settings: Settings, broker: Broker) -> Service:
     """The service, not started."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="order")
     outbox = Outbox(database, lease=settings.lease)
-    outbox.restart_clocks = lambda connection, ids: restart_clocks(connection, ids, settings.resend_after[0])
+    outbox.restart_clocks(lambda connection, ids: restart_clocks(connection, ids, settings.resend_after[0]))
     budget = RetryBudget("order", settings.retry_budget)
+    answers = Answers(settings.resend_after[0])
     return Service(
         settings,
-        Orders(settings, budget),
+        Orders(settings, budget, answers),
         database,
         outbox,
         broker,
-        sweeper=OrderSweeper(outbox, settings, budget),
+        sweeper=OrderSweeper(database, outbox, settings, budget, answers),
+        answers=answers,
         consumer_threads=2,
         gauges=lambda: gauges(database, settings),
         kept=kept(settings),

@@ -21,7 +21,7 @@ from orderflow.database import Connection, Database
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
 from orderflow.partitions import BUSINESS, Partitioned
-from orderflow.resending import LOOK_AT, PUT_OFF
+from orderflow.resending import LOOK_AT
 from orderflow.retention import Deleted, Kept
 from orderflow.saga import owed
 from orderflow.settings import Settings
@@ -86,8 +86,8 @@ LOG: Final = Trail("order_log")
 @dataclass(slots=True)
 class Order:
     """An order as the arbiter sees it. `sends` counts what was sent again since the last progress; `waited` is the
-    seconds since then, by the database's clock, `age` those since it was placed, and `overdue` those since its owner
-    should have looked after it (negative before that)."""
+    seconds since then (or since its question was sent, if that was later), by the database's clock, and `age` those
+    since it was placed."""
 
     id: str
     workflow: Workflow
@@ -102,7 +102,6 @@ class Order:
     sends: int
     waited: float
     age: float
-    overdue: float
     next_in: float | None = field(default=None)
     """Seconds until its owner looks again; None leaves it as it is."""
     progressed: bool = field(default=False)
@@ -138,25 +137,13 @@ class Order:
         )
 
 
-_COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
+COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,
     answered, attention, sends, extract(epoch FROM now() - progress_at)::float,
-    extract(epoch FROM now() - created_at)::float, extract(epoch FROM now() - next_at)::float"""
+    extract(epoch FROM now() - created_at)::float"""
 # For each id, not `= ANY(array)`: so a prepared plan finds the one partition of each when it is executed.
 _LOCK: Final = f"""
 SELECT found.* FROM unnest(%s::uuid[]) AS asked(i)
-CROSS JOIN LATERAL (SELECT {_COLUMNS} FROM orders WHERE id = asked.i FOR UPDATE) AS found
-""".encode()  # noqa: S608
-_PUT_OFF: Final = b"""
-UPDATE orders SET look_at = orders.next_at FROM (
-    SELECT id FROM orders WHERE open AND look_at <= now() - make_interval(secs => %s)
-        AND next_at > now() - make_interval(secs => %s)
-    ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
-) AS early WHERE orders.id = early.id
-"""
-_DUE: Final = f"""
-SELECT {_COLUMNS} FROM orders
-WHERE open AND look_at <= now() - make_interval(secs => %s) AND next_at <= now() - make_interval(secs => %s)
-ORDER BY look_at LIMIT %s FOR UPDATE SKIP LOCKED
+CROSS JOIN LATERAL (SELECT {COLUMNS} FROM orders WHERE id = asked.i FOR UPDATE) AS found
 """.encode()  # noqa: S608
 _INSERT: Final = b"""
 INSERT INTO orders (id, customer_id, workflow, event_bus, snapshot, amount, currency, traceparent, placed_id, cancel_id,
@@ -179,20 +166,6 @@ ROWS: Final = Rows("orders", "id")
 ASIDE: Final = PutAside("orders", key="id", due="next_at")
 """Orders that this release can't look after."""
 
-# In key order, as all who lock orders do; one that is locked is being handled, and keeps nobody waiting.
-_RESTART: Final = b"""
-WITH late AS (
-    SELECT id FROM unnest(%(ids)s::uuid[]) AS asked(i) JOIN orders ON id = asked.i
-    WHERE open AND progress_at < now() - interval '5 s'
-), free AS (
-    SELECT id FROM orders WHERE id IN (SELECT id FROM late) ORDER BY id FOR UPDATE SKIP LOCKED
-), restarted AS (
-    UPDATE orders o SET progress_at = now(), next_at = greatest(next_at, now() + make_interval(secs => %(next_in)s))
-    FROM free WHERE o.id = free.id RETURNING o.id
-)
-SELECT id::text FROM late WHERE id NOT IN (SELECT id FROM restarted)
-"""
-
 
 STUCK: Final = """(attention OR progress_at < now() - make_interval(
     secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END))"""
@@ -206,34 +179,19 @@ def patience(settings: Settings) -> dict[str, float]:
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
     """Locks orders in key order; by their ids. Raises UnreadableRow."""
-    return {row[0]: read_one(row, _order) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
+    return {row[0]: read_one(row, order_of) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
 
 
 def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
     """Locks those of the orders that nobody else has locked and that this release can read, by id."""
     rows = connection.execute(_LOCK + b" SKIP LOCKED", [list(order_ids)]).fetchall()
-    return ASIDE.read(rows, _order, connection.execute)
+    return ASIDE.read(rows, order_of, connection.execute)
 
 
-def due(connection: Connection, drained_ago: float, limit: int) -> tuple[list[Order], bool]:
-    """Locks open orders that their owner must look after, and that had the chance to hear from its queue since; and
-    whether there may be more."""
-    connection.execute(_PUT_OFF, [drained_ago, drained_ago, PUT_OFF])
-    rows = connection.execute(_DUE, [drained_ago, drained_ago, limit]).fetchall()
-    return ASIDE.read(rows, _order, connection.execute), len(rows) == limit
-
-
-def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
-    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
-    Gives those that it could not lock."""
-    rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
-    return {row[0] for row in rows}
-
-
-def _order(row: Sequence[Any]) -> Order:
+def order_of(row: Sequence[Any]) -> Order:
     return Order(
         row[0], Workflow(row[1]), EventBus(row[2]), row[3], row[4], row[5], set(row[6]), row[7], row[8], row[9],
-        row[10], row[11], row[12], row[13],
+        row[10], row[11], row[12],
     )  # fmt: skip
 
 
@@ -252,8 +210,8 @@ def insert(
     return lambda: cursor.fetchall()[0][0]
 
 
-def save(connection: Connection, orders: Sequence[Order]) -> None:
-    """Stores what has changed about orders that are locked."""
+def save(connection: Connection, orders: Sequence[Order], lag: float = 0.0) -> None:
+    """Stores what has changed about orders that are locked. Their next looks count from `lag` seconds ago."""
     if orders:
         connection.execute(
             _SAVE,
@@ -267,7 +225,7 @@ def save(connection: Connection, orders: Sequence[Order]) -> None:
                 [o.attention for o in orders],
                 [o.sends for o in orders],
                 [o.progressed for o in orders],
-                [o.next_in for o in orders],
+                [None if o.next_in is None else o.next_in - lag for o in orders],
             ],
         )
 

@@ -79,7 +79,7 @@ class Placing:
         traceparent = telemetry.new_trace()
         order = Order(
             clock.new_id(), workflow, event_bus, traceparent, clock.new_id(), clock.new_id(),
-            set(), "", False, False, 0, 0.0, 0.0, 0.0,
+            set(), "", False, False, 0, 0.0, 0.0,
         )  # fmt: skip
         placed = _order_placed(order, snapshot)
         foreseen = _reply(order.id, workflow, event_bus, snapshot.total, traceparent, CLAIMED_AT)

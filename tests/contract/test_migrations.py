@@ -9,7 +9,7 @@ from importlib import import_module
 import psycopg
 import pytest
 
-from orderflow import counters, idempotency, inbox, outbox, trail
+from orderflow import counters, idempotency, inbox, outbox, receivers, trail
 from orderflow.migrate import folder_of, migrate
 from orderflow.routing import SERVICES
 from services.inventory.models import START
@@ -59,6 +59,7 @@ def schema_of(url: str) -> dict[str, str]:
 def constants(service: str) -> list[str]:
     """The SQL of all tables that a service's code knows."""
     logs = [trail.table(LOGS[service])] if service in LOGS else []
+    logs += [receivers.TABLES] if service in LOGS else []
     own = [import_module(name).TABLES for name in MODULES.get(service, (f"services.{service}.models",))]
     return [outbox.TABLE, inbox.TABLES, idempotency.TABLE, counters.TABLE, *logs, *own]
 

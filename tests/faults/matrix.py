@@ -38,6 +38,7 @@ ROWS: Final[Mapping[int, str]] = {
     22: "rolling restart under load",
     23: "rolling deploy, newer and older",
     24: "soak; backlog",
+    25: "answers wait anywhere; a backlog in any order",
     26: "broker unreachable for long; a backlog in the outbox",
     27: "one destination fails; the others' messages",
     28: "rows of a newer release in every swept table",

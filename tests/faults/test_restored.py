@@ -138,7 +138,7 @@ def an_hour(world: World, postgres: Server, service: str, kind: Kind, *, repeate
     for _ in range(3):
         world.settle()
         for owner in ("order", "orchestrator"):
-            world.services[owner].sweeper.sweep(0)  # type: ignore[union-attr]
+            world.services[owner].sweeper.sweep(0, resumed=0)  # type: ignore[union-attr]
     world.recover()
     return orders
 

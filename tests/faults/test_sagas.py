@@ -151,7 +151,7 @@ def asleep(world: World, seconds: float) -> None:
         world.restart(name)
     for _ in range(3):
         for owner in ("order", "orchestrator"):
-            world.services[owner].sweeper.sweep(0)  # type: ignore[union-attr]
+            world.services[owner].sweeper.sweep(0, resumed=0)  # type: ignore[union-attr]
         world.settle()
     world.relay()
     world.settle()

@@ -52,6 +52,14 @@ MEMORY: Final[dict[str, Any]] = {
 """Settings that the world runs with."""
 
 
+_OWNERS_TIMES: Final = {
+    "receivers": ("reported_at", "empty_from", "received_at", "oldest", "blocked_until"),
+    "given_back": ("until",),
+    "watches": ("heard_at", "resumed_at"),
+    "frontiers": ("asked_at", "answered_at"),
+}
+
+
 class Crash(BaseException):
     """The death of a process, at a failpoint."""
 
@@ -74,6 +82,7 @@ class World:
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
+        self._moved = 0.0
         self.broker = WholeBroker(Settings(**MEMORY | dict(self.settings)))
         self.services: dict[str, Service] = {}
         self.passed = 0.0
@@ -98,6 +107,7 @@ class World:
             service.application._executor = Inline()
             service.application.breaker.now = lambda: time.monotonic() + self.passed
         service.database.open()
+        service.consumer.watermark.now = lambda: time.monotonic() + self._moved
         self.services[name] = service
 
     def close(self) -> None:
@@ -191,8 +201,24 @@ class World:
                 " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",
                 [seconds],
             )
-            self.services[name].sweeper.sweep(0)  # type: ignore[union-attr]
+            service = self.services[name]
+            age_answers(service, seconds)
+            service.sweeper.sweep(0)  # type: ignore[union-attr]
         self.broker.machine.pass_time(seconds)
+
+    def move_clocks(self, seconds: float) -> None:
+        """So much time passes for all that is kept with its time by owners and queues. Nobody looks."""
+        self._moved += seconds
+        for queue in self.broker.queues.values():
+            for broker_id in queue.sent_at:
+                queue.sent_at[broker_id] -= seconds
+        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
+            for of, columns in {table: ("progress_at", "next_at"), **_OWNERS_TIMES}.items():
+                times = ", ".join(f"{column} = {column} - make_interval(secs => {seconds})" for column in columns)
+                self.execute(name, f"UPDATE {of} SET {times}")
+            service = self.services[name]
+            age_answers(service, seconds)
+            service.receivers._epoch = None  # type: ignore[union-attr]
 
     def expire_leases(self) -> None:
         """The intents of processes that died can be taken over."""
@@ -235,6 +261,13 @@ class World:
                 return
             self.pass_time(25 if i % 3 else 0)
         raise AssertionError("orders stay open")
+
+
+def age_answers(service: Service, seconds: float) -> None:
+    """What an owner has heard is older by so much."""
+    if service.answers:
+        known = service.answers._known
+        known |= {name: (asked - seconds, answered - seconds) for name, (asked, answered) in known.items()}
 
 
 @contextmanager

@@ -76,8 +76,8 @@ TIMES = (10.0, 20.0, 40.0)
         (40, 3, 20, 20),
         (35, 1, 10, 10),  # later than its second time: not at once all the same
         (55, 2, 5, 5),  # its deadline comes before
-        (75, 0, 0, 0),
-        (75, 3, 0, 0),
+        (75, 0, 10, 10),  # its deadline is over and could not fire: not at once again all the same
+        (75, 3, 10, 10),
     ],
 )
 def test_the_next_look(waited: float, sends: int, earliest: float, latest: float) -> None:
