@@ -147,3 +147,27 @@ def test_what_was_taken_without_a_broker_is_sent_in_full_batches(
     assert {world.status(order_id) for order_id in orders} == {"CONFIRMED"}
     check(world.urls, acknowledged=orders)
     assert world.parked() == []
+
+
+@pytest.mark.row(27)
+def test_what_waits_is_told_by_destination(world: World) -> None:
+    """`/metrics` names the destination that takes nothing, how much waits for it and why."""
+    destination = '{channel="queue",target="orchestrator"}'
+    with sending(world, {(Channel.QUEUE, "orchestrator"): unavailable("AccessDenied")}):
+        orders = place(world, (Workflow.ORCHESTRATION, EventBus.SNS), 3)
+        world.settle()
+        told = world.http("order").get("/metrics").text.splitlines()
+        assert f"orderflow_lane_messages{destination} 3.0" in told
+        assert f"orderflow_lane_unavailable{destination} 1.0" in told
+        assert "orderflow_outbox_messages 3.0" in told
+        [lag] = [line for line in told if line.startswith(f"orderflow_lane_lag_seconds{destination} ")]
+        assert 0 < float(lag.split()[-1]) < 60
+        assert any(
+            line.startswith('orderflow_send_failures_total{channel="queue",code="AccessDenied",target="orchestrator"}')
+            for line in told
+        )
+    world.recover()
+    assert {world.status(order_id) for order_id in orders} == {"CONFIRMED"}
+    told = world.http("order").get("/metrics").text.splitlines()
+    assert f"orderflow_lane_unavailable{destination} 0.0" in told
+    assert "orderflow_outbox_messages 0.0" in told

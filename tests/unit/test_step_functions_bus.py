@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
 from orderflow.routing import Channel, route_of
 from orderflow.settings import Settings
+from tests.support.steps import in_background
 from tests.unit.test_state_machine import placed
 
 SETTINGS = Settings(aws_endpoint_url="http://127.0.0.1:1")
@@ -142,3 +144,22 @@ def test_an_answer_that_this_code_can_not_read_keeps_no_other() -> None:
     [failure] = machine.answer([strange, outcome("b")])
     assert (failure.index, failure.final) == (0, False)
     assert [call["taskToken"] for call in fake.calls] == ["b"]
+
+
+@pytest.mark.row(27)
+def test_starts_that_hang_keep_no_answers() -> None:
+    """Each has threads of its own: as many starts as there are threads hang, and answers go."""
+    machine, fake = bus()
+    mended, hanging = threading.Event(), threading.Semaphore(0)
+
+    def hang(**call: Any) -> None:
+        hanging.release()
+        assert mended.wait(60)
+
+    fake.start_execution = hang  # type: ignore[method-assign]
+    starts = in_background(lambda: machine.start([parcel(placed()) for _ in range(10)]))
+    assert hanging.acquire(timeout=20)
+    assert machine.answer([outcome("a"), outcome("b")]) == []
+    mended.set()
+    assert starts.result(20) == []
+    machine.close()
