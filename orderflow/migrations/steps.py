@@ -52,8 +52,10 @@ def partition(
     the partitioned table is not to have. `then` is run in the same transaction."""
     with op.get_context().autocommit_block():
         if not is_partitioned(table):
-            bound = _bound(table, key, by_id) if _one(f"SELECT EXISTS (SELECT FROM {table})") else None  # noqa: S608
-            swap = _swap(table, key, bound, f" WITH ({storage})" if storage else "", drop)
+            default = f" WITH ({storage})" if storage else ""
+            has_rows = _one(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608
+            bound = _bound(table, key, by_id, default) if has_rows else None
+            swap = _swap(table, key, bound, default, drop)
             _atomically(*swap, *([then] if then else ()))
 
 
@@ -62,7 +64,7 @@ def is_partitioned(table: str) -> bool:
     return bool(_one(f"SELECT relkind = 'p' FROM pg_class WHERE oid = '{table}'::regclass"))  # noqa: S608
 
 
-def _bound(table: str, key: str, by_id: bool) -> str:
+def _bound(table: str, key: str, by_id: bool, storage: str) -> str:
     """Where the table's partition ends. A valid constraint says it too: with that, ATTACH needs no scan."""
     if known := _one(_BOUND.format(table=table)):
         return str(known)
@@ -74,7 +76,9 @@ def _bound(table: str, key: str, by_id: bool) -> str:
     )
     if _one(f"SELECT EXISTS (SELECT FROM {table} WHERE {key} >= '{bound}')"):  # noqa: S608
         _atomically(
-            f"CREATE TABLE IF NOT EXISTS {table}_default (LIKE {table} INCLUDING ALL EXCLUDING IDENTITY)",
+            # Its indexes come with ATTACH: not all of this table's are the partitioned one's.
+            f"""CREATE TABLE IF NOT EXISTS {table}_default
+                (LIKE {table} INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES){storage}""",
             f"ALTER TABLE {table}_default DROP CONSTRAINT IF EXISTS {table}_before",
             f"""WITH later AS (DELETE FROM {table} WHERE {key} >= '{bound}' RETURNING *)
                 INSERT INTO {table}_default SELECT * FROM later""",  # noqa: S608
