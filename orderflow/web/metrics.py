@@ -26,6 +26,7 @@ from orderflow.migrate import head_of
 from orderflow.service import Service
 from orderflow.web.depths import Depths
 from orderflow.web.operations import Answer, operation
+from orderflow.web.sparing import Sparing
 
 requests: Final = measures.Counts("http_requests", "Answers", "method", "route", "status")
 
@@ -81,6 +82,8 @@ class _Collected(Collector):
         self._started = time.time()
         self._head = head_of(service.name)
         self._depths = Depths(service.broker.dead_letters(service.name))
+        self._staged = Sparing(lambda: (service.database.query(_OUTBOX), time.time()))
+        self._gauges = Sparing(service.gauges)
 
     def describe(self) -> Iterator[Metric]:
         # Without this the registry would collect once, just to learn the names.
@@ -97,21 +100,21 @@ class _Collected(Collector):
             yield from self._consumer()
         yield self._dead_letters()
         with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz says it; the others matter all the more then
-            yield from [_gauge(*gauge) for gauge in self._service.gauges()]
+            yield from [_gauge(*gauge) for gauge in self._gauges.read()]
         counted = measures.by_family(self._service.counters.together())
         for family in measures.families:
             yield _family(family, counted.get(family.name, {}))
 
     def _outbox(self) -> Iterator[Metric]:
         try:
-            rows = self._service.database.query(_OUTBOX)
+            rows, asked_at = self._staged.read()
         except (DatabaseUnavailable, psycopg.Error):
             yield _gauge("database_up", "Whether the database answers", 0)
             return
         yield _gauge("database_up", "Whether the database answers", 1)
         clock, revision = rows[0][:2]
         yield _gauge("database_schema_current", "Whether its schema is this code's", revision == self._head)
-        ahead = clock - time.time()
+        ahead = clock - asked_at
         yield _gauge("database_clock_ahead_seconds", "How far its clock is ahead of this process's", ahead)
         found = [Destination(*row[2:]) for row in rows if row[2] is not None]
         waiting, parked = sum(one.waiting for one in found), sum(one.parked for one in found)

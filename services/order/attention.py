@@ -24,7 +24,7 @@ class Wanted(Protocol):
 def find(connection: Connection, wanted: Wanted, limit: int) -> list[str]:
     """The ids of orders that need attention, oldest first, after the cursor."""
     where, parameters = _filter(wanted)
-    statement = f"SELECT id::text FROM orders WHERE {where} ORDER BY id LIMIT %(limit)s".encode()  # noqa: S608
+    statement = f"SELECT id::text FROM orders WHERE {where} ORDER BY orders.id LIMIT %(limit)s".encode()  # noqa: S608
     return [row[0] for row in connection.execute(statement, parameters | {"limit": limit})]
 
 

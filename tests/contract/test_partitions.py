@@ -16,6 +16,8 @@ from orderflow.partitions import Partitioned, existing, keep_up
 from orderflow.retention import Deleted, Retention, forget
 from orderflow.trail import LogEntry, Trail, table
 
+pytestmark = pytest.mark.row(32)
+
 NewDatabase = Callable[[str | None], str]
 DAY = 86400.0
 HOUR = 3600.0

@@ -1,0 +1,172 @@
+"""What is asked of big tables costs what it returns, whatever they hold: by index, with few pages read. Row 32.
+
+Counted in pages of 8 KiB as PostgreSQL counts them, not in time: a busy machine changes none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+
+from lab.bench.history import fill
+from orderflow.bus.memory import MemoryBroker
+from orderflow.database import Database
+from orderflow.partitions import Partitioned
+from orderflow.service import Service
+from orderflow.settings import Settings
+from orderflow.web import create_app
+from services.order import main as order
+from services.order import models
+
+pytestmark = pytest.mark.row(32)
+
+STORED, OPEN = 40_000, 8_000
+DAY = 86400.0
+HELD = 2_000
+"""Pages of the orders alone, at least: what a statement without an index would read."""
+
+
+@pytest.fixture(scope="module")
+def service(new_database: Callable[[str | None], str]) -> Iterator[Service]:
+    """The order service over 40,000 orders of a hundred days, in as many partitions as they would have come to."""
+    url = new_database("order")
+    settings = Settings(aws_endpoint_url="http://memory", database_url=SecretStr(url), orderflow_operator_keys=())
+    made = order.build(settings, MemoryBroker())
+    made.database.open()
+    for kept in models.kept(settings):
+        if isinstance(kept, Partitioned):
+            now = time.time() // kept.seconds * kept.seconds
+            for number in range(1, 18):
+                lower, upper = (kept.literal(now - n * kept.seconds) for n in (number, number - 1))
+                name = f"{kept.table}_{number}"
+                made.database.query(
+                    f"CREATE TABLE {name} PARTITION OF {kept.table} FOR VALUES FROM ({lower}) TO ({upper})"
+                )
+    assert made.prune()
+    fill(url, orders=STORED, still_open=OPEN, log=STORED, inbox=1_000)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def pages(service: Service, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Pages that each statement asked of the database touches, as the service asks it; and no table is read whole."""
+    asked: dict[str, int] = {}
+    query = Database.query
+
+    def explained(self: Database, sql: str, parameters: Any = None) -> list[Any]:
+        if sql.lstrip().startswith("SELECT"):
+            [(found,)] = query(self, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters)
+            plan = found[0]["Plan"]
+            whole = [n["Relation Name"] for n in nodes(plan) if n["Node Type"] == "Seq Scan" and n["Actual Loops"]]
+            assert not [name for name in whole if name.startswith("order")], sql
+            asked[sql] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        return query(self, sql, parameters)
+
+    monkeypatch.setattr(Database, "query", explained)
+    return asked
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> FlaskClient:
+    return create_app(service, [order.blueprint(service)]).test_client()
+
+
+def test_there_is_much_to_read(service: Service) -> None:
+    [(held,)] = service.database.query(
+        "SELECT sum(relpages) FROM pg_class WHERE relname LIKE 'orders%%' AND relkind = 'r'", []
+    )
+    assert held > HELD
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "status=CONFIRMED",
+        "status=CANCELLED",
+        "status=STOCK_RESERVED",
+        "status=PLACED",
+        "status=NEEDS_ATTENTION",
+        "workflow=hybrid",
+        "customer_id=c-77",
+        "status=CANCELLED&workflow=choreography",
+        "stuck=true",
+    ],
+)
+def test_a_page_of_orders_costs_what_it_shows(asked: str, client: FlaskClient, pages: dict[str, int]) -> None:
+    """By any filter, from the first page to one in the middle: some pages for each of its orders."""
+    answer = client.get(f"/orders?limit=20&{asked}").json
+    assert "items" in answer, answer
+    if cursor := answer["next_cursor"]:
+        answer = client.get(f"/orders?limit=20&{asked}&cursor={cursor}").json
+        assert answer["items"][0]["id"] < cursor
+    assert pages
+    assert max(pages.values()) < HELD / 10, pages
+
+
+def test_one_order_and_its_timeline(client: FlaskClient, pages: dict[str, int]) -> None:
+    """The order's one partition; of its log only what was written since."""
+    order_id = client.get("/orders?limit=1&status=STOCK_RESERVED").json["items"][0]["id"]
+    pages.clear()
+    assert client.get(f"/orders/{order_id}").status_code == 200
+    assert client.get(f"/orders/{order_id}/timeline").status_code == 200
+    assert len(pages) >= 3
+    assert max(pages.values()) < 40, pages
+
+
+def test_a_look_costs_what_is_due(service: Service) -> None:
+    """Thousands are open, three are due: the look reads some pages. Those whose time was put off are put off in the
+    index once, and then no look comes across them."""
+    database = service.database
+
+    def touched(statement: bytes, *parameters: object) -> int:
+        explain = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement
+        with database.transaction() as connection:
+            plan = connection.execute(explain, parameters).fetchall()[0][0][0]["Plan"]
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    first = touched(models._PUT_OFF, 0.0, 0.0, OPEN)  # what the release before has left
+    database.query("VACUUM orders")
+    due = "SELECT id FROM orders WHERE open ORDER BY id DESC LIMIT 3"
+    database.query(f"UPDATE orders SET next_at = now() - interval '1 s' WHERE id IN ({due})")
+    assert first > 10 * touched(models._PUT_OFF, 0.0, 0.0, 2_000)
+    assert touched(models._DUE, 0.0, 0.0, 100) < 150
+    with database.transaction() as connection:
+        found, more = models.due(connection, 0.0, 100)
+    assert (len(found), more) == (3, False)
+
+
+def test_a_step_of_an_order_changes_no_index_for_its_times(service: Service) -> None:
+    """Progress moves `next_at` on every row: its look stays where it is, until the owner comes across it."""
+    database = service.database
+    [(order_id, look_at)] = database.query("SELECT id::text, look_at FROM orders WHERE open ORDER BY id DESC LIMIT 1")
+    database.query(
+        "UPDATE orders SET look_at = now() + interval '5 s', next_at = now() + interval '5 s' WHERE id = %s", [order_id]
+    )
+    [(look_at,)] = database.query("SELECT look_at FROM orders WHERE id = %s", [order_id])
+    with database.transaction() as connection:
+        found = models.lock(connection, [order_id])[order_id]
+        found.progressed, found.next_in = True, 10.0
+        models.save(connection, [found])
+    [(same, later)] = database.query("SELECT look_at, next_at > look_at FROM orders WHERE id = %s", [order_id])
+    assert (same, later) == (look_at, True)
+    with database.transaction() as connection:
+        found = models.lock(connection, [order_id])[order_id]
+        found.next_in = 1.0
+        models.save(connection, [found])
+    [(sooner,)] = database.query(
+        "SELECT look_at = next_at AND look_at < %s FROM orders WHERE id = %s", [look_at, order_id]
+    )
+    assert sooner, "never later than what is due"
