@@ -15,7 +15,8 @@ from orderflow.bus import Delivery, Queue
 from orderflow.consumer import Consumer
 from orderflow.contracts import EventBus, RefundPayment, Workflow
 from orderflow.envelope import Envelope, compose
-from orderflow.guard import Done
+from orderflow.errors import DatabaseUnavailable
+from orderflow.guard import Done, Later
 from orderflow.processor import Processor
 from orderflow.receivers import Look
 from orderflow.service import Service
@@ -76,6 +77,55 @@ def test_a_round_of_deadlines_asks_anew_how_far_the_queue_is_handled() -> None:
     )
     Service.sweep(cast(Service, service))
     assert asked == [(0.1, 500), (8.0, 508), (inf, 509)]
+
+
+def test_an_owner_that_is_far_behind_asks_its_queue_itself() -> None:
+    """Its threads may sit in long polls. Not while it does not hear, nor where nothing is due."""
+    steps: list[int] = []
+
+    def swept(lag: float, *, hearing: bool = True, due: bool = True) -> int:
+        steps.clear()
+        service = SimpleNamespace(
+            receivers=SimpleNamespace(look=lambda: Look(lag, inf)),
+            sweeper=SimpleNamespace(sweep=lambda lag, resumed: False, waits=lambda: due),
+            consumer=SimpleNamespace(watermark=SimpleNamespace(hearing=hearing), step=steps.append),
+        )
+        Service.sweep(cast(Service, service))
+        return len(steps)
+
+    assert swept(20.0) == swept(inf) == 1
+    assert not swept(4.0)
+    assert not swept(20.0, due=False)
+    assert not swept(inf, hearing=False)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_long_delay_is_given_only_where_it_was_noted(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no kill hides a message for a quarter of an hour from those who would give its order up."""
+    monkeypatch.setattr(consumer, "_delay", lambda count, soon=False: 900)
+    envelope = compose(
+        RefundPayment(), source="machine", order_id=clock.new_id(), workflow=Workflow.CHOREOGRAPHY,
+        event_bus=EventBus.SNS,
+    )  # fmt: skip
+    hand = Hand([envelope])
+    given_back: list[int] = []
+    noted: list[dict[str, float]] = []
+
+    def note(until: Any) -> None:
+        if fails:
+            raise DatabaseUnavailable("gone")
+        noted.append(until)
+
+    hand.process = lambda envelopes: [Later("not yet") for _ in envelopes]  # type: ignore[method-assign, assignment, return-value]
+    hand.extend = lambda deliveries, seconds: given_back.append(seconds)  # type: ignore[attr-defined]
+    one = Consumer(
+        cast(Queue, hand), cast(Processor, hand), database_alive=lambda: True, long_poll=20, visibility=30,
+        heartbeat=10, give_back=note,
+    )  # fmt: skip
+    one.step(20)
+    assert given_back == [30 if fails else 900]
+    assert noted == ([] if fails else [{envelope.subject: 900}])
+    assert (one.watermark.seen().blocked_until > 0) == fails, "then all wait for it"
 
 
 def test_what_waits_for_a_newer_consumer_is_no_dead_letter_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
