@@ -17,10 +17,10 @@ from orderflow.settings import Settings
 
 
 class AwsBroker(Broker):
-    """See `Broker`."""
+    """See `Broker`. `clients` are made of the settings, unless there are others."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._clients = Clients(settings)
+    def __init__(self, settings: Settings, clients: Clients | None = None) -> None:
+        self._clients = clients or Clients(settings)
         self._queues = {s: SqsQueue(self._clients, s, visibility=settings.visibility) for s in SERVICES}
         self._buses: dict[EventBus, SnsTopic | EventBridgeBus] = {
             EventBus.SNS: SnsTopic(self._clients),

@@ -13,6 +13,7 @@ import pytest
 
 from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
+from tests.support.aws_like.rules import Rules
 from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, kind_id
@@ -32,7 +33,7 @@ TIMES = {EventBus.SNS: range(1, 20, 2), EventBus.EVENTBRIDGE: range(2, 20, 2)}
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, provider_attempts=1, provider_timeout=0.1) as made:
+    with world_on(new_database, Rules(1), provider_attempts=1, provider_timeout=0.1) as made:
         yield made
 
 

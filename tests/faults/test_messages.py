@@ -19,6 +19,7 @@ from orderflow.routing import TABLE
 from orderflow.saga import STEPS, Step
 from services.order.placing import HEADROOM
 from services.order.schemas import MAX_LINES
+from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, sizes
 from tests.support.oracle import check
 from tests.support.world import BUILD, World, request, world_on
@@ -44,7 +45,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database) as made:
+    with world_on(new_database, Rules(1)) as made:
         yield made
 
 
@@ -76,7 +77,7 @@ def test_five_times_and_once_more_later(
 
     clean = world.place(**changes)
     world.settle()
-    with monkeypatch.context() as patch:
+    with world.rules.calmed(), monkeypatch.context() as patch:  # which counts what it makes of each message
         for receiver, name in ((MemoryQueue, "put"), (StepFunctions, "start"), (StepFunctions, "answer")):
             patch.setattr(receiver, name, five_times(getattr(receiver, name)))
         repeated = world.place(**changes)
@@ -141,7 +142,8 @@ def test_shuffled_and_late(world: World, kind: Kind, seed: int, measured: Callab
 def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
     """The order's first message is lost, and the customer cancels: it is cancelled, and needs no operator for that."""
     order_id = world.place(workflow=kind[0], event_bus=kind[1])
-    world.publish("order")
+    with world.rules.calmed():
+        world.publish("order")
     lost = world.broker.machine.lose() + sum(len(queue.waiting) for queue in world.broker.queues.values())
     for queue in world.broker.queues.values():
         queue.waiting.clear()
@@ -166,8 +168,9 @@ def test_undo_before_command(world: World, kind: Kind, step: Step, number: int) 
                 message, source="test", order_id=order_id, workflow=kind[0], event_bus=kind[1], task_token="forged"
             )
             world.broker.queues[step.service].put(envelope.encode())
-        while world.deliver(step.service):
-            pass
+        queue = world.broker.queues[step.service]
+        while world.deliver(step.service) or queue.in_hand:
+            queue.redeliver()
     answers = [decode(body) for (body,) in world.execute(step.service, "SELECT body FROM outbox")]
     refusals = [e for e in answers if e.name == name_of(step.refusal)]
     assert sorted(e.subject for e in refusals) == ids

@@ -19,6 +19,7 @@ from orderflow.bus.step_functions import spent_tokens
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import SERVICES
+from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, kind_id
@@ -50,7 +51,7 @@ PRUNED: Final = "TRUNCATE inbox"
 
 @pytest.fixture(scope="module")
 def _world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database) as made:
+    with world_on(new_database, Rules(1)) as made:
         yield made
 
 

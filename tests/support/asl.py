@@ -31,8 +31,8 @@ class Execution:
     """One execution. It goes on until a state waits: a task for its answer, a Wait for its time.
 
     `send` takes a queue's URL and a message, and says whether it could be sent. `sent` are the messages so far,
-    `states` the names of all states it entered, `events` its history. While it waits, `wait` are the seconds that it
-    will, and `token` the task's (None in a Wait).
+    `states` the names of all states it entered, `events` its history, `input` what it was started with. While it
+    waits, `wait` are the seconds that it will, and `token` the task's (None in a Wait).
     """
 
     def __init__(self, definition: dict[str, Any], data: dict[str, Any], send: Callable[[str, Envelope], bool]) -> None:
@@ -46,12 +46,12 @@ class Execution:
         self.wait = 0
         self.token: str | None = None
         self._definition = definition
-        self._input = copy.deepcopy(data)
+        self.input = copy.deepcopy(data)
         self._send = send
 
     def begin(self) -> None:
         """From the first state on."""
-        self._note("ExecutionStarted", input=json.dumps(self._input))
+        self._note("ExecutionStarted", input=json.dumps(self.input))
         self._go_on(self._definition["StartAt"])
 
     def succeed(self, output: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class Execution:
     def _path(self, path: str, data: Any) -> Any:
         if path.startswith("$$."):
             data = {
-                "Execution": {"Input": self._input},
+                "Execution": {"Input": self.input},
                 "State": {"EnteredTime": "2025-01-01T00:00:00Z"},
                 "Task": {"Token": self.token},
             }

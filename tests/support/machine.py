@@ -1,4 +1,4 @@
-"""The memory bus with what AWS puts around it: the filters of topic and event bus, and Step Functions, in this process.
+"""Step Functions in this process, and what a filter of SNS or EventBridge admits.
 
 Executions interpret the state machine that the stack deploys (`localstack/state_machine.py`). They go on as soon as a
 task is answered; their timeouts go by a clock that a test moves. What asks and answers them is the real
@@ -8,22 +8,21 @@ task is answered; their timeouts go by a clock that a test moves. What asks and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
 from localstack import state_machine
-from orderflow.bus import Parcel, SendFailure
-from orderflow.bus.aws import Clients
-from orderflow.bus.memory import MemoryBroker, MemoryQueue
-from orderflow.bus.step_functions import StepFunctions
-from orderflow.contracts import EventBus
+from orderflow.bus.memory import MemoryQueue
 from orderflow.envelope import Envelope
-from orderflow.routing import SERVICES, Channel, event_pattern, filter_policy, heard_by
-from orderflow.settings import Settings
+from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 from tests.support.asl import Execution
+
+_KEPT: Final = 90 * 86_400
+"""Seconds that an ended execution is kept, and its name can't be used again.
+https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html"""
 
 INPUT_BYTES: Final = 262_144
 """The most that Step Functions takes as an execution's input, and as a task's output."""
@@ -65,9 +64,12 @@ class Machine:
     def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:
         if len(input) > INPUT_BYTES:
             raise _error("InvalidExecutionInput")
-        if name in self.executions:
+        data = json.loads(input)
+        if found := self.executions.get(name):
+            if found.status == "RUNNING" and found.input == data:
+                return  # idempotent, as long as it is open
             raise _error("ExecutionAlreadyExists")
-        execution = self.executions[name] = Execution(self._definition, json.loads(input), self._send)
+        execution = self.executions[name] = Execution(self._definition, data, self._send)
         execution.begin()
         self._ends[name] = self.now + execution.wait
 
@@ -95,6 +97,9 @@ class Machine:
             for name in due:
                 self.executions[name].time_out()
                 self._ends[name] += self.executions[name].wait
+        for name, execution in list(self.executions.items()):
+            if execution.status != "RUNNING" and self._ends[name] + _KEPT <= self.now:
+                del self.executions[name]
 
     def lose(self) -> int:
         """All executions are gone, as with a broker that was wiped; how many were under way."""
@@ -110,36 +115,6 @@ class Machine:
     def _send(self, queue: str, envelope: Envelope) -> bool:
         self._queues[queue.rpartition("-")[2]].put(envelope.encode())
         return True
-
-
-class WholeBroker(MemoryBroker):
-    """See `MemoryBroker`; events pass the filters that the stack gives each bus, and there is a state machine."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.filters = deployed_filters()
-        """By service; a test that changes the routing table decides when the buses know of it."""
-        self.machine = Machine(self.queues)
-        clients = Clients(settings)
-        clients._urls[f"{clients.stack}-ready"] = "http://memory/000000000000/orderflow-ready"
-        clients._stepfunctions = self.machine
-        self.step_functions = StepFunctions(clients, settings, threads=lambda name: Inline())
-
-    def send(self, channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        if channel is Channel.START:
-            return self.step_functions.start(batch)
-        if channel is Channel.TOKEN:
-            return self.step_functions.answer(batch)
-        return super().send(channel, target, batch)
-
-    def _receivers(self, channel: Channel, target: str, parcel: Parcel) -> Sequence[str]:
-        if channel is Channel.QUEUE:
-            return (target,)
-        told = {"type": parcel.envelope.type, "workflow": parcel.envelope.workflow.value}
-        if target == EventBus.EVENTBRIDGE:
-            event = {"source": "orderflow", "detail-type": told["type"], "detail": told}
-            return [service for service, (_, pattern) in self.filters.items() if admits(pattern, event)]
-        return [service for service, (policy, _) in self.filters.items() if admits(policy, told)]
 
 
 def deployed_filters() -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:

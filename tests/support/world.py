@@ -1,4 +1,4 @@
-"""The whole system in one process and one thread: five services on the memory bus, with its state machine, real
+"""The whole system in one process and one thread: five services on an AWS in memory, with its state machine, real
 databases, real code.
 
 Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time pass. So every interleaving
@@ -11,17 +11,18 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+import pytest
 import structlog
 from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
 from orderflow.calls import CallingApplication, Limits
-from orderflow.errors import Transient
+from orderflow.errors import BrokerUnavailable, Transient
 from orderflow.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
@@ -32,7 +33,9 @@ from services.order.placing import Placing
 from services.order.schemas import OrderRequest
 from services.payment import main as payment
 from services.shipping import main as shipping
-from tests.support.machine import Inline, WholeBroker
+from tests.support.aws_like.memory import AwsLikeBroker
+from tests.support.aws_like.rules import Rules
+from tests.support.machine import Inline
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "order": order.build,
@@ -59,6 +62,14 @@ _OWNERS_TIMES: Final = {
     "frontiers": ("asked_at", "answered_at"),
 }
 
+LONG_POLL: Final = 20
+"""Seconds of a poll."""
+
+UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
+
+_TRIES: Final = 50
+"""Calls in a row, of which one gets through if any may."""
+
 
 class Crash(BaseException):
     """The death of a process, at a failpoint."""
@@ -75,15 +86,17 @@ def request(**changes: Any) -> OrderRequest:
 
 @dataclass
 class World:
-    """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with."""
+    """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with. By `rules`
+    AWS leaves something to chance; without, it does what it is asked, at once and in order."""
 
     urls: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     random: random.Random = field(default_factory=lambda: random.Random(0))
+    rules: Rules = field(default_factory=lambda: Rules(0, {}))
 
     def __post_init__(self) -> None:
         self._moved = 0.0
-        self.broker = WholeBroker(Settings(**MEMORY | dict(self.settings)))
+        self.broker = AwsLikeBroker(Settings(**MEMORY | dict(self.settings)), self.rules)
         self.services: dict[str, Service] = {}
         self.passed = 0.0
         """Seconds that circuit breakers' clocks are ahead."""
@@ -147,26 +160,49 @@ class World:
         return create_app(self.services[name], [module.blueprint(self.services[name])]).test_client()
 
     def publish(self, name: str) -> None:
-        """Sends what the service's process has staged, as far as its destinations take it."""
-        publisher = self.services[name].publisher
-        while publisher.step():
-            pass
+        """Sends what the service's process has staged, as far as its destinations take it: a call that fails is made
+        again."""
+        publisher, tries = self.services[name].publisher, 1 if self.rules.quiet else _TRIES
+        while (moved := publisher.step()) or (publisher.waiting and tries > 1):
+            tries -= not moved
 
     def deliver(self, name: str) -> int:
-        """One batch for a service; how many messages."""
-        return self.services[name].consumer.step(0)
+        """One batch for a service; how many messages. Like a consumer it polls long, which takes no time here."""
+        for _ in range(_TRIES):
+            with suppress(BrokerUnavailable):
+                return self.services[name].consumer.step(LONG_POLL)
+        return 0
 
     def settle(self, rounds: int = 2000) -> None:
-        """Until nothing moves any more."""
+        """Until nothing moves any more: late events have arrived, and what failed calls left has had its time."""
+        failures, patience = -1, 0
         for _ in range(rounds):
             for name in self.services:
                 self.publish(name)
             moved = sum(self.deliver(name) for name in self.services) + self.call_again()
-            if not moved:
-                for service in self.services.values():
-                    service.outbox.flush()
+            if moved:
+                continue
+            for service in self.services.values():
+                service.outbox.flush()
+            if self.broker.account.late:
+                self.broker.account.pass_time(60)
+                continue
+            patience = 3 if failures != self.rules.failures else patience - 1
+            failures = self.rules.failures
+            if self.rules.quiet or not patience or not self._run_out():
                 return
         raise AssertionError("the system does not come to rest")
+
+    def _run_out(self) -> bool:
+        """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
+        machine."""
+        held = [queue for queue in self.broker.queues.values() if queue.in_hand]
+        unsent = [name for name in self.services if self.execute(name, UNSENT)]
+        for queue in held:
+            queue.redeliver()
+        if unsent:
+            self.relay()
+        return bool(held or unsent)
 
     def call_again(self, *names: str) -> int:
         """The calls that waited for their provider and are due, by all services or some; how many."""
@@ -190,6 +226,13 @@ class World:
             service.publisher.relay()
             self.publish(name)
 
+    def sweep(self, name: str, **known: Any) -> None:
+        """An owner looks after what is due, with what is `known` to it."""
+        for _ in range(_TRIES):
+            with suppress(BrokerUnavailable):
+                self.services[name].sweeper.sweep(0, **known)  # type: ignore[union-attr]
+                return
+
     def pass_time(self, seconds: float = 0) -> None:
         """Every owner looks after what it owns, as if `seconds` more had passed since the last progress; but what waits
         for an operator goes on waiting."""
@@ -201,9 +244,9 @@ class World:
                 " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",
                 [seconds],
             )
-            service = self.services[name]
-            age_answers(service, seconds)
-            service.sweeper.sweep(0)  # type: ignore[union-attr]
+            age_answers(self.services[name], seconds)
+            self.sweep(name)
+        self.broker.account.pass_time(seconds)
         self.broker.machine.pass_time(seconds)
 
     def move_clocks(self, seconds: float) -> None:
@@ -271,21 +314,32 @@ def age_answers(service: Service, seconds: float) -> None:
 
 
 @contextmanager
-def failing_on_purpose(world: World) -> Iterator[World]:
-    """Begins without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
-    for queue in world.broker.queues.values():
-        queue.parked.clear()
+def quieter(level: int) -> Iterator[None]:
+    """Nothing below this level is drawn: that takes longer than what it tells of."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
-        yield world
+        yield
     finally:
         structlog.configure(**before)
 
 
 @contextmanager
-def world_on(new_database: Callable[[str | None], str], **settings: Any) -> Iterator[World]:
-    """A world on databases of its own, with these changes to what tests run with."""
-    made = World({name: new_database(name) for name in BUILD} | {"providers": new_database(None)}, settings)
-    yield made
+def failing_on_purpose(world: World) -> Iterator[World]:
+    """Begins without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
+    for queue in world.broker.queues.values():
+        queue.parked.clear()
+    with quieter(logging.CRITICAL):
+        yield world
+
+
+@contextmanager
+def world_on(new_database: Callable[[str | None], str], rules: Rules | None = None, **settings: Any) -> Iterator[World]:
+    """A world on databases of its own, by these rules, with these changes to what tests run with."""
+    urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
+    made = World(urls, settings, rules=rules or Rules(0, {}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orderflow.bus.aws._LOOK_PAUSE", 0.0)  # time is moved by hand
+        with quieter(logging.WARNING if made.rules.quiet else logging.ERROR):
+            yield made
     made.close()

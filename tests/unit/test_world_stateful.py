@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from orderflow import failpoints
 from orderflow.contracts import EventBus, Workflow
+from tests.support.aws_like.rules import Rules
 from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS
@@ -171,7 +172,7 @@ class Hostile(RuleBasedStateMachine):
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
     # Time is cheap here: no order is given to an operator for want of patience.
-    with world_on(new_database, undo_attempts=10_000) as made:
+    with world_on(new_database, Rules(1), undo_attempts=10_000) as made:
         yield made
 
 
