@@ -20,6 +20,7 @@ from orderflow.partitions import Partitioned
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.web import create_app
+from services.order import due as looks
 from services.order import main as order
 from services.order import models
 
@@ -131,20 +132,20 @@ def test_a_look_costs_what_is_due(service: Service) -> None:
     index once, and then no look comes across them."""
     database = service.database
 
-    def touched(statement: bytes, *parameters: object) -> int:
+    def touched(statement: bytes, **parameters: object) -> int:
         explain = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement
         with database.transaction() as connection:
             plan = connection.execute(explain, parameters).fetchall()[0][0][0]["Plan"]
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
-    first = touched(models._PUT_OFF, 0.0, 0.0, OPEN)  # what the release before has left
+    first = touched(looks._PUT_OFF, lag=0.0, put_off=OPEN)  # what the release before has left
     database.query("VACUUM orders")
     due = "SELECT id FROM orders WHERE open ORDER BY id DESC LIMIT 3"
     database.query(f"UPDATE orders SET next_at = now() - interval '1 s' WHERE id IN ({due})")
-    assert first > 10 * touched(models._PUT_OFF, 0.0, 0.0, 2_000)
-    assert touched(models._DUE, 0.0, 0.0, 100) < 150
+    assert first > 10 * touched(looks._PUT_OFF, lag=0.0, put_off=2_000)
+    assert touched(looks._DUE, lag=0.0, waits="{}", limit=100) < 150
     with database.transaction() as connection:
-        found, more = models.due(connection, 0.0, 100)
+        found, more = looks.due(connection, 0.0, {}, 100)
     assert (len(found), more) == (3, False)
 
 
