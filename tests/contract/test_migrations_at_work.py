@@ -22,7 +22,7 @@ pytestmark = pytest.mark.row(32)
 
 NewDatabase = Callable[[str | None], str]
 BEFORE: dict[str, str] = {
-    "order": "0005", "inventory": "0005", "payment": "0006", "shipping": "0006", "orchestrator": "0006"
+    "order": "0005", "inventory": "0004", "payment": "0005", "shipping": "0005", "orchestrator": "0006"
 }  # fmt: skip
 """The revisions that partition."""
 _ID = "CASE WHEN n % 2 = 0 THEN uuidv7() ELSE gen_random_uuid() END"

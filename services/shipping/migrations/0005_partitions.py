@@ -18,5 +18,5 @@ FOR EACH STATEMENT EXECUTE FUNCTION inbox_is_dropped_by_partition()
 
 
 def upgrade() -> None:
-    partition("reservations", "order_id", by_id=True, storage="fillfactor = 85")
+    partition("shipments", "order_id", by_id=True, storage="fillfactor = 70")
     partition("inbox", "message_id", by_id=True, drop=("inbox_at",), then=INBOX_GUARD)

@@ -2,8 +2,8 @@
 
 from orderflow.migrations.steps import partition
 
-revision = "0006"
-down_revision = "0005"
+revision = "0004"
+down_revision = "0003"
 
 # Older releases run beside this one while it is rolled out, and prune by ctid: only within one table does that name
 # a row.
@@ -18,5 +18,5 @@ FOR EACH STATEMENT EXECUTE FUNCTION inbox_is_dropped_by_partition()
 
 
 def upgrade() -> None:
-    partition("payments", "order_id", by_id=True, storage="fillfactor = 70")
+    partition("reservations", "order_id", by_id=True, storage="fillfactor = 85")
     partition("inbox", "message_id", by_id=True, drop=("inbox_at",), then=INBOX_GUARD)
