@@ -47,6 +47,7 @@ ROWS: Final[Mapping[int, str]] = {
     31: "the answer of a POST lost after its commit",
     32: "20 million rows, 600,000 open; a long reader",
     33: "the stack's filters changed, and late",
+    34: "credentials, a failover, empty token buckets",
 }
 """What is done to the system."""
 

@@ -47,6 +47,32 @@ class Server:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rpartition('/')[2]}")
         return self._at(name)
 
+    @contextmanager
+    def failing_over(self, url: str) -> Iterator[Callable[[], None]]:
+        """A database's sessions end, and at its name is a standby, with all that was committed, which takes no writes
+        until the function that is given promotes it."""
+        name = url.rpartition("/")[2]
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            connection.execute(end, [name])
+            while connection.execute("SELECT FROM pg_stat_activity WHERE datname = %s", [name]).rowcount:
+                time.sleep(0.01)
+            connection.execute(f"CREATE DATABASE {name}_standby TEMPLATE {name}")
+            connection.execute(f"ALTER DATABASE {name} RENAME TO {name}_lost")
+            connection.execute(f"ALTER DATABASE {name}_standby RENAME TO {name}")
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+
+            def promote() -> None:
+                connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+                connection.execute(end, [name])
+
+            try:
+                yield promote
+            finally:
+                promote()
+                connection.execute(f"DROP DATABASE {name}_lost")
+
     def drop(self, url: str) -> None:
         """Drops a database, whoever is connected to it."""
         with psycopg.connect(self._url, autocommit=True) as connection:

@@ -274,10 +274,15 @@ class World:
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
         """A statement on a service's database, from outside."""
-        if name not in self._outside:
+        if name not in self._outside or self._outside[name].closed:
             self._outside[name] = psycopg.connect(self.urls[name], autocommit=True)
         cursor = self._outside[name].execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
+
+    def leave(self, name: str) -> None:
+        """Closes the connection from outside; the next statement makes another one."""
+        if connection := self._outside.get(name):
+            connection.close()
 
     def status(self, order_id: str) -> str:
         return str(self.execute("order", "SELECT status FROM orders WHERE id = %s", [order_id])[0][0])

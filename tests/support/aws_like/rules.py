@@ -203,6 +203,10 @@ class Rules:
         """Whether nothing is left to chance."""
         return not any(self.chances.values())
 
+    def reseed(self, seed: int) -> None:
+        """From now on it draws what this seed gives."""
+        self._random.seed(seed)
+
     @contextmanager
     def calmed(self) -> Iterator[None]:
         """Meanwhile nothing is left to chance: for a test, or a part of one, that counts exact steps."""
