@@ -19,12 +19,10 @@ _LOCK: Final = 4_210_001
 """An advisory lock: one process migrates, the others wait and find it done. They ask for it again and again: one that
 waited in a statement would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for all of those."""
 
-_LOCK_TIMEOUT: Final = "200ms"
-"""Whoever waits for a table's exclusive lock holds up all that come after it: behind a long reader (pg_dump, a report)
-for as long as that reads. So a revision gives up before their own time-outs, and is run again."""
-
-_PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-"""Seconds until a revision whose lock timed out is run again; the last from then on. Meanwhile the others work."""
+_TRIES: Final = ((0.2, 0.5), (0.2, 1.0), (0.5, 2.0), (1.0, 5.0), (2.0, 10.0), (2.0, 20.0))
+"""Seconds that a revision waits for a lock, and then until it is run again; the last from then on. Whoever waits for a
+table's exclusive lock holds up all that come after it, behind a long reader (pg_dump, a report) for as long as that
+reads: so a revision gives up. At first before the others' own time-outs; where statements take seconds, later."""
 
 
 def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
@@ -37,12 +35,12 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
     Raises DatabaseUnavailable.
     """
     ends = time.monotonic() + patience
-    for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+    for wait, pause in itertools.chain(_TRIES, itertools.repeat(_TRIES[-1])):
         try:
-            if _migrated(service, url):
+            if _migrated(service, url, wait):
                 return
             problem = f"another process migrates {service}'s database"
-            pause = min(pause, _PAUSES[0])
+            pause = 0.5
         except psycopg.OperationalError as error:
             problem = f"{service}'s database does not answer: {error}"
             pause = 0.3
@@ -58,8 +56,10 @@ class OutOfTime(Exception):
     """A revision waited too long for a lock, or lost to a deadlock."""
 
 
-def _migrated(service: str, url: str) -> bool:
-    """Migrates if that is needed; False where another process is at it. Raises OutOfTime."""
+def _migrated(service: str, url: str, wait: float) -> bool:
+    """Migrates if that is needed, waiting so many seconds for each lock; False where another process is at it.
+
+    Raises OutOfTime."""
     head = head_of(service)
     with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
         if _revision(connection) == head:
@@ -69,7 +69,7 @@ def _migrated(service: str, url: str) -> bool:
             return False
         found = _revision(connection)  # again: a newer release may have migrated it meanwhile
         if found is None or found < head:
-            _upgrade(folder_of(service), url)
+            _upgrade(folder_of(service), url, wait)
         elif found > head:
             log.warning("the schema is newer than this code", service=service, schema=found, code=head)
     return True
@@ -96,7 +96,7 @@ def _revision(connection: psycopg.Connection[Any]) -> str | None:
     return str(row[0]) if row else None
 
 
-def _upgrade(folder: Path, url: str) -> None:
+def _upgrade(folder: Path, url: str, wait: float) -> None:
     # Imported here: most starts find nothing to do, and these imports are slow.
     from alembic import command
     from alembic.config import Config
@@ -107,7 +107,7 @@ def _upgrade(folder: Path, url: str) -> None:
     config.set_main_option("script_location", "orderflow:migrations")
     config.set_main_option("version_locations", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    options = {"options": f"-c lock_timeout={_LOCK_TIMEOUT}"}
+    options = {"options": f"-c lock_timeout={wait * 1000:.0f}ms"}
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args=options)
     try:
         with engine.connect() as connection:
