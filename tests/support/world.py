@@ -238,6 +238,7 @@ class World:
         for an operator goes on waiting."""
         self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
+            self.services[name].outbox.flush()  # as a process does every second: what it has sent is out of its outbox
             self.execute(
                 name,
                 f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
