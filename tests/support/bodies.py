@@ -11,6 +11,7 @@ VALID: Final[Mapping[str, Any]] = {
     "OrderRequest": order_body(workflow="choreography", event_bus="sns"),
     "CancelRequest": {"reason": "changed my mind"},
     "RetryRequest": {"by": "ada", "why": "the carrier is back"},
+    "BulkRetryRequest": {"by": "ada", "why": "the carrier is back", "workflow": "hybrid", "limit": 10},
     "RestockRequest": {"quantity": 3},
     "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
     "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
