@@ -145,6 +145,7 @@ _LOCK: Final = f"""
 SELECT found.* FROM unnest(%s::uuid[]) AS asked(i)
 CROSS JOIN LATERAL (SELECT {COLUMNS} FROM orders WHERE id = asked.i FOR UPDATE) AS found
 """.encode()  # noqa: S608
+_LOCK_FREE: Final = _LOCK.replace(b"FOR UPDATE", b"FOR UPDATE SKIP LOCKED")
 _INSERT: Final = b"""
 INSERT INTO orders (id, customer_id, workflow, event_bus, snapshot, amount, currency, traceparent, placed_id, cancel_id,
     next_at, look_at)
@@ -184,7 +185,7 @@ def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
 
 def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
     """Locks those of the orders that nobody else has locked and that this release can read, by id."""
-    rows = connection.execute(_LOCK + b" SKIP LOCKED", [list(order_ids)]).fetchall()
+    rows = connection.execute(_LOCK_FREE, [list(order_ids)]).fetchall()
     return ASIDE.read(rows, order_of, connection.execute)
 
 
