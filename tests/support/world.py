@@ -193,6 +193,12 @@ class World:
                 return
         raise AssertionError("the system does not come to rest")
 
+    def time_out(self) -> None:
+        """Late events arrive, and visibility timeouts run out."""
+        self.broker.account.pass_time(60)
+        for queue in self.broker.queues.values():
+            queue.redeliver()
+
     def _run_out(self) -> bool:
         """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
         machine."""
