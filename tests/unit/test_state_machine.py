@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localstack import state_machine
@@ -255,6 +255,7 @@ OUTCOMES: dict[type[Message], list[Message | None]] = {
 }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_it_decides_as_the_engine_does(data: st.DataObject) -> None:
     """Whatever the answers: each message is the engine's decision on the facts so far.
