@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from orderflow.bus import Delivery
 from orderflow.bus.broker import AwsBroker
 from orderflow.bus.memory import MemoryBroker
@@ -138,6 +140,8 @@ def moto() -> Iterator[Emulated]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # What another server of this process has left: moto keeps it by process.
+        httpx.post(f"http://{host}:{port}/moto-api/reset", trust_env=False)
         yield Emulated(f"http://{host}:{port}", by_calls, limits=False, input_path=False)
     finally:
         server.stop()
