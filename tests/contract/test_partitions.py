@@ -146,6 +146,8 @@ def test_only_one_process_at_a_time(database: Database, url: str) -> None:
     others = [Database(url, size=2) for _ in range(3)]
     for other in others:
         other.open()
+        while not other.alive():
+            time.sleep(0.05)
     made: list[int] = []
     threads = [threading.Thread(target=lambda d=other: made.append(keep_up(d, INBOX, HOUR))) for other in others]
     for thread in threads:
