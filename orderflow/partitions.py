@@ -99,7 +99,9 @@ def keep_up(database: Database, table: Partitioned, every: float) -> int:
     parts = existing(database, table)
     changes = 0
     for part in _missing(table, parts, now, every):
-        changes += _change(database, _creation(table, part))
+        if not _change(database, _creation(table, part), new=part.name):
+            return changes  # another process makes the rest
+        changes += 1
     for part in parts:
         if table.keep is not None and part.upper <= now - table.keep:
             changes += _change(database, [f"DROP TABLE IF EXISTS {part.name}"])
@@ -116,16 +118,17 @@ def existing(database: Database, table: Partitioned) -> list[_Part]:
 
 
 def _missing(table: Partitioned, parts: Sequence[_Part], now: float, every: float) -> list[_Part]:
-    width = table.seconds
+    """From now until well after the next call, whatever has none: gaps, too, and where the width was another."""
+    width, missing = table.seconds, []
     begins = now // width * width
-    if parts and parts[-1].upper > begins:
-        begins = parts[-1].upper  # also where the width was another
-    made = []
     while begins < now + _AHEAD * max(width, every):
-        name = f"{table.table}_{datetime.fromtimestamp(begins, UTC):%Y%m%d%H%M%S}"
-        made.append(_Part(begins, begins + width, name))
-        begins += width
-    return made
+        if there := next((part for part in parts if part.lower <= begins < part.upper), None):
+            begins = there.upper
+            continue
+        ends = min([begins + width, *(part.lower for part in parts if part.lower > begins)])
+        missing.append(_Part(begins, ends, f"{table.table}_{datetime.fromtimestamp(begins, UTC):%Y%m%d%H%M%S}"))
+        begins = ends
+    return missing
 
 
 def _creation(table: Partitioned, part: _Part) -> list[str]:
@@ -144,15 +147,19 @@ def _creation(table: Partitioned, part: _Part) -> list[str]:
     ]
 
 
-def _change(database: Database, statements: Sequence[str]) -> bool:
-    """One change in a transaction; False if another process is at it."""
+def _change(database: Database, statements: Sequence[str], new: str = "") -> bool:
+    """One change in a transaction; False if another process is at it, or has made the `new` partition meanwhile."""
     with database.transaction() as connection:
-        if not _alone(connection):
+        if not _alone(connection) or (new and _exists(connection, new)):
             return False
         connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         for statement in statements:
             connection.execute(statement.encode())
     return True
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    return connection.execute(b"SELECT to_regclass(%s) IS NOT NULL", [name]).fetchall() == [(True,)]
 
 
 def _alone(connection: Connection) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
-from orderflow import clock, inbox
+from orderflow import clock, inbox, partitions
 from orderflow.database import Database
 from orderflow.errors import DatabaseUnavailable
 from orderflow.partitions import Partitioned, existing, keep_up
 from orderflow.retention import Deleted, Retention, forget
 from orderflow.trail import LogEntry, Trail, table
+from tests.support.system import until
 
 pytestmark = pytest.mark.row(32)
 
@@ -115,6 +117,39 @@ def test_after_a_long_stop_there_is_a_gap(database: Database) -> None:
     assert keep_up(database, INBOX, HOUR) == 3 + 1, "three made, one dropped"
 
 
+@pytest.mark.parametrize("lost", range(3))
+def test_a_gap_is_filled(database: Database, lost: int) -> None:
+    """Also one that a process which died left between others: its rows come out of DEFAULT."""
+    keep_up(database, INBOX, HOUR)
+    whole = existing(database, INBOX)
+    database.query(f"DROP TABLE {whole[lost].name}")
+    claim(database, message := clock.first_id(whole[lost].lower + 1))
+    assert where(database, message) == "inbox_default"
+    assert keep_up(database, INBOX, HOUR) == 1
+    assert existing(database, INBOX) == whole
+    assert where(database, message) == whole[lost].name
+
+
+def test_what_another_process_made_meanwhile_is_left_alone(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the lock."""
+    other = Database(url, size=1)
+    other.open()
+    until(other.alive, 10)
+    creation = partitions._creation
+
+    def late(*asked: Any) -> Any:
+        monkeypatch.undo()
+        assert keep_up(other, INBOX, HOUR) == 3
+        return creation(*asked)
+
+    monkeypatch.setattr(partitions, "_creation", late)
+    assert keep_up(database, INBOX, HOUR) == 0
+    assert len(existing(database, INBOX)) == 3
+    other.close()
+
+
 def test_another_width_continues_where_the_last_one_ends(database: Database) -> None:
     keep_up(database, INBOX, HOUR)
     ends = existing(database, INBOX)[-1].upper
@@ -146,16 +181,15 @@ def test_only_one_process_at_a_time(database: Database, url: str) -> None:
     others = [Database(url, size=2) for _ in range(3)]
     for other in others:
         other.open()
-        while not other.alive():
-            time.sleep(0.05)
+        until(other.alive, 10)
     made: list[int] = []
     threads = [threading.Thread(target=lambda d=other: made.append(keep_up(d, INBOX, HOUR))) for other in others]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    keep_up(database, INBOX, HOUR)
     assert len(made) == 3
+    keep_up(database, INBOX, HOUR)  # what one left to another that had only looked
     assert len(existing(database, INBOX)) == 3
     for other in others:
         other.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.faults.matrix import ROUTED, SEEDS
 from tests.support.load import mixes
 from tests.support.system import FAULTS, KINDS, System, running
+from tests.support.world import World
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,6 +43,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped := [item for item in items if not runs(item)]:
         items[:] = [item for item in items if runs(item)]
         config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.fixture(autouse=True)
+def _chances_of_its_own(request: pytest.FixtureRequest) -> None:
+    """What AWS leaves to chance in a test is the same whichever tests its process ran before; another with each
+    --seed."""
+    if "world" in request.fixturenames and isinstance(world := request.getfixturevalue("world"), World):
+        name = request.node.nodeid.partition("@")[0]
+        world.rules.reseed(zlib.crc32(f"{name} {request.config.getoption('seed')}".encode()))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,12 @@ TIMES = {EventBus.SNS: range(1, 20, 2), EventBus.EVENTBRIDGE: range(2, 20, 2)}
 """Which times that a point is reached, where all goes well: every one, over one bus or the other."""
 
 
+_LEAST, _TURNS = 20, 200
+"""Rounds of all services, in which an order comes to its end and beyond; and where calls fail again and again."""
+
+_OPEN = "SELECT 1 FROM orders WHERE open LIMIT 1"
+
+
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
     with world_on(new_database, Rules(1), provider_attempts=1, provider_timeout=0.1) as made:
@@ -38,8 +44,9 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 
 def run_with_crash(world: World, point: str, nth: int) -> bool:
-    """All services work until one reaches `point` for the `nth` time and dies there. Returns whether one did. Now and
-    then what AWS is late with arrives, and visibility timeouts run out: a receive may have lost its answer."""
+    """All services work until one reaches `point` for the `nth` time and dies there, or no order is open any more.
+    Returns whether one did. Now and then what AWS is late with arrives, and visibility timeouts run out: a receive may
+    have lost its answer."""
     left = [nth]
 
     def die() -> None:
@@ -49,8 +56,10 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
 
     failpoints.arm(point, die)
     try:
-        for turn in range(30):
+        for turn in range(_TURNS):
             if turn % 5 == 4:
+                if turn > _LEAST and not world.execute("order", _OPEN):
+                    return False
                 world.time_out()
             for name in BUILD:
                 try:

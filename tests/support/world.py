@@ -195,10 +195,13 @@ class World:
         raise AssertionError("the system does not come to rest")
 
     def time_out(self) -> None:
-        """Late events arrive, and visibility timeouts run out."""
+        """Late events arrive, visibility timeouts run out, and what a destination did not take may be tried again."""
         self.broker.account.pass_time(60)
         for queue in self.broker.queues.values():
             queue.redeliver()
+        for name, service in self.services.items():
+            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 s' WHERE attempts > 0")
+            service.publisher.relay()
 
     def _run_out(self) -> bool:
         """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
