@@ -105,8 +105,8 @@ class Consumer:
         began, received_from = self.watermark.now(), time.time_ns()
         try:
             deliveries = self._queue.receive(BATCH, wait)
-        except BaseException:
-            self.watermark.failed()
+        except BaseException as error:
+            self.watermark.failed(took_nothing=isinstance(error, BrokerUnavailable) and error.done_nothing)
             raise
         self.watermark.received(deliveries, began, wait)
         if self._broker_away:

@@ -36,11 +36,13 @@ class Contended(DatabaseUnavailable):
 class BrokerUnavailable(Transient):
     """The broker is unreachable, its stack isn't (yet) whole, or it takes nothing for this destination now.
 
-    `code`: the error code that it answered with; empty if there was no answer."""
+    `code`: the error code that it answered with; empty if there was no answer. `done_nothing`: it surely did nothing of
+    what it was asked, because it refused that, or was not reached; else its answer may be what is lost."""
 
-    def __init__(self, reason: str, code: str = "") -> None:
+    def __init__(self, reason: str, code: str = "", *, done_nothing: bool = False) -> None:
         super().__init__(reason)
         self.code = code
+        self.done_nothing = done_nothing
 
 
 class UnknownOutcome(Transient):

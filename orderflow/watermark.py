@@ -100,10 +100,12 @@ class Watermark:
             elif wait > 0:
                 self._empty.append(began)
 
-    def failed(self) -> None:
-        """A receive failed: its answer may be lost, with messages that stay invisible as if they had been taken."""
+    def failed(self, *, took_nothing: bool = False) -> None:
+        """A receive failed. Unless it surely took nothing, its answer may be lost, with messages that stay invisible as
+        if they had been taken."""
         self._heard_at = None
-        self.block(self._visibility)
+        if not took_nothing:
+            self.block(self._visibility)
 
     def block(self, seconds: float) -> None:
         """Something of the queue may stay invisible for so long, and nobody has it."""

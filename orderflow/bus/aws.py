@@ -10,7 +10,17 @@ from typing import Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 from orderflow import measures
 from orderflow.bus import BatchRefused, SendFailure, refusals
@@ -25,6 +35,9 @@ _LOOK_PAUSE: Final = 0.5
 
 _BROKEN: Final = (ConnectionError, HTTPClientError)
 """A connection that was refused, reset or closed. With ReadTimeoutError, which says nothing of who answers next."""
+
+_NOT_REACHED: Final = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError, NoCredentialsError)
+"""There was no connection, or no request."""
 
 calls: Final = measures.Counts("aws_calls", "AWS calls", "service", "operation")
 """Every AWS call of this process: the lab's source for cost."""
@@ -85,11 +98,11 @@ class Clients:
             code = code_of(error)
             if code.removeprefix("AWS.SimpleQueueService.") in refusals.MISSING:
                 self.lost()
-            raise BrokerUnavailable(f"{api}: {error}", code) from error
+            raise BrokerUnavailable(f"{api}: {error}", code, done_nothing=_status_of(error) < 500) from error
         except BotoCoreError as error:
             if isinstance(error, _BROKEN) and not isinstance(error, ReadTimeoutError):
                 self.lost()
-            raise BrokerUnavailable(f"{api}: {error}") from error
+            raise BrokerUnavailable(f"{api}: {error}", done_nothing=isinstance(error, _NOT_REACHED)) from error
         else:
             if self._verified_at is not None:
                 self._verified_at = time.monotonic()
@@ -116,7 +129,7 @@ class Clients:
                 yield
             except ClientError as error:
                 code = code_of(error)
-                whose = refusals.blame(api, code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                whose = refusals.blame(api, code, _status_of(error))
                 if whose is refusals.Blame.DESTINATION:
                     raise
                 raise BatchRefused(f"{api}: {error}", code, final=whose is refusals.Blame.MESSAGE) from error
@@ -173,7 +186,7 @@ class Clients:
     def _marker_url(self) -> str:
         name: str = f"{self.stack}-ready"
         if name not in self._urls and not self.ready():
-            raise BrokerUnavailable(f"the stack's marker (queue {name}) is not there")
+            raise BrokerUnavailable(f"the stack's marker (queue {name}) is not there", done_nothing=True)
         return self._urls[name]
 
 
@@ -192,6 +205,11 @@ def failure(api: str, index: int, code: str, text: str) -> SendFailure:
 def code_of(error: ClientError) -> str:
     """AWS's code of an error that it answered with."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status_of(error: ClientError) -> int:
+    """The HTTP status of an error that AWS answered with; 500 where none is known."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
 
 
 def _count(request: Any, event_name: str = "", **other: Any) -> None:

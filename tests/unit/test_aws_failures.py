@@ -167,7 +167,8 @@ def test_what_an_error_of_a_whole_call_blames(
     """The destination, or else perhaps the message, which is then sent by itself; it is final in no case."""
     with pytest.raises(expected, match="why") as raised:
         fails(clients, api, answered(code, status))
-    assert vars(raised.value) == {"code": code} | ({"final": False} if expected is BatchRefused else {})
+    more = {"final": False} if expected is BatchRefused else {"done_nothing": status < 500}
+    assert vars(raised.value) == {"code": code} | more
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,27 @@ def test_what_is_the_messages_own_fault(clients: Clients, api: str, code: str) -
 
 
 URL = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("error", "nothing"),
+    [
+        (answered("AWS.SimpleQueueService.NonExistentQueue", 400), True),
+        (answered("ExpiredToken", 403), True),
+        (EndpointConnectionError(endpoint_url=URL), True),
+        (ConnectTimeoutError(endpoint_url=URL), True),
+        (NoCredentialsError(), True),
+        (answered("InternalFailure", 500), False),
+        (ReadTimeoutError(endpoint_url=URL), False),
+        (ConnectionClosedError(endpoint_url=URL), False),
+    ],
+)
+@pytest.mark.row(25)
+def test_whether_what_was_asked_may_have_been_done(clients: Clients, error: Exception, nothing: bool) -> None:
+    """A receive without an answer may have taken messages; one that was refused, or reached nobody, has not."""
+    with pytest.raises(BrokerUnavailable) as raised, clients.polling():
+        raise error
+    assert raised.value.done_nothing == nothing
 
 
 @pytest.mark.parametrize(

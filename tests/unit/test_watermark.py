@@ -97,6 +97,15 @@ def test_a_receive_whose_answer_is_lost_may_have_taken_messages(watermark: Water
     assert watermark.lag() == 5
 
 
+def test_a_receive_that_was_refused_has_taken_nothing(watermark: Watermark, clock: Clock) -> None:
+    """A service that starts before its broker is not held up by having asked."""
+    watermark.failed(took_nothing=True)
+    assert not watermark.hearing
+    watermark.received([], clock.now, wait=1)
+    clock.now += 5
+    assert watermark.lag() == 5
+
+
 def test_it_hears_as_long_as_its_polls_are_answered(watermark: Watermark, clock: Clock) -> None:
     assert not watermark.hearing
     watermark.received([], clock.now, wait=20)
