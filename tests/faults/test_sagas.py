@@ -84,6 +84,15 @@ def wait(world: World, seconds: float) -> None:
     world.settle()
 
 
+def ended(world: World, order_id: str) -> str:
+    """The order's status in the end. Where a call of AWS's has failed, that takes its time."""
+    for _ in range(60):
+        if not world.execute("order", "SELECT 1 FROM orders WHERE id = %s AND open", [order_id]):
+            break
+        wait(world, 10)
+    return world.status(order_id)
+
+
 @every_kind
 @every_step
 def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
@@ -98,10 +107,9 @@ def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
             assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID")
         assert lost.total() > 2, "asked again, and answered again"
         wait(world, 6)
-        for _ in range(6 * (world.rules.failures - failed)):
-            if world.status(order_id) != "CANCELLED":
-                wait(world, 10)
-    assert world.status(order_id) == "CANCELLED"
+        if world.rules.failures == failed:
+            assert world.status(order_id) == "CANCELLED"
+        assert ended(world, order_id) == "CANCELLED"
     check(world.urls, acknowledged=[order_id])
     assert world.parked() == []
 
@@ -138,12 +146,16 @@ def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
     with losing(world, OrderConfirmed) as lost:
         order_id = place(world, kind)
         world.settle()
-        for seconds in (10, 10, 20, 15, 6, 10):
-            wait(world, seconds)
+        for seconds in (10, 10, 20, 15, 6, 10, *[10] * 20):
+            if lost.total() <= 3:
+                wait(world, seconds)
         assert lost.total() > 3
-    wait(world, 10)
+    active = "SELECT 1 FROM sagas WHERE order_id = %s AND active"
+    for _ in range(60):
+        if world.execute("orchestrator", active, [order_id]):
+            wait(world, 10)
     assert world.status(order_id) == "CONFIRMED"
-    assert not world.execute("orchestrator", "SELECT 1 FROM sagas WHERE order_id = %s AND active", [order_id])
+    assert not world.execute("orchestrator", active, [order_id])
     check(world.urls, acknowledged=[order_id])
     assert world.parked() == []
 
@@ -177,7 +189,7 @@ def test_a_deadline_that_passed_while_its_owner_was_away(world: World, rounds: i
             world.publish(name)
             world.deliver(name)
     asleep(world, 3600)
-    assert world.status(order_id) == "CONFIRMED"
+    assert ended(world, order_id) == "CONFIRMED"
     check(world.urls, acknowledged=[order_id])
 
 
@@ -194,7 +206,7 @@ def test_a_reply_that_does_not_come_after_that_either(world: World, step: Step, 
             wait(world, 10)
         assert lost.total() > 1
     wait(world, 10)
-    assert world.status(order_id) == "CANCELLED"
+    assert ended(world, order_id) == "CANCELLED"
     check(world.urls, acknowledged=[order_id])
 
 
@@ -229,7 +241,7 @@ def an_operator_ends(world: World, order_id: str) -> None:
     assert retry(world, order_id) == 202
     world.settle()
     wait(world, 0)
-    assert world.status(order_id) == "CANCELLED"
+    assert ended(world, order_id) == "CANCELLED"
     check(world.urls, acknowledged=[order_id])
 
 
@@ -310,7 +322,7 @@ def test_a_cancellation_at_every_boundary(world: World, measured: Callable[..., 
             if code is None:
                 break
             answers[code] += 1
-            assert world.status(order_id) == {202: "CANCELLED", 409: "CONFIRMED"}[code], (changes, nth)
+            assert ended(world, order_id) == {202: "CANCELLED", 409: "CONFIRMED"}[code], (changes, nth)
     measured(cancelled=answers[202], too_late=answers[409])
     assert answers[202] > 0, f"{point} was never reached"
     check(world.urls)
