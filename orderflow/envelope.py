@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orderflow import clock
+from orderflow import clock, measures
 from orderflow.contracts import MESSAGES, EventBus, Id, Message, Workflow, name_of, type_of
 from orderflow.errors import NewerVersion, Undecodable
 
@@ -19,6 +19,16 @@ MAX_BYTES: Final = 192 * 1024
 """Our cap on an encoded envelope. SNS, SQS and EventBridge take 256 KiB a call, attributes included."""
 
 _TYPE: Final = re.compile(r"orderflow\.([A-Za-z]+)\.v([1-9][0-9]{0,3})")
+_JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json *(;.*)?", re.IGNORECASE)
+"""Media types of JSON, with parameters or without. RFC 8259, 11; RFC 6839, 3.1"""
+
+_OPTIONAL: Final = {"datacontenttype", "dataschema", "time", "traceparent", "causationid", "resend"}
+"""Metadata without which a message can be handled."""
+
+ignored: Final = measures.Counts(
+    "envelope_attributes_ignored", "Optional attributes of messages that could not be used", "attribute"
+)
+
 _Text = r"^[^\x00]*$"
 """Any text that PostgreSQL can hold."""
 
@@ -33,7 +43,7 @@ class Envelope(BaseModel):
     source: Annotated[str, Field(min_length=1, max_length=200, pattern=_Text)]
     type: Annotated[str, Field(max_length=200)]
     subject: Id
-    time: Annotated[str, Field(max_length=40)]
+    time: Annotated[str, Field(max_length=40)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: Annotated[str, Field(max_length=300)] = ""
     data: dict[str, Any]
@@ -87,13 +97,38 @@ def decode(body: str) -> Envelope:
     try:
         return Envelope.model_validate_json(body)
     except ValidationError as error:
-        raise Undecodable(f"no envelope: {_first(error)}") from None
+        return _without_what_is_optional(body, error)
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"no envelope: {error}") from None
 
 
+def _without_what_is_optional(body: str, error: ValidationError) -> Envelope:
+    """Decodes what did not fit at first: null counts as not set (CloudEvents JSON format, 2.2), and metadata that is
+    optional and unusable is ignored and counted. Raises Undecodable for what is wrong and needed."""
+    wrong = {str(e["loc"][0]): e for e in error.errors(include_url=False, include_context=False) if e["loc"]}
+    dropped: list[str] = []
+    if wrong and wrong.keys() <= _OPTIONAL:
+        found = json.loads(body)
+        for name in wrong:
+            value = found.pop(name)
+            if name == "datacontenttype" and value is not None:
+                if not (isinstance(value, str) and _JSON.fullmatch(value)):
+                    raise Undecodable(f"no envelope: {name}: {value!r:.100} is not JSON")
+            elif value is not None:
+                dropped.append(name)
+        try:
+            envelope = Envelope.model_validate(found)
+        except ValidationError as other:
+            raise Undecodable(f"no envelope: {_first(other)}") from None
+        for name in dropped:
+            ignored[name,] += 1
+        return envelope
+    raise Undecodable(f"no envelope: {_first(error)}") from None
+
+
 def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    first = next((e for e in found if e["loc"] and e["loc"][0] not in _OPTIONAL), found[0])
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("service", choices=SERVICES, help="the service to run")
     name = parser.parse_args(arguments).service
     try:
-        settings = load()
+        settings = load(name)
         logs.configure(name, settings.log_level)
         seal_aws(settings)
         if not settings.database_url.get_secret_value():

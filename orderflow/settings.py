@@ -9,6 +9,8 @@ from collections.abc import MutableMapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import botocore.session
+from botocore.exceptions import BotoCoreError
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, computed_field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -56,7 +58,8 @@ class Settings(BaseSettings):
 
     # Where the others are.
     aws_endpoint_url: str | None = None
-    aws_region: str = "us-east-1"
+    aws_region: Annotated[str, Field(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$")] = "us-east-1"
+    """As every AWS tool takes it: AWS_REGION, AWS_DEFAULT_REGION, the profile's; on AWS there is no other default."""
     database_url: SecretStr = SecretStr("")
     providers_database_url: SecretStr = SecretStr("")
     """The simulated providers' own database (payment and shipping)."""
@@ -138,8 +141,19 @@ class Settings(BaseSettings):
                 data[name] = tuple(part.strip() for part in value.split(",") if part.strip())
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _find_region(cls, data: Any) -> Any:
+        if not data.get("aws_region"):
+            data.pop("aws_region", None)
+            if region := _known_region(local=data.get("orderflow_env", "local") != "aws"):
+                data["aws_region"] = region
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        if self.orderflow_env == "aws" and "aws_region" not in self.model_fields_set:
+            raise ValueError("AWS_REGION is not set, nor AWS_DEFAULT_REGION or a profile's region: set one of them")
         if self.orderflow_env == "local" and not self.aws_endpoint_url:
             raise ValueError(
                 "AWS_ENDPOINT_URL is not set: a local run talks to an emulator only. "
@@ -200,13 +214,32 @@ class Settings(BaseSettings):
         return int(getattr(self, f"{service}_port"))
 
 
-def load(**overrides: Any) -> Settings:
-    """The settings from the environment. Raises ConfigurationError naming the setting, its value and the choices."""
+def load(service: str | None = None, **overrides: Any) -> Settings:
+    """The settings from the environment; for a process of one `service`, which reads no other service's port. Raises
+    ConfigurationError naming the setting, its value and the choices."""
+    if service:
+        overrides = {name: Settings.model_fields[name].default for name in _ports() - {f"{service}_port"}} | overrides
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(e) for e in error.errors())) from None
     return settings
+
+
+def _ports() -> set[str]:
+    return {name for name in Settings.model_fields if name.endswith("_port")}
+
+
+def _known_region(*, local: bool) -> str | None:
+    """AWS_DEFAULT_REGION; or, on AWS, the region of the profile, as botocore finds it."""
+    if region := os.environ.get("AWS_DEFAULT_REGION"):
+        return region
+    if local:
+        return None
+    try:
+        return botocore.session.Session().get_config_variable("region")  # type: ignore[no-any-return]
+    except BotoCoreError as error:
+        raise ValueError(f"the region can't be read from AWS's configuration: {error}") from None
 
 
 def _explain(error: Any) -> str:
@@ -216,6 +249,12 @@ def _explain(error: Any) -> str:
     if error["type"] == "enum":
         choices = ", ".join(re.findall("'([^']+)'", error["ctx"]["expected"]))
         return f"{name}={error['input']!r} is unknown; choose one of: {choices}"
+    if name.endswith("_PORT") and str(error["input"]).startswith("tcp://"):
+        # https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+        return (
+            f"{name}={error['input']!r} is not a port: Kubernetes sets it for a Service of that name. "
+            f"Set {name} to a port in the container, or enableServiceLinks: false in the pod"
+        )
     return f"{name}={error['input']!r}: {error['msg']}"
 
 
@@ -235,6 +274,14 @@ def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
     environ.update(test_account)
+
+
+def seal_libpq(environ: MutableMapping[str, str] | None = None) -> None:
+    """Removes what leads libpq elsewhere, or asks it for what a local database doesn't have (PGSERVICE, PGSSLMODE …).
+    https://www.postgresql.org/docs/current/libpq-envars.html"""
+    environ = os.environ if environ is None else environ
+    for name in [n for n in environ if n.startswith("PG")]:
+        del environ[name]
 
 
 def prefer_stable_http_conventions(environ: MutableMapping[str, str] | None = None) -> None:

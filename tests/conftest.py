@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from tests.support import environment  # noqa: F401 # isort: skip  (before anything reads what it clears)
 import structlog
 
 from orderflow import failpoints

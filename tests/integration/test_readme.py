@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environment import PROXIES, removed
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def test_the_commands_work(tmp_path: Path) -> None:
     assert "make up" in found
     assert "make demo" in found
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "PYTEST_"))}
+    environment |= {name: value for name, value in removed.items() if name.upper() in PROXIES}  # it installs packages
     environment |= free_ports() | {"ORDERFLOW_HOME": str(tmp_path / "home"), "ORDERFLOW_RUNTIME": "embedded"}
     try:
         for command in found:

@@ -1,0 +1,49 @@
+"""A test of the tests: in the worst shell, a sample of them says the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.environment import clear
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = {
+    "GITHUB_ACTIONS": "true", "FORCE_COLOR": "1", "COLUMNS": "20", "LINES": "5", "TTY_COMPATIBLE": "1",
+    "LOG_LEVEL": "NONSENSE", "WORKFLOW_MODE": "nonsense", "EVENT_BUS": "nonsense", "PAYMENT_PORT": "tcp://10.0.0.1:80",
+    "ORDERFLOW_ENV": "aws", "ORDERFLOW_AUTH": "key", "ORDERFLOW_RUNTIME": "nonsense", "ORDERFLOW_HOME": "/nonsense",
+    "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9",
+    "AWS_PROFILE": "nonsense", "AWS_DEFAULT_REGION": "nonsense", "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "OTEL_PROPAGATORS": "nonsense", "OTEL_SDK_DISABLED": "true", "OTEL_TRACES_SAMPLER": "nonsense",
+    "PGSSLMODE": "require", "PGSERVICE": "nonsense", "PGOPTIONS": "-c nonsense=1", "PGHOST": "127.0.0.9",
+    "GUNICORN_CMD_ARGS": "--nonsense", "WEB_CONCURRENCY": "nonsense", "FLASK_DEBUG": "1",
+}  # fmt: skip
+SAMPLE = (
+    "test_cli_order.py", "test_cli_views.py", "test_cli_dlq.py", "test_doctor.py", "test_runtime.py",
+    "test_settings.py", "test_sampler.py", "test_telemetry.py", "test_logs.py", "test_web.py",
+    "../contract/test_counters.py",
+)  # fmt: skip
+
+
+def test_everything_hostile_is_removed() -> None:
+    kept = {"PATH": "/bin", "HOME": "/", "TMPDIR": "/tmp", "LANG": "C", "DOCKER_HOST": "x", "CI": "1"}
+    asked = {"ORDERFLOW_TEST_INFRA": "containers", "ORDERFLOW_REQUIRE_DOCKER": "1"}
+    environ = HOSTILE | kept | asked
+    assert clear(environ) == HOSTILE
+    assert environ == kept | asked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_sample_passes_in_a_hostile_shell() -> None:
+    """Terminals, logs, settings, databases, telemetry: what reads an environment."""
+    files = [str(ROOT / "tests" / "unit" / name) for name in SAMPLE]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--color=no", *files],
+        cwd=ROOT, env=os.environ | HOSTILE, capture_output=True, text=True, timeout=230, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
