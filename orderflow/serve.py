@@ -21,6 +21,7 @@ from orderflow.migrate import migrate
 from orderflow.routing import SERVICES
 from orderflow.serving import MIGRATION_PATIENCE
 from orderflow.settings import Role, Settings, load, seal_aws
+from orderflow.telemetry.settings import do_without
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("service", choices=SERVICES, help="the service to run")
     name = parser.parse_args(arguments).service
     try:
+        undone = do_without()
         settings = load(name)
         logs.configure(name, settings.log_level)
+        for what in undone:
+            log.warning(what)
         seal_aws(settings)
         if not settings.database_url.get_secret_value():
             raise ConfigurationError(

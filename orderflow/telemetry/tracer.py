@@ -6,6 +6,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from orderflow.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _FLAGS: Final = {flag: TraceFlags(flag) for flag in (0, 1)}
 
@@ -24,13 +27,19 @@ _stack = "orderflow"
 
 def start(service: str, settings: Settings) -> None:
     """Makes this process's tracer, if there is somewhere to send spans. Call it after the fork: a fork would lose its
-    thread. Everything else about it is set by OpenTelemetry's own variables."""
+    thread. Everything else about it is set by OpenTelemetry's own variables; where its SDK can't work with them, it is
+    logged, and no spans are made."""
     if not settings.traces_wanted:
         use(None, stack=settings.orderflow_stack)
         return
-    from orderflow.telemetry.sdk import make_provider
+    try:
+        from orderflow.telemetry.sdk import make_provider
 
-    use(make_provider(service, settings), stack=settings.orderflow_stack)
+        made = make_provider(service, settings)
+    except Exception as error:  # noqa: BLE001 - of many libraries; no message and no request needs them
+        log.error("no spans are made: a setting of OpenTelemetry's (OTEL_*) can't be used", error=str(error))
+        made = None
+    use(made, stack=settings.orderflow_stack)
 
 
 def use(provider: TracerProvider | None, *, stack: str = "orderflow") -> None:

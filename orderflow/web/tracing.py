@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import structlog
 from flask import Flask, request
 from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 
 from orderflow import telemetry
 from orderflow.settings import prefer_stable_http_conventions
+
+log = structlog.get_logger(__name__)
 
 _UNTRACED: Final = r"^https?://[^/]*/(healthz|readyz|metrics|openapi\.json|docs)?(/|\?|$)"
 """Whole URLs that make no span: what machines ask every few seconds, and pages of documentation."""
@@ -27,6 +30,13 @@ def trace_requests(app: Flask) -> None:
     if provider is None:
         return
     prefer_stable_http_conventions()
+    try:
+        _instrument(app, provider)
+    except Exception as error:  # noqa: BLE001 - while it is imported, too
+        log.error("requests make no spans: a setting of OpenTelemetry's (OTEL_*) can't be used", error=str(error))
+
+
+def _instrument(app: Flask, provider: trace.TracerProvider) -> None:
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
 
     FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]
