@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 
 _SOCKET_PATH_MAX: Final = 90
 """Linux allows 107 characters; supervisord appends its pid while it binds."""
+_SHORT: Final = Path("/tmp")  # noqa: S108 - a folder of our own in it, which no other user can enter
 _LOCK_WAIT_SECONDS: Final = 30.0
 
 
@@ -59,11 +60,12 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """supervisord's socket; in the temporary folder where the home's path is too long for one."""
+        """supervisord's socket; in a folder of the machine's where the home's path is too long for one. It depends on
+        nothing but the home: another shell, with another TMPDIR, must find the same system."""
         near = self.run / "supervisor.sock"
         if len(str(near)) <= _SOCKET_PATH_MAX:
             return near
-        return Path(tempfile.gettempdir()) / f"orderflow-{os.getuid()}-{self.key}" / "supervisor.sock"
+        return _SHORT / f"orderflow-{os.getuid()}-{self.key}" / "supervisor.sock"
 
     def log(self, part: str) -> Path:
         return self.logs / f"{part}.log"
@@ -75,6 +77,8 @@ class Home:
             for folder in (self.logs, self.run, self.state, self.localstack / "tmp", self.socket.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.run / "writable").touch()
+            if self.socket.parent.stat().st_uid != os.getuid():
+                raise PermissionError(errno.EPERM, f"{self.socket.parent} is another user's")
         except OSError as error:
             raise RuntimeProblem(
                 f"The state folder {self.path} can't be written: {error.strerror}.",

@@ -46,15 +46,27 @@ def end(processes: Iterable[psutil.Process]) -> int:
     return len(processes)
 
 
+def served(data: Path) -> bool:
+    """Whether a process of PostgreSQL works on this folder."""
+    return any(_serves(process, data) for process in psutil.process_iter())
+
+
+def _serves(process: psutil.Process, data: Path) -> bool:
+    try:
+        return process.name() == "postgres" and process.cwd() == str(data)
+    except (psutil.Error, OSError):  # another user's, or gone while we looked
+        return False
+
+
 def _belongs(process: psutil.Process, home: str, data: Path | None) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         if process.environ().get(MARKER) == home:
             return True
-        return data is not None and process.name() == "postgres" and process.cwd() == str(data)
     except (psutil.Error, OSError):  # another user's, or gone while we looked
         return False
+    return data is not None and _serves(process, data)
 
 
 def _is_supervisor(process: psutil.Process) -> bool:

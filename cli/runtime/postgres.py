@@ -23,6 +23,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from cli.runtime import leftovers
 from cli.runtime.home import Home, write_private
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.programs import Program
@@ -110,6 +111,7 @@ class Postgres:
             self._copy_binaries()
             if not (self.data / "PG_VERSION").exists():
                 self._initdb()
+            self._forget_the_dead()
             write_private(self.data / "pg_hba.conf", _HBA)
             if self._root:
                 os.chown(self.data / "pg_hba.conf", *self._ids())
@@ -125,6 +127,13 @@ class Postgres:
                 f"The data in {self.data} is of PostgreSQL {made_by}; installed is {major}.",
                 "Remove the old data: make reset",
             )
+
+    def _forget_the_dead(self) -> None:
+        # After a power cut the pid may be another program's; the server would take that for itself, and never start.
+        # https://www.postgresql.org/docs/current/storage-file-layout.html
+        file = self.data / "postmaster.pid"
+        if file.exists() and not leftovers.served(self.data):
+            file.unlink(missing_ok=True)
 
     def answers(self) -> bool:
         """Whether the server takes connections."""

@@ -201,13 +201,15 @@ def test_the_rest_of_a_crashed_run_is_cleaned_up(system: EmbeddedRuntime) -> Non
 
 
 def test_down_leaves_nothing_and_keeps_the_data(system: EmbeddedRuntime) -> None:
-    """Also a second time; `status` then says stopped."""
+    """Also a second time; `status` then says stopped. After a power cut PostgreSQL's pid may be another program's."""
     with psycopg.connect(system.env("order")["DATABASE_URL"], autocommit=True) as connection:
         connection.execute("CREATE TABLE kept (id int)")
     assert system.down()
     assert leftovers.find(system.home) == []
     assert set(states(system).values()) == {"stopped"}
     assert not system.down()
+    data = system._postgres().data
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n")
     system.up()
     with psycopg.connect(system.env("order")["DATABASE_URL"], autocommit=True) as connection:
         connection.execute("DROP TABLE kept")

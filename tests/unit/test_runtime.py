@@ -8,15 +8,16 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from supervisor.options import ServerOptions
 
-from cli.runtime import EmbeddedRuntime, RuntimeProblem, preflight
+from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers, preflight
 from cli.runtime.home import Home, write_private
 from cli.runtime.plan import PORTS, changes, make_plan, user_settings
-from cli.runtime.postgres import DATABASES
+from cli.runtime.postgres import DATABASES, Postgres
 from cli.runtime.programs import Program, service_environment
 from cli.runtime.supervisor import render
 from orderflow.routing import SERVICES
@@ -176,6 +177,35 @@ def test_a_long_home_still_gets_a_socket(tmp_path: Path) -> None:
     home = Home.at(tmp_path / ("x" * 120))
     assert len(str(home.socket)) < 100
     assert Home.at(tmp_path / ("y" * 120)).socket != home.socket
+
+
+@pytest.mark.parametrize("length", [1, 120])
+def test_another_shell_finds_the_same_system(tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its temporary folder is; else it would start a second supervisor on the first one's parts."""
+    home = Home.at(tmp_path / ("x" * length))
+    before = home.socket
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(tmp_path)
+    assert home.socket == before
+
+
+def test_a_pid_that_is_another_programs_keeps_no_server_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut, postmaster.pid may name anybody. While a server works on the folder, it stays."""
+    postgres = Postgres(Home.at(tmp_path), 1)
+    monkeypatch.setattr(postgres, "_folder_cache", tmp_path)
+    postgres.data.mkdir()
+    file = postgres.data / "postmaster.pid"
+    file.write_text(f"{os.getpid()}\n{postgres.data}\n")
+    monkeypatch.setattr(leftovers, "served", lambda data: data == postgres.data)
+    postgres._forget_the_dead()
+    assert file.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(postgres, "_folder_cache", tmp_path)
+    postgres._forget_the_dead()
+    assert not file.exists()
 
 
 AWKWARD = 'it\'s 100% "fine"; # $HOME `x` \\ é, a=b\nnext'
