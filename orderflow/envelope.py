@@ -95,9 +95,12 @@ def decode(body: str) -> Envelope:
     if len(body) > MAX_BYTES:
         raise Undecodable(f"{len(body)} bytes are over the cap of {MAX_BYTES}")
     try:
-        return Envelope.model_validate_json(body)
-    except ValidationError as error:
-        return _without_what_is_optional(body, error)
+        try:
+            return Envelope.model_validate_json(body)
+        except ValidationError as error:
+            return _without_what_is_optional(body, error)
+    except Undecodable:
+        raise
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"no envelope: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -78,6 +79,14 @@ def test_what_is_optional_and_unusable_is_ignored_and_counted(name: str, value: 
     assert getattr(read, name) == Envelope.model_fields[name].default
     assert envelope.ignored[name,] == before + 1
     assert read.message() == c.StockReleased()
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 5000, "[" * 100_000, '"\\ud800"', "NaN", "-"])
+def test_whatever_stands_there_is_no_error_of_ours(value: str) -> None:
+    """Numbers and depths that Python's parser refuses: the message can be read, or is refused as one that can't be."""
+    body = sent(resend="here").replace('"here"', value)
+    with suppress(Undecodable):
+        assert decode(body).resend == 0
 
 
 @pytest.mark.parametrize(
