@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,15 +84,18 @@ def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]
 
 
 def main(url: str, number: str, *skus: str) -> None:
-    """Says `ready`, waits for a line, buys, and tells as JSON how many orders got their pieces."""
+    """Says `ready`, waits for a line, buys, and tells as JSON how many orders got their pieces, and when it bought."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     shop = Shop(url)
     orders = [clock.new_id() for _ in range(int(number))]
     print("ready", flush=True)
     sys.stdin.readline()
+    began = time.monotonic()
     verdicts = buy(shop, orders, skus)
+    ended = time.monotonic()
     reserved = sum(names(shop.outcomes(order_id)) == ["StockReserved"] for order_id in orders)
-    print(json.dumps({"reserved": reserved, "not_done": [str(v) for v in verdicts if not isinstance(v, Done)]}))
+    not_done = [str(v) for v in verdicts if not isinstance(v, Done)]
+    print(json.dumps({"reserved": reserved, "not_done": not_done, "began": began, "ended": ended}))
     shop.database.close()
 
 
