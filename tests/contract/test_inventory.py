@@ -145,8 +145,9 @@ def test_batches_that_take_and_give_back_lock_in_one_order(shop: Shop) -> None:
     random.shuffle(asked)
     with ThreadPoolExecutor(THREADS) as pool:
         verdicts = [
-            v for part in pool.map(lambda b: shop.handle(*b), [asked[i::120] for i in range(120)]) for v in part
+            v for part in pool.map(lambda b: shop.finish(*b), [asked[i::120] for i in range(120)]) for v in part
         ]
     assert [v for v in verdicts if not isinstance(v, Done)] == []
+    assert not [reason for reason in shop.waited if "deadlock" in reason.lower()]
     assert shop.stock("RARE-1") == (0, 100)
     assert shop.stock("BOOK-1") == shop.stock("MUG-1") == (99_900, 100)

@@ -31,6 +31,7 @@ class Shop:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.waited: list[str] = []
         self.database = Database(url, size=THREADS)
         self.database.open()
         self.processor = Processor(
@@ -45,6 +46,16 @@ class Shop:
 
     def handle(self, *envelopes: Envelope) -> list[Verdict]:
         return self.processor.process(envelopes)  # type: ignore[return-value]
+
+    def finish(self, *envelopes: Envelope) -> list[Verdict]:
+        """Handles all; one that must wait comes again, alone. Why any had to is in `waited`."""
+        verdicts = self.handle(*envelopes)
+        for i, envelope in enumerate(envelopes):
+            for _ in range(100):
+                if isinstance(verdict := verdicts[i], Later):
+                    self.waited.append(verdict.reason)
+                    [verdicts[i]] = self.handle(envelope)
+        return verdicts
 
     def ask(self, message: Message, order_id: str) -> str:
         """The one outcome, by name."""
@@ -72,12 +83,7 @@ def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]
         lines = {order_id: random.sample(skus, len(skus)) for order_id in part}
         items = {i: tuple(Item(sku=sku, quantity=1) for sku in lines[i]) for i in part}
         asked = [ask(ReserveStock(items=items[order_id]), order_id) for order_id in part]
-        verdicts = shop.handle(*asked)
-        for i, envelope in enumerate(asked):
-            for _ in range(100):  # a message that must wait comes again
-                if isinstance(verdicts[i], Later):
-                    [verdicts[i]] = shop.handle(envelope)
-        return verdicts
+        return shop.finish(*asked)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return [v for part in pool.map(batch, [orders[i::THREADS] for i in range(THREADS)]) for v in part]
