@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -58,6 +59,21 @@ _NETWORK: Final = {
 }  # fmt: skip
 """A host that is gone without a word (a failover, a partition) is noticed after some 10 s; by default after a quarter
 of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
+
+
+def check_url(variable: str, url: str) -> None:
+    """Whether libpq can read it: a URL (`postgresql://` or `postgres://`, one host or several), or `key=value` pairs.
+
+    Raises ConfigurationError, which names the variable and never the value: a password is in it."""
+    try:
+        ports = str(conninfo_to_dict(url).get("port") or "").split(",")
+        if not all(port == "" or (port.isdecimal() and 1 <= int(port) <= 65535) for port in ports):
+            raise psycopg.ProgrammingError  # libpq says it when it connects, as if the database were away
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            f"{variable} can't be read (its value is not shown, it may hold a password): give it as "
+            "postgresql://user:password@host:port/database, with %XX for other characters than letters and digits"
+        ) from None
 
 
 class _Connection(psycopg.Connection[TupleRow]):

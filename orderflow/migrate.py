@@ -107,8 +107,9 @@ def _upgrade(folder: Path, url: str, wait: float) -> None:
     config.set_main_option("script_location", "orderflow:migrations")
     config.set_main_option("version_locations", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    options = {"options": f"-c lock_timeout={wait * 1000:.0f}ms"}
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args=options)
+    # libpq reads the URL, here as everywhere; SQLAlchemy has a parser of its own, which takes less.
+    options = f"-c lock_timeout={wait * 1000:.0f}ms"
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url, options=options))
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection

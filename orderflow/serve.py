@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from orderflow import failpoints, logs
+from orderflow.database import check_url
 from orderflow.errors import ConfigurationError, DatabaseUnavailable
 from orderflow.migrate import migrate
 from orderflow.routing import SERVICES
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigurationError(
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
             )
+        check_url("DATABASE_URL", settings.database_url.get_secret_value())
+        check_url("PROVIDERS_DATABASE_URL", settings.providers_database_url.get_secret_value())
         if settings.crash_at:
             failpoints.check(settings.crash_at)
         listener = None if settings.orderflow_role is Role.WORKER else listen(name, settings)

@@ -82,6 +82,8 @@ def test_help_teaches() -> None:
         ({"EVENT_BUS": "kafka"}, ["EVENT_BUS", "kafka", "sns", "eventbridge"]),
         ({"AWS_ENDPOINT_URL": ""}, ["AWS_ENDPOINT_URL"]),
         ({"DATABASE_URL": ""}, ["DATABASE_URL"]),
+        ({"DATABASE_URL": "postgresql://u:p@[::1/x"}, ["DATABASE_URL can't be read", "user:password@host"]),
+        ({"PROVIDERS_DATABASE_URL": "mysql://x"}, ["PROVIDERS_DATABASE_URL can't be read"]),
         ({"CRASH_AT": "nowhere"}, ["CRASH_AT", "commit.before"]),
         ({"CRASH_AT": "commit.before:x"}, ["CRASH_AT", "commit.before:3"]),
         ({"INVENTORY_PORT": "99999"}, ["INVENTORY_PORT", "99999"]),
