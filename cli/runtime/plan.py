@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dotenv import dotenv_values
-
+from cli.runtime.env_file import read
 from cli.runtime.home import PROJECT
 from cli.runtime.problems import RuntimeProblem
 from orderflow.errors import ConfigurationError
@@ -77,10 +76,9 @@ def hash_of(text: str) -> str:
 
 
 def user_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> dict[str, str]:
-    """The environment over the project's `.env`."""
+    """The environment over the project's `.env`. Raises RuntimeProblem where that can't be read."""
     path = PROJECT / ".env" if env_file is None else env_file
-    from_file = {k: v for k, v in dotenv_values(path, interpolate=False).items() if v is not None}
-    return from_file | dict(os.environ if environ is None else environ)
+    return read(path) | dict(os.environ if environ is None else environ)
 
 
 def make_plan(values: Mapping[str, str], overrides: Mapping[str, Mapping[str, str]] | None = None) -> Plan:
