@@ -19,6 +19,11 @@ from orderflow.errors import ConfigurationError
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_Origin = Annotated[
+    str,
+    BeforeValidator(lambda value: _as_browsers_write(value)),
+    Field(pattern=r"^https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$"),
+]
 _Sampler = Annotated[
     Literal[
         "always_on", "always_off", "traceidratio",
@@ -27,6 +32,11 @@ _Sampler = Annotated[
     # By OpenTelemetry's rules capitals say the same, and nothing is as if it were not set.
     BeforeValidator(lambda value: (value.lower() or None) if isinstance(value, str) else value),
 ]  # fmt: skip
+
+
+def _as_browsers_write(origin: str) -> str:
+    # Without a path, and without the port that its scheme has anyway. RFC 6454, 6.2
+    return re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", origin.lower().rstrip("/"))
 
 
 class Role(StrEnum):
@@ -54,6 +64,8 @@ class Settings(BaseSettings):
     orderflow_auth: Literal["off", "key"] = "off"
     orderflow_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     orderflow_operator_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    orderflow_trusted_origins: Annotated[tuple[_Origin, ...], NoDecode] = ()
+    """Whose pages may post: for a proxy that doesn't pass the Host on, and sites of other names."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     # Where the others are.
@@ -135,7 +147,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, data: Any) -> Any:
-        for name in ("orderflow_api_keys", "orderflow_operator_keys", "resend_after"):
+        for name in ("orderflow_api_keys", "orderflow_operator_keys", "orderflow_trusted_origins", "resend_after"):
             value = data.get(name)
             if isinstance(value, str):
                 data[name] = tuple(part.strip() for part in value.split(",") if part.strip())

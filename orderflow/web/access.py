@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ from orderflow.settings import Settings
 Access = Literal["open", "customer", "operator"]
 """Who may call a view: anybody; holders of an API key or operator key; holders of an operator key."""
 
+_WAY_OUT: Final = "an operator can name the site in ORDERFLOW_TRUSTED_ORIGINS, or let the proxy pass the Host on"
+
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -25,10 +27,11 @@ def guard(settings: Settings, access: Callable[[str], Access]) -> Callable[[], N
     leaves the caller's key in `flask.g.caller`."""
     api_keys, operator_keys = _encoded(settings.orderflow_api_keys), _encoded(settings.orderflow_operator_keys)
     with_keys = settings.orderflow_auth == "key"
+    trusted = frozenset(settings.orderflow_trusted_origins)
 
     def check() -> None:
         if request.method not in _SAFE:
-            _same_site(loopback_only=not with_keys)
+            _same_site(trusted, loopback_only=not with_keys)
         if not with_keys or request.endpoint is None:
             return
         needed = access(request.endpoint)
@@ -75,11 +78,13 @@ def _unauthorized(detail: str, challenge: str) -> Problem:
     return Problem(401, "Unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
-def _same_site(*, loopback_only: bool) -> None:
+def _same_site(trusted: Collection[str], *, loopback_only: bool) -> None:
     """Refuses what a page of another site makes a browser send. Programs send neither header."""
     environ = request.environ
+    if environ.get("HTTP_ORIGIN", "").lower() in trusted:
+        return
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
-        raise Problem(403, "Forbidden", "posts from pages of other sites are refused (Sec-Fetch-Site)")
+        raise Problem(403, "Forbidden", f"posts from pages of other sites are refused (Sec-Fetch-Site); {_WAY_OUT}")
     origin = environ.get("HTTP_ORIGIN")
     if origin is None:
         return
@@ -89,10 +94,10 @@ def _same_site(*, loopback_only: bool) -> None:
     except ValueError:
         host = name = ""
     if not host or host != environ.get("HTTP_HOST", "").lower():
-        raise Problem(403, "Forbidden", "posts from pages of other sites are refused (Origin)")
+        raise Problem(403, "Forbidden", f"posts from pages of other sites are refused (Origin); {_WAY_OUT}")
     # Without keys, a name that somebody else's DNS points at this machine must not count as this site.
     if loopback_only and not _is_local(name):
-        raise Problem(403, "Forbidden", "without keys, pages may post from loopback only (Origin)")
+        raise Problem(403, "Forbidden", f"without keys, pages may post from loopback only (Origin); {_WAY_OUT}")
 
 
 def _is_local(name: str) -> bool:

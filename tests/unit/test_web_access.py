@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from orderflow.errors import ConfigurationError
+from orderflow.settings import load
 from tests.support.web import client_of, problem_of
 
 KEYS: dict[str, Any] = {
@@ -105,6 +107,36 @@ def test_posts_from_our_own_page_and_from_programs_pass() -> None:
         client.post("/restock", headers={"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}).status_code
         == 200
     )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://shop.example", "Sec-Fetch-Site": "same-origin", "Host": "127.0.0.1:8001"},
+        {"Origin": "https://shop.example", "Host": "order_backend"},
+        {"Origin": "https://SHOP.example"},
+        {"Origin": "http://10.0.0.7:8080", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://[::1]:9999"},
+    ],
+)
+def test_a_site_that_an_operator_trusts_may_post(headers: dict[str, str]) -> None:
+    """Behind nginx, which passes its own idea of the Host on, the own page has another name."""
+    named = "https://shop.example:443/, http://10.0.0.7:8080,http://[::1]:9999"
+    client = client_of(orderflow_trusted_origins=named)
+    assert client.post("/restock", headers=headers).status_code == 200
+    for other in CROSS:
+        assert client.post("/restock", headers=other).status_code == 403
+    refused = client.post("/restock", headers={"Origin": "https://shop.example.evil.example"})
+    assert refused.status_code == 403
+    assert "ORDERFLOW_TRUSTED_ORIGINS" in problem_of(refused)["detail"]
+
+
+@pytest.mark.parametrize(
+    "value", ["shop.example", "https://shop.example/page", "*", "https://*.example", "null", "ftp://x"]
+)
+def test_what_is_no_origin_is_refused_by_name(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="ORDERFLOW_TRUSTED_ORIGINS"):
+        load(aws_endpoint_url="http://x", orderflow_trusted_origins=value)
 
 
 def test_a_rebound_name_is_another_site() -> None:
