@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cli import bench, demo, dlq, doctor, lifecycle, order, saga, simulator, workflow
 from cli.runtime import RuntimeProblem
-from orderflow.settings import seal_libpq
+from orderflow.environment import bypass_proxies, seal_libpq
 
 app = typer.Typer(
     name="orderflow",
@@ -32,7 +32,9 @@ app.add_typer(simulator.app, name="simulator")
 def main() -> None:
     """Runs the command line; a RuntimeProblem is shown as what happened and the way out, with exit code 1."""
     console = Console(stderr=True, highlight=False)
-    seal_libpq()  # the databases of a local system are all that it connects to
+    # All that it connects to is a local system's; what it installs is not.
+    seal_libpq()
+    bypass_proxies(())
     try:
         app()
     except RuntimeProblem as problem:

@@ -17,12 +17,12 @@ import structlog
 
 from orderflow import failpoints, logs
 from orderflow.database import check_url
+from orderflow.environment import bypass_proxies, do_without, seal_aws
 from orderflow.errors import ConfigurationError, DatabaseUnavailable
 from orderflow.migrate import migrate
 from orderflow.routing import SERVICES
 from orderflow.serving import MIGRATION_PATIENCE
-from orderflow.settings import Role, Settings, load, seal_aws
-from orderflow.telemetry.settings import do_without
+from orderflow.settings import Role, Settings, load
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for what in undone:
             log.warning(what)
         seal_aws(settings)
+        bypass_proxies(
+            [
+                settings.aws_endpoint_url,
+                settings.orchestrator_url,
+                settings.otel_exporter_otlp_endpoint,
+                settings.otel_exporter_otlp_traces_endpoint,
+            ]
+            if settings.orderflow_env == "local"
+            else ()
+        )
         if not settings.database_url.get_secret_value():
             raise ConfigurationError(
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -268,34 +268,3 @@ def _explain(error: Any) -> str:
             f"Set {name} to a port in the container, or enableServiceLinks: false in the pod"
         )
     return f"{name}={error['input']!r}: {error['msg']}"
-
-
-def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None) -> None:
-    """Locally, remove whatever could lead an AWS client to a real account, and put test credentials in its place."""
-    environ = os.environ if environ is None else environ
-    if settings.orderflow_env != "local":
-        return
-    for name in [n for n in environ if n.startswith("AWS_")]:
-        del environ[name]
-    test_account = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": settings.aws_region,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-    environ.update(test_account)
-
-
-def seal_libpq(environ: MutableMapping[str, str] | None = None) -> None:
-    """Removes what leads libpq elsewhere, or asks it for what a local database doesn't have (PGSERVICE, PGSSLMODE …).
-    https://www.postgresql.org/docs/current/libpq-envars.html"""
-    environ = os.environ if environ is None else environ
-    for name in [n for n in environ if n.startswith("PG")]:
-        del environ[name]
-
-
-def prefer_stable_http_conventions(environ: MutableMapping[str, str] | None = None) -> None:
-    """Makes OpenTelemetry's libraries use the stable names of its HTTP conventions, unless the user said otherwise."""
-    (os.environ if environ is None else environ).setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
 
 from orderflow import telemetry
-from orderflow.settings import prefer_stable_http_conventions
+from orderflow.environment import prefer_stable_http_conventions
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orderflow.telemetry.settings import do_without
+from orderflow.environment import do_without
 from tests.unit.test_serve import answer, free_port, serving
 
 PROPAGATORS = "OTEL_PROPAGATORS"
