@@ -99,8 +99,6 @@ def decode(body: str) -> Envelope:
             return Envelope.model_validate_json(body)
         except ValidationError as error:
             return _without_what_is_optional(body, error)
-    except Undecodable:
-        raise
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"no envelope: {error}") from None
 

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("service", choices=SERVICES, help="the service to run")
     name = parser.parse_args(arguments).service
     try:
-        undone = do_without()
+        left_out = do_without()
         settings = load(name)
         logs.configure(name, settings.log_level)
-        for what in undone:
+        for what in left_out:
             log.warning(what)
         seal_aws(settings)
         bypass_proxies(

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-import botocore.session
-from botocore.exceptions import BotoCoreError
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, computed_field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -19,9 +17,16 @@ from orderflow.errors import ConfigurationError
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _as_browsers_write(origin: str) -> str:
+    # Without a path, and without the port that its scheme has anyway. RFC 6454, 6.2
+    return re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", origin.lower().rstrip("/"))
+
+
 _Origin = Annotated[
     str,
-    BeforeValidator(lambda value: _as_browsers_write(value)),
+    BeforeValidator(_as_browsers_write),
     Field(pattern=r"^https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$"),
 ]
 _Sampler = Annotated[
@@ -32,11 +37,6 @@ _Sampler = Annotated[
     # By OpenTelemetry's rules capitals say the same, and nothing is as if it were not set.
     BeforeValidator(lambda value: (value.lower() or None) if isinstance(value, str) else value),
 ]  # fmt: skip
-
-
-def _as_browsers_write(origin: str) -> str:
-    # Without a path, and without the port that its scheme has anyway. RFC 6454, 6.2
-    return re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", origin.lower().rstrip("/"))
 
 
 class Role(StrEnum):
@@ -248,8 +248,12 @@ def _known_region(*, local: bool) -> str | None:
         return region
     if local:
         return None
+    # Imported here: the command line needs none of it at its start.
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
     try:
-        return botocore.session.Session().get_config_variable("region")  # type: ignore[no-any-return]
+        return Session().get_config_variable("region")  # type: ignore[no-any-return]
     except BotoCoreError as error:
         raise ValueError(f"the region can't be read from AWS's configuration: {error}") from None
 

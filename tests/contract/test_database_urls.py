@@ -33,7 +33,7 @@ def pairs(url: str) -> str:
 
 
 def several_hosts(url: str) -> str:
-    """The first is away."""
+    """The first is unavailable."""
     before, _, address = url.rpartition("@")
     return f"{before}@127.0.0.1:{free_port()},{address}"
 

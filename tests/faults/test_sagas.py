@@ -96,7 +96,7 @@ def ended(world: World, order_id: str) -> str:
 @every_kind
 @every_step
 def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
-    """The step is done, and nobody hears of it, however often it is asked: undone at the deadline, and not before. A
+    """The step is done, and nobody hears of it, however often it is asked: compensated at the deadline, not before. A
     question that was not taken at once restarts the clock."""
     with losing(world, step.success) as lost:
         order_id = place(world, kind)
