@@ -84,8 +84,8 @@ class _Connection(psycopg.Connection[TupleRow]):
         try:
             return super().wait(gen, interval, _ANSWER if timeout is None else timeout)
         except psycopg.OperationalError as error:
-            if error.sqlstate or self.closed:
-                raise  # the server's own, or it is gone
+            if error.sqlstate or self.closed or isinstance(error, psycopg.errors.PipelineAborted):
+                raise  # the server's own, or it is gone, or a statement failed that went out before
             self.close()
             raise psycopg.OperationalError(f"no answer within {_ANSWER:g} s") from error
 

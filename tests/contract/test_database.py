@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from orderflow.database import Database
-from orderflow.errors import DatabaseUnavailable
+from orderflow.errors import Contended, DatabaseUnavailable
 from tests.support.system import until
 
 CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
@@ -102,3 +102,32 @@ def test_one_that_does_not_answer_is_away(database: Database, monkeypatch: pytes
         monkeypatch.undo()
         until(database.alive)
         assert database.query("SELECT pg_backend_pid()") != backend
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        pytest.param("SELECT 1/0", id="a wrong statement"),
+        pytest.param("SELECT nothing FROM nowhere", id="one that can't be parsed"),
+        pytest.param("SELECT 1 FROM held FOR UPDATE", id="a lock"),
+    ],
+)
+def test_a_statement_that_fails_costs_no_connection(url: str, database: Database, failing: str) -> None:
+    """What was sent behind it is not carried out, and the connection serves the next transaction."""
+    backends = set()
+
+    def fail() -> None:
+        with database.transaction(lock_timeout=0.01) as connection:
+            backends.add(connection.info.backend_pid)
+            connection.execute(failing.encode())
+            connection.execute(b"INSERT INTO held VALUES (2)")
+
+    with psycopg.connect(url) as holder:
+        holder.execute("CREATE TABLE held AS SELECT 1 AS id")
+        holder.commit()
+        holder.execute("SELECT 1 FROM held FOR UPDATE")
+        for _ in range(20):  # not each time are there answers left over when the transaction ends
+            with pytest.raises((psycopg.Error, Contended)):
+                fail()
+    assert len(backends) == 1
+    assert database.query("SELECT * FROM held") == [(1,)]

@@ -21,6 +21,7 @@ import structlog
 from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
+from orchestrator.guardian import Guardian
 from orderflow.calls import CallingApplication, Limits
 from orderflow.errors import BrokerUnavailable, Transient
 from orderflow.retrying import Retrying
@@ -121,6 +122,9 @@ class World:
             service.application.breaker.now = lambda: time.monotonic() + self.passed
         service.database.open()
         service.consumer.watermark.now = lambda: time.monotonic() + self._moved
+        for sweeper in getattr(service.sweeper, "_sweepers", ()):
+            if isinstance(sweeper, Guardian):
+                sweeper._now = lambda: self.broker.account.now  # it rests after a call that failed
         self.services[name] = service
 
     def close(self) -> None:
