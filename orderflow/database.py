@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg.abc import RV, PQGen
@@ -16,6 +17,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from orderflow.arrays import ArrayDumper
 from orderflow.errors import CommitUnanswered, ConfigurationError, Contended, DatabaseUnavailable
+from orderflow.session import Session
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -29,13 +31,17 @@ LOCK_TIMEOUT: Final = 0.3
 """Seconds that a statement waits for a row that another transaction holds: longer than any transaction of orderflow's
 own takes, and so short that neither a batch nor a caller is late for it."""
 
-_SESSION: Final = (
-    f"-c statement_timeout=10s -c lock_timeout={LOCK_TIMEOUT * 1000:.0f}ms -c idle_in_transaction_session_timeout=30s"
-    " -c timezone=UTC"
+_SESSION: Final = {
+    "statement_timeout": "10s",
+    "lock_timeout": f"{LOCK_TIMEOUT * 1000:.0f}ms",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",
     # All that a service asks for is found by an index. Of a partition that is an hour old statistics don't know that,
     # and a prepared plan that reads it as a whole would be kept while it grows.
-    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-)
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
 
 _ANSWER: Final = 12.0
 """Seconds to wait for an answer: somewhat longer than a statement may take. That limit is the server's own, and TCP's
@@ -53,9 +59,9 @@ _CONTENDED: Final = (
 )  # fmt: skip
 """By psycopg these are operational errors too."""
 
-_NETWORK: Final = {
-    "target_session_attrs": "read-write", "connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 5,
-    "keepalives_interval": 2, "keepalives_count": 3,
+_CONNECTION: Final = {
+    "autocommit": True, "target_session_attrs": "read-write", "connect_timeout": 2, "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
 }  # fmt: skip
 """A host that is gone without a word (a failover, a partition) is noticed after some 10 s; by default after a quarter
 of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
@@ -76,9 +82,25 @@ def check_url(variable: str, url: str) -> None:
         ) from None
 
 
-class _Connection(psycopg.Connection[TupleRow]):
+_ASKED: Final = re.compile(r"^.*connection to server .* failed: ")
+"""Whom it asked: nothing to tell everybody, and the log says it."""
+
+
+class _Connection(Session):
     """One that gives up waiting. A server that wakes up later may carry out what it had been sent, COMMIT included:
     that is a lost answer like any other."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Takes `refusals` too, which holds why the latest attempt failed, if it did."""
+        refusals: list[str] = kwargs.pop("refusals")
+        try:
+            made = super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            refusals[:] = [_ASKED.sub("", (str(error).splitlines() or ["refused"])[0])]
+            raise
+        refusals.clear()
+        return made
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         try:
@@ -100,6 +122,7 @@ class Database:
                 "DATABASE_URL is not set; give it as postgresql://user:password@host:port/database"
             )
         self.name = name
+        self._refusals: list[str] = []
         self._held: set[int] = set()
         """Connections that somebody has."""
         self._probe_at: float | None = None
@@ -108,7 +131,7 @@ class Database:
         self._probe = threading.Lock()
         """While it is away, one at a time waits for it: threads that all wait would leave none for requests that need
         no database, and the pool keeps whoever gave up until it has connected again."""
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+        self._pool: ConnectionPool[_Connection] = ConnectionPool(
             url,
             connection_class=_Connection,
             min_size=1,
@@ -116,7 +139,7 @@ class Database:
             timeout=_WAIT,
             max_idle=120,
             reconnect_timeout=5,
-            kwargs={"options": _SESSION, "application_name": name, "autocommit": True, **_NETWORK},
+            kwargs={"settings": _SESSION, "refusals": self._refusals, "application_name": name, **_CONNECTION},
             configure=_prepare,
             name=name,
             open=False,
@@ -143,7 +166,7 @@ class Database:
         committing = False
         try:
             with _translated(), self._connection() as connection, connection.pipeline():
-                connection.execute(b"BEGIN")
+                connection.begin()
                 if lock_timeout is not None:
                     connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout * 1000:.0f}ms'".encode())
                 yield connection
@@ -157,11 +180,10 @@ class Database:
     def query(self, sql: str, parameters: Any = None) -> list[TupleRow]:
         """The rows of one statement, in a transaction of its own."""
         with _translated(), self._connection() as connection:
-            cursor = connection.execute(sql.encode(), parameters)
-            return cursor.fetchall() if cursor.description else []
+            return connection.rows(sql, parameters)
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self) -> Iterator[_Connection]:
         at = self._probe_at
         probing = at is not None
         if at is not None and (time.monotonic() < at or not self._probe.acquire(blocking=False)):
@@ -189,11 +211,15 @@ class Database:
 
     def alive(self) -> bool:
         """Whether the database answers."""
+        return self.problem() is None
+
+    def problem(self) -> str | None:
+        """Why the database doesn't answer, in the words of whoever refused to connect; None if it does."""
         try:
             self.query("SELECT 1")
         except DatabaseUnavailable:
-            return False
-        return True
+            return next(iter(self._refusals), "does not answer")
+        return None
 
 
 def _refused(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 
 from orderflow.errors import DatabaseUnavailable
+from orderflow.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -64,14 +65,18 @@ def _migrated(service: str, url: str, wait: float) -> bool:
     with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
         if _revision(connection) == head:
             return True
-        [(alone,)] = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchall()
-        if not alone:
-            return False
-        found = _revision(connection)  # again: a newer release may have migrated it meanwhile
-        if found is None or found < head:
-            _upgrade(folder_of(service), url, wait)
-        elif found > head:
-            log.warning("the schema is newer than this code", service=service, schema=found, code=head)
+        # A transaction's lock, not a session's: a pooler may give the session, and the lock with it, to somebody else.
+        # Between two statements it holds no snapshot, which an index that is made concurrently would wait for.
+        with connection.transaction():
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            [(alone,)] = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK]).fetchall()
+            if not alone:
+                return False
+            found = _revision(connection)  # again: a newer release may have migrated it meanwhile
+            if found is None or found < head:
+                _upgrade(folder_of(service), url, wait)
+            elif found > head:
+                log.warning("the schema is newer than this code", service=service, schema=found, code=head)
     return True
 
 
@@ -100,7 +105,7 @@ def _upgrade(folder: Path, url: str, wait: float) -> None:
     # Imported here: most starts find nothing to do, and these imports are slow.
     from alembic import command
     from alembic.config import Config
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, event
     from sqlalchemy.exc import DBAPIError
 
     config = Config()
@@ -108,8 +113,14 @@ def _upgrade(folder: Path, url: str, wait: float) -> None:
     config.set_main_option("version_locations", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     # libpq reads the URL, here as everywhere; SQLAlchemy has a parser of its own, which takes less.
-    options = f"-c lock_timeout={wait * 1000:.0f}ms"
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url, options=options))
+    settings = {"lock_timeout": f"{wait * 1000:.0f}ms"}
+    engine = create_engine("postgresql+psycopg://", creator=lambda: Session.connect(url, settings=settings))
+
+    @event.listens_for(engine, "begin")
+    def _set(connection: Any) -> None:
+        if opening := connection.connection.dbapi_connection.opening:
+            connection.exec_driver_sql(opening.decode())
+
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection

@@ -184,8 +184,8 @@ class Service:
         problems = {}
         if self.schema:
             problems["schema"] = self.schema
-        elif not self.database.alive():
-            problems["database"] = "does not answer"
+        elif problem := self.database.problem():
+            problems["database"] = problem
         if not self.broker.ready():
             problems["broker"] = "does not answer, or its stack is not whole (yet)"
         silent = time.monotonic() - self.consumer.beat

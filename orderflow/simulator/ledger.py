@@ -10,6 +10,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from orderflow.errors import ConfigurationError, UnknownOutcome
+from orderflow.session import Session
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS ledger (
@@ -126,12 +127,13 @@ class Ledger:
         milliseconds = max(50, int(timeout * 900))
         self._pool = ConnectionPool(
             url,
+            connection_class=Session,
             min_size=1,
             max_size=size,
             timeout=timeout,
             reconnect_timeout=5,
             kwargs={
-                "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
+                "settings": {"statement_timeout": f"{milliseconds}ms", "timezone": "UTC"},
                 "connect_timeout": 2,
                 "application_name": "orderflow-providers",
                 "autocommit": True,
@@ -189,8 +191,7 @@ class Ledger:
         try:
             self._pool.open()
             with self._pool.connection() as connection:
-                cursor = connection.execute(statement.encode(), parameters)
-                return cursor.fetchall() if cursor.description else []
+                return connection.rows(statement, parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:  # a PoolTimeout is an OperationalError
             raise UnknownOutcome(f"the provider does not answer: {type(error).__name__}") from error
 

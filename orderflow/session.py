@@ -1,0 +1,87 @@
+"""Connections whose settings hold in each of their transactions, through a pooler too.
+
+PostgreSQL takes a session's settings as it is begun (`options`). RDS Proxy and PgBouncer refuse them; PgBouncer that is
+told to ignore them drops them; and a pooler of transactions gives each to another session, which does not know what was
+prepared in the last. So behind a pooler nothing is prepared, and a transaction begins with the settings that it lacks:
+none, where the role or the database has them (ALTER ROLE … SET).
+
+https://www.pgbouncer.org/features.html (what each mode of pooling bears),
+https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-proxy-pinning.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+
+_DIRECT: Final = "orderflow.direct"
+"""A setting that nobody makes but the one who begins a session: where it is missing, there is a pooler between."""
+
+
+class Session(psycopg.Connection[TupleRow]):
+    """A connection that `connect` gives its `settings`, by their names, as `SHOW` shows their values."""
+
+    opening: bytes | None = None
+    """What each transaction begins with, in place of settings of the session."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Takes `settings`, besides what psycopg takes. The URL's own options stay. Raises psycopg.OperationalError."""
+        settings: Mapping[str, str] = kwargs.pop("settings")
+        options = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+        for name, value in {_DIRECT: "yes", **settings}.items():
+            options = f"{options} -c {name}={value}"
+        try:
+            made = super().connect(conninfo, options=options, **kwargs)
+        except psycopg.OperationalError as error:
+            if "options" not in str(error):
+                raise
+            made = super().connect(conninfo, **kwargs)
+        try:
+            made._look(settings)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _look(self, settings: Mapping[str, str]) -> None:
+        """Whether this is a session of its own, and if not, what it lacks."""
+        names = [_DIRECT, *settings]
+        query = sql.SQL("SELECT {}").format(
+            sql.SQL(", ").join(sql.SQL("current_setting({}, true)").format(n) for n in names)
+        )
+        direct, *found = self.execute(query, prepare=False).fetchall()[0]
+        self.rollback()
+        if direct:
+            return
+        self.prepare_threshold = None
+        missing = [(name, value) for (name, value), now in zip(settings.items(), found, strict=True) if value != now]
+        if missing:
+            calls = [sql.SQL("set_config({}, {}, true)").format(name, value) for name, value in missing]
+            self.opening = sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)).as_bytes(self)
+
+    def begin(self) -> None:
+        """Begins a transaction, on a connection that doesn't by itself (autocommit)."""
+        self.execute(b"BEGIN")
+        if self.opening:
+            self.execute(self.opening)
+
+    def rows(self, statement: str, parameters: Any = None) -> list[TupleRow]:
+        """The rows of one statement, in a transaction of its own."""
+        if not self.opening:
+            return _rows(self.execute(statement.encode(), parameters))
+        with self.pipeline():
+            self.begin()
+            cursor = self.execute(statement.encode(), parameters)
+            self.execute(b"COMMIT")
+        return _rows(cursor)
+
+
+def _rows(cursor: psycopg.Cursor[TupleRow]) -> list[TupleRow]:
+    return cursor.fetchall() if cursor.description else []
