@@ -61,6 +61,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=_Owners(*owners),
         answers=answers,
+        ahead=(*store.AHEAD, *watch.AHEAD),
         kept=(*store.kept(settings.keep_log), *watch.kept(settings.keep_log)),
         gauges=lambda: (*store.gauges(database), *watch.gauges(database)),
     )

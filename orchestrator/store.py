@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.engine import State
+from orderflow.ahead import Ahead
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Database
 from orderflow.holders import Rows
@@ -128,6 +129,13 @@ FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[
 WHERE o.order_id = s.id
 """
 ROWS: Final = Rows("sagas", "order_id")
+AHEAD: Final = (
+    Ahead(
+        "sagas", "order_id", "look_at", "next_at = now(), progress_at = least(progress_at, now())",
+        "active AND NOT attention",
+    ),
+)  # fmt: skip
+"""Sagas that nobody would look after for long."""
 ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
 """Sagas that this release can't look after."""
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from orderflow.ahead import Ahead
 from orderflow.application import Incoming, Reply
 from orderflow.contracts import Message, OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
@@ -74,6 +75,8 @@ WHERE order_id = %(order_id)s AND restarts = %(seen)s
 RETURNING state
 """
 ROWS: Final = Rows("executions", "order_id")
+AHEAD: Final = (Ahead("executions", "order_id", "next_at", "next_at = now()", f"state = '{WATCHED}'"),)
+"""Executions that nobody would look at for long."""
 ASIDE: Final = PutAside("executions", key="order_id", due="next_at")
 """Executions that this release can't look after."""
 

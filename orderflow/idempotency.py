@@ -67,7 +67,8 @@ INSERT INTO idempotency AS i (scope, key, fingerprint, owner, leased_until)
 SELECT %s::bytea, %s::text, %s::bytea, %s::uuid, now() + make_interval(secs => {LEASE:g})
 FROM set_config('lock_timeout', '{WAIT:g}s', true)
 ON CONFLICT (scope, key) DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until
-WHERE i.status IS NULL AND i.leased_until <= now() AND i.fingerprint = excluded.fingerprint
+WHERE i.status IS NULL AND i.leased_until NOT BETWEEN now() AND now() + make_interval(secs => {LEASE:g} + 60)
+    AND i.fingerprint = excluded.fingerprint
 RETURNING body
 """.encode()  # noqa: S608
 _RECORD: Final = f"""

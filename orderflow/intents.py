@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from orderflow.ahead import Ahead
 from orderflow.database import Connection, Database
 from orderflow.holders import Rows
 from orderflow.partitions import BUSINESS, Partitioned
@@ -67,7 +68,7 @@ FROM unnest(%s::uuid[], %s::bool[], %s::text[]) AS asked(o, u, r) ORDER BY o
 ON CONFLICT (order_id) DO UPDATE
 SET state = excluded.state, fence = known.fence + 1, lease_until = excluded.lease_until, updated_at = now()
 WHERE CASE WHEN known.state = excluded.state
-           THEN (known.lease_until IS NULL OR known.lease_until <= now())
+           THEN (known.lease_until IS NULL OR known.lease_until <= now() OR known.updated_at > now() + interval '1 min')
                 AND NOT EXISTS (
                     SELECT FROM {waits} AS w WHERE w.order_id = known.order_id AND w.undo = (known.state = 'undoing')
                 )
@@ -163,6 +164,11 @@ def table(name: str) -> str:
 def waits(name: str) -> str:
     """The name of the table with what waits of the intents table `name`."""
     return f"{name}_waiting"
+
+
+def ahead(name: str) -> Sequence[Ahead]:
+    """Calls that nobody would make for long."""
+    return (Ahead(waits(name), "order_id", "next_at", "next_at = now()"),)
 
 
 def kept(name: str) -> Sequence[Kept]:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from orderflow import clock, failpoints, telemetry
+from orderflow.ahead import Ahead
 from orderflow.backlog import Backlog, Entry
 from orderflow.bus import Parcel
 from orderflow.contracts import MESSAGES
@@ -53,6 +54,8 @@ _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
 _DELETE_UNLOCKED: Final = """
 DELETE FROM outbox WHERE entry IN (SELECT entry FROM outbox WHERE entry = ANY(%s::uuid[]) FOR UPDATE SKIP LOCKED)
 """
+AHEAD: Final = (Ahead("outbox", "entry", "leased_until", "leased_until = now()"),)
+"""Messages that nobody would send for long, or as a dead letter show."""
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 

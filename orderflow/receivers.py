@@ -13,6 +13,7 @@ from math import inf
 from typing import Final
 
 from orderflow import clock
+from orderflow.ahead import Ahead
 from orderflow.answers import Answers
 from orderflow.database import Database
 from orderflow.retention import Deleted
@@ -60,6 +61,24 @@ KEPT: Final = (
     Deleted("given_back", "until", _FORGOTTEN),
 )
 """Of processes that are gone, and of what is visible again, long since."""
+
+AHEAD: Final = (
+    Ahead(
+        "receivers", "id", "reported_at", f"reported_at = now() - interval '{_FRESH + 1} s', empty_from = NULL,"
+        " received_at = NULL, calm = NULL, oldest = NULL, blocked_until = NULL", noted=True,
+    ),
+    Ahead("given_back", "order_id", "until", "until = now()"),
+    Ahead(
+        "watches", "one", "greatest(heard_at, resumed_at)", "heard_at = least(heard_at, now()),"
+        " resumed_at = least(resumed_at, now())", noted=True,
+    ),
+    Ahead(
+        "frontiers", "service", "greatest(asked_at, answered_at)", "asked_at = least(asked_at, now()),"
+        " answered_at = least(answered_at, now())", noted=True,
+    ),
+)  # fmt: skip
+"""What would be believed for as long as the clock had been ahead. A process that has reported then counts as one that
+may have died; a second later it reports again, if it lives."""
 
 _DEAF: Final = 5.0
 """Seconds without a look that are no downtime, however short the times of an owner are."""

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from orderflow import idempotency, inbox, receivers
+from orderflow.ahead import TOLERANCE, Ahead, set_right
 from orderflow.answers import Answers
 from orderflow.application import Application
 from orderflow.bus import Broker
@@ -20,7 +21,7 @@ from orderflow.database import Database
 from orderflow.errors import Transient
 from orderflow.guard import Guard
 from orderflow.measures import Gauge
-from orderflow.outbox import Outbox
+from orderflow.outbox import AHEAD, Outbox
 from orderflow.processor import Processor
 from orderflow.publisher import Publisher
 from orderflow.receivers import Receivers
@@ -83,6 +84,7 @@ class Service:
         workers: Sequence[Worker] = (),
         answers: Answers | None = None,
         kept: Sequence[Kept] = (),
+        ahead: Sequence[Ahead] = (),
         close: Callable[[], None] = lambda: None,
         gauges: Callable[[], Sequence[Gauge]] = tuple,
         consumer_threads: int = 1,
@@ -127,6 +129,7 @@ class Service:
                 *kept,
             ),
         )
+        self._ahead = (*AHEAD, *(receivers.AHEAD if answers else ()), *ahead)
         self._close = close
         self._consumer_threads = consumer_threads
         self._stopping = threading.Event()
@@ -202,6 +205,7 @@ class Service:
 
     def _maintain(self) -> None:
         relayed = counted = time.monotonic()
+        righted = -inf
         settings = self.settings
         while not self._stopping.wait(_TICK):
             now = time.monotonic()
@@ -210,10 +214,17 @@ class Service:
                 relayed = now
                 self._try("relay", self.publisher.relay)
             if self.works:
+                if now - righted >= TOLERANCE:
+                    righted = now
+                    self._try("set right", self.set_right)
                 self._try("sweep", self.sweep)
             if now - counted >= _COUNT_EVERY:
                 counted = now
                 self._try("counters", self.counters.hand_in)
+
+    def set_right(self) -> int:
+        """What was put off by a clock that has been set back is due now; how many rows."""
+        return set_right(self.database, self._ahead, self.settings.longest_wait)
 
     def sweep(self) -> None:
         """Looks after the deadlines that this service owns."""

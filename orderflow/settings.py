@@ -200,6 +200,12 @@ class Settings(BaseSettings):
         return [self.undo_resend_every * min(2**attempt, 4) for attempt in range(self.undo_attempts + 1)]
 
     @property
+    def longest_wait(self) -> float:
+        """The most seconds that anything is put off: a message that is given back, a row that can't be read, or what
+        one of these settings says."""
+        return max(900.0, self.undo_after, self.resend_after[-1], self.undo_resend_every, self.lease)
+
+    @property
     def overdue_after(self) -> float:
         """Seconds after its last progress by which its owner has ended an order, or given it to an operator."""
         return self.undo_after + self.undo_resend_every * self.undo_attempts

@@ -27,7 +27,8 @@ _LONGEST: Final = 300.0
 _DUE: Final = """
 WITH due AS MATERIALIZED (
     SELECT known.order_id, known.state FROM {waits} AS w JOIN {table} AS known ON known.order_id = w.order_id
-    WHERE w.undo = %s AND w.next_at <= now() AND (known.lease_until IS NULL OR known.lease_until <= now())
+    WHERE w.undo = %s AND w.next_at <= now() AND (known.lease_until IS NULL OR known.lease_until <= now()
+        OR known.updated_at > now() + interval '1 min')
     ORDER BY w.next_at LIMIT %s FOR UPDATE OF known SKIP LOCKED
 ), again AS (
     UPDATE {waits} AS w SET next_at = now() + make_interval(secs => %s) FROM due WHERE w.order_id = due.order_id

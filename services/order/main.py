@@ -15,7 +15,7 @@ from services.order import api
 from services.order.coordinator import OrderSweeper
 from services.order.due import restart_clocks
 from services.order.handlers import Orders
-from services.order.models import gauges, kept
+from services.order.models import AHEAD, gauges, kept
 from services.order.placing import Placing
 from services.order.reading import Reading
 
@@ -38,6 +38,7 @@ def build(settings: Settings, broker: Broker) -> Service:
         consumer_threads=2,
         gauges=lambda: gauges(database, settings),
         kept=kept(settings),
+        ahead=AHEAD,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from orderflow.ahead import TOLERANCE, Ahead
 from orderflow.contracts import (
     EventBus,
     OrderCancelled,
@@ -168,14 +169,28 @@ ASIDE: Final = PutAside("orders", key="id", due="next_at")
 """Orders that this release can't look after."""
 
 
+AHEAD: Final = (
+    Ahead(
+        "orders", "id", "look_at", "next_at = now(), progress_at = least(progress_at, now())",
+        "open AND NOT attention",
+    ),
+)  # fmt: skip
+"""Orders that nobody would look after for long."""
+
 STUCK: Final = """(attention OR progress_at < now() - make_interval(
-    secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END))"""
+    secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END)
+    OR next_at > now() + make_interval(secs => %(longest)s) OR progress_at > now() + interval '1 min')"""
 """Of open orders: an operator must look at them, whoever coordinates them. Takes `patience`."""
 
 
 def patience(settings: Settings) -> dict[str, float]:
-    """Seconds since its last progress after which no order may be without an end: what `STUCK` asks for."""
-    return {"overdue": settings.overdue_after, "overdue_by_machine": settings.overdue_by_machine_after}
+    """What `STUCK` asks for, in seconds: how long since its last progress no order may be without an end, and how far
+    ahead none is looked at."""
+    return {
+        "overdue": settings.overdue_after,
+        "overdue_by_machine": settings.overdue_by_machine_after,
+        "longest": settings.longest_wait + TOLERANCE,
+    }
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:

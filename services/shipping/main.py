@@ -36,6 +36,7 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
         broker,
         workers=[Retrying(application, outbox)],
         kept=intents.kept(TABLE),
+        ahead=intents.ahead(TABLE),
         close=application.close,
         gauges=lambda: application.gauges(database),
     )
