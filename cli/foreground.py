@@ -23,7 +23,8 @@ def stay(system: Runtime, console: Console) -> None:
         signal.signal(number, end)
     console.print("\n[dim]Ctrl-C stops it.[/]")
     try:
-        view.follow(console, system, [part.name for part in system.status()], until=lambda: _over(ended, system))
+        logs = {part.name: system.follow(part.name) for part in system.status()}
+        view.follow(console, logs, until=lambda: _over(ended, system))
     finally:
         system.down()
         console.print("[green]✓[/] stopped")

@@ -97,11 +97,12 @@ def logs(
     if order is not None:
         order_logs.print_all(console, system, parts or known, order, on=follow, as_json=as_json)
         return
+    more = {name: system.follow(name) for name in parts or known} if follow else {}
     for name in parts or known:
         for line in system.logs(name).splitlines()[-lines:] if lines else ():
             view.log_line(console, name, line)
     if follow:
-        view.follow(console, system, parts or known)
+        view.follow(console, more)
 
 
 def reset(yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False) -> None:

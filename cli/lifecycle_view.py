@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from cli.runtime import Part, Plan, Runtime
+from cli.runtime import Part, Plan
 
 _TITLES: Final[Mapping[str, str]] = {"postgres": "PostgreSQL", "localstack": "LocalStack", "jaeger": "Jaeger"}
 _COLOURS: Final[Mapping[str, str]] = {"ready": "green", "failed": "bold red", "stopped": "dim"}
@@ -110,16 +110,11 @@ def log_line(console: Console, part: str, line: str) -> None:
     console.print(Text.assemble((f"{part:>12} ", colour), Text(line)), soft_wrap=True)
 
 
-def follow(console: Console, system: Runtime, parts: Sequence[str], until: Callable[[], bool] = lambda: False) -> None:
-    """Shows what is written to the logs from now on, until interrupted or `until()`."""
-    seen = {part: len(system.logs(part)) for part in parts}
+def follow(console: Console, logs: Mapping[str, Callable[[], str]], until: Callable[[], bool] = lambda: False) -> None:
+    """Shows what is written to the `logs`, by part, until interrupted or `until()`."""
     while not until():
-        for part in parts:
-            text = system.logs(part)
-            fresh = text[seen[part] :] if len(text) >= seen[part] else text  # shorter: the log was rotated
-            whole, _, rest = fresh.rpartition("\n")
-            seen[part] = len(text) - len(rest)
-            for line in whole.splitlines():
+        for part, more in logs.items():
+            for line in more().splitlines():
                 log_line(console, part, line)
         time.sleep(0.3)
 

@@ -77,13 +77,9 @@ def follow(
     system: Runtime, parts: Sequence[str], wanted: Sequence[str], until: Callable[[], bool] = lambda: False
 ) -> Iterator[Line]:
     """The lines so far, then each new one, until `until()`."""
-    seen: set[tuple[str, str]] = set()
+    logs = {part: system.follow(part, from_start=True) for part in parts}
     while True:
-        for line in lines_of({part: system.logs(part) for part in parts}, wanted):
-            key = (line.part, json.dumps(line.record, sort_keys=True))
-            if key not in seen:
-                seen.add(key)
-                yield line
+        yield from lines_of({part: more() for part, more in logs.items()}, wanted)
         if until():
             return
         time.sleep(0.3)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cli.runtime import docker
@@ -49,6 +50,10 @@ class Runtime(Protocol):
 
     def logs(self, name: str) -> str:
         """What a part has written lately."""
+
+    def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
+        """A function that gives the whole lines that a part has written since it was last called. `from_start`: all
+        that is kept of its log at first, otherwise what it writes from now on."""
 
 
 def runtime() -> Runtime:

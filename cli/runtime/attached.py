@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -81,6 +81,10 @@ class AttachedRuntime:
     def logs(self, name: str) -> str:
         """Raises RuntimeProblem."""
         self._for_the_host(f"docker compose logs {name}")
+
+    def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
+        """Raises RuntimeProblem."""
+        self._for_the_host(f"docker compose logs --follow {name}")
 
     def _ready_url(self, service: str) -> str:
         return f"{self.plan.url(service)}/readyz"

@@ -13,6 +13,8 @@ from cli.runtime.docker import Compose
 _LINE: Final = re.compile(r"^(?P<part>[a-z-]+?)-(?P<number>\d+) +\| (?P<at>\d{4}-\S+Z) ?(?P<text>.*)$")
 _FRESH_SECONDS: Final = 0.5
 """Readers ask for one part after the other: one question to Docker answers them all."""
+_FOLLOW_SECONDS: Final = 2.0
+"""Each question is a process, and who follows asks all the time."""
 
 
 class ContainerLogs:
@@ -26,11 +28,26 @@ class ContainerLogs:
 
     def text(self, part: str) -> str:
         """All that `part` has written: `payment`, or one of several containers: `payment-worker-2`."""
-        if time.monotonic() - self._read_at > _FRESH_SECONDS:
-            self._read()
+        self._read(_FRESH_SECONDS)
         return "".join(self._texts[part])
 
-    def _read(self) -> None:
+    def follow(self, part: str, *, from_start: bool) -> Callable[[], str]:
+        """See `Runtime.follow`."""
+        self._read(_FRESH_SECONDS)
+        given = 0 if from_start else len(self._texts[part])
+
+        def more() -> str:
+            nonlocal given
+            self._read(_FOLLOW_SECONDS)
+            lines = self._texts[part][given:]
+            given += len(lines)
+            return "".join(lines)
+
+        return more
+
+    def _read(self, fresh: float) -> None:
+        if time.monotonic() - self._read_at <= fresh:
+            return
         since = ("--since", max(self._last.values())[:19] + "Z") if self._last else ()
         for line in self._compose().run("logs", "--no-color", "--timestamps", *since).stdout.splitlines():
             if found := _LINE.match(line):

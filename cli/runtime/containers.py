@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -122,6 +122,10 @@ class ContainerRuntime:
     def logs(self, name: str) -> str:
         """What a part has written, as far as Docker keeps it."""
         return self._logs.text(name)
+
+    def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
+        """As far as Docker keeps it."""
+        return self._logs.follow(name, from_start=from_start)
 
     def database_urls(self) -> dict[str, str]:
         """Connection URLs from this machine, by service, and that of the `providers`."""

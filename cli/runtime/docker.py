@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import urlsplit
 
 from cli.runtime.home import PROJECT
 from cli.runtime.problems import RuntimeProblem
@@ -25,6 +27,8 @@ _PASSED_THROUGH: Final = re.compile(
 """What Docker's commands see of the caller's environment; the compose file's settings are given by name."""
 
 _ANSWER_SECONDS: Final = 30.0
+_ENGINE_SECONDS, _CONTEXT_SECONDS = 3.0, 1.5
+"""Together what it takes at most to find out that Docker hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +105,17 @@ def check_engine() -> str:
     without = "or run without Docker: ORDERFLOW_RUNTIME=embedded make up"
     if shutil.which("docker") is None:
         raise RuntimeProblem("There is no `docker` command on PATH.", f"Install Docker (docs.docker.com), {without}")
-    version = docker("version", "--format", "{{.Server.Version}}")
+    if (place := _endpoint()) and not _here(place):
+        raise RuntimeProblem(
+            f"Docker's engine is on another machine ({place}): containers would have their ports there, not here.",
+            f"Choose an engine of this machine (unset DOCKER_HOST, `docker context use default`), {without}",
+        )
+    version = docker("version", "--format", "{{.Server.Version}}", seconds=_ENGINE_SECONDS)
     if version.returncode:
         said = version.stderr.strip().splitlines() or ["it doesn't answer"]
         raise RuntimeProblem(
-            f"No Docker Engine answers: {said[-1]}", f"Start Docker Desktop, or `systemctl start docker`; {without}"
+            f"No Docker Engine answers{f' at {place}' if place else ''}: {said[-1]}",
+            f"Start Docker Desktop, or `systemctl start docker`; {without}",
         )
     if docker("compose", "version").returncode:
         raise RuntimeProblem(
@@ -115,16 +125,35 @@ def check_engine() -> str:
     return version.stdout.strip()
 
 
+def _endpoint() -> str:
+    """Where Docker's commands look for the engine; empty if that is not known."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    found = docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}", seconds=_CONTEXT_SECONDS)
+    return "" if found.returncode else found.stdout.strip()
+
+
+def _here(endpoint: str) -> bool:
+    """Whether that is on this machine: a socket, a pipe, or loopback."""
+    url = urlsplit(endpoint)
+    return url.scheme in ("unix", "npipe", "fd") or url.hostname in ("localhost", "127.0.0.1", "::1", None)
+
+
 def docker(*arguments: str, seconds: float = _ANSWER_SECONDS) -> subprocess.CompletedProcess[str]:
     """Runs a `docker` command that answers within `seconds`; the caller looks at the result."""
     command = ["docker", *arguments]
-    try:
-        return subprocess.run(
-            command, env=base_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", check=False, timeout=seconds,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds:.0f} s")
+    with subprocess.Popen(
+        command, env=base_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace", start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds:g} s")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # what it started holds its output, too
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def ask(*arguments: str, seconds: float = _ANSWER_SECONDS) -> str:

@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import psutil
 
 from cli.runtime import leftovers, localstack, preflight, programs
 from cli.runtime.home import PROJECT, Home, write_private
+from cli.runtime.log_file import LogFile
 from cli.runtime.parts import Part, ServiceProbe
 from cli.runtime.plan import Plan, changes, make_plan
 from cli.runtime.postgres import Postgres
@@ -149,6 +150,10 @@ class EmbeddedRuntime:
         """The current log file of a part; empty if there is none yet."""
         path = self.home.log(name)
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
+        """Over rotations of its file too."""
+        return LogFile(self.home.log(name), from_start=from_start).read
 
     def pid(self, name: str) -> int:
         """The pid of a part's first process; 0 where it isn't running."""

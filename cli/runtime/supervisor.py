@@ -15,6 +15,7 @@ import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from cli.runtime.home import Home, write_private
+from cli.runtime.log_file import BACKUPS
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.programs import STOP_SECONDS, Program
 
@@ -74,7 +75,7 @@ def _section(home: Home, program: Program) -> str:
         "redirect_stderr": "true",
         "stdout_logfile": _escape(_escape(str(home.log(program.name)))),  # supervisord expands this one twice
         "stdout_logfile_maxbytes": "10MB",
-        "stdout_logfile_backups": "2",
+        "stdout_logfile_backups": str(BACKUPS),
     }
     if program.user:
         lines["user"] = program.user
