@@ -3,6 +3,13 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
+# What would make pip, uv or Python install elsewhere, or find other modules than ours; where packages come from (PIP_INDEX_URL,
+# PIP_CERT, proxies …) is left as it is.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_CONSTRAINT PIP_REQUIREMENT PIP_EDITABLE \
+	PIP_NO_BINARY PIP_ONLY_BINARY PIP_NO_DEPS PIP_IGNORE_INSTALLED PIP_REQUIRE_VIRTUALENV PIP_QUIET PIP_REPORT \
+	UV_PYTHON UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_NO_BINARY UV_EXCLUDE_NEWER \
+	PYTHONPATH PYTHONHOME PYTHONUSERBASE PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE VIRTUAL_ENV
+
 # The first interpreter that fits; `make PYTHON=/path/to/python3.13 up` sets another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; \
@@ -95,11 +102,12 @@ $(READY):
 	@rm -f $(VENV)/.installed-*
 	@"$(PYTHON)" -m venv $(VENV) && pwd > $(VENV)/.folder
 	@awk '/^uv==/ { found = 1 } found { print } found && !/\\$$/ { exit }' requirements/dev.txt > $(VENV)/uv.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt \
+	@$(BIN)/python -m pip install --quiet --no-user --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt \
 		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 		&& $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . \
 	|| { echo "uv can't install here; trying pip, which takes longer …"; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; } \
-	|| { echo "The packages couldn't be installed. Check the network and the package index (PIP_INDEX_URL)." >&2; exit 1; }
+		$(BIN)/python -m pip install --quiet --no-user --disable-pip-version-check --require-hashes -r requirements/dev.txt \
+		&& $(BIN)/python -m pip install --quiet --no-user --disable-pip-version-check --no-deps --no-build-isolation -e .; } \
+	|| { echo "The packages couldn't be installed; pip says why, above. If it found no package, check the network and the package" \
+		"index (PIP_INDEX_URL)." >&2; exit 1; }
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -130,13 +131,21 @@ def _install_by_uv() -> str | None:
 
 def _install_by_pip() -> str | None:
     return _run([sys.executable, "-m", "venv", str(ENVIRONMENT)]) or _run(
-        [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "--no-compile", "--require-hashes", "-r", str(_LOCK_FILE)]
+        [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-user",
+         "--disable-pip-version-check", "--no-compile", "--require-hashes", "-r", str(_LOCK_FILE)]
     )  # fmt: skip
 
 
+_NOT_ABOUT_SOURCES: Final = re.compile(
+    r"PYTHON|VIRTUAL_ENV$|(PIP|UV)_"
+    r"(?!.*(INDEX|LINKS|HOST|CERT|TLS|PROXY|HTTP|TIMEOUT|RETRIES|CACHE|CONFIG_FILE|OFFLINE|KEYRING))"
+)
+"""Variables that make Python or an installer find or put things elsewhere. Where packages come from is the caller's."""
+
+
 def _run(command: list[str]) -> str | None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if not _NOT_ABOUT_SOURCES.match(name)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
 
 

