@@ -19,6 +19,7 @@ from cli.runtime.docker import Compose, Container
 from cli.runtime.home import PROJECT, Home, write_private
 from cli.runtime.parts import Part
 from cli.runtime.plan import Plan, changes, make_plan
+from cli.runtime.probe import refusal
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.progress import Report, silent
 from orderflow.routing import SERVICES
@@ -243,7 +244,12 @@ class ContainerRuntime:
         ends = time.monotonic() + seconds
         while late := {part.name: part.state for part in self.status() if part.state != "ready"}:
             if time.monotonic() > ends:
-                raise RuntimeProblem(f"Not ready after {seconds:.0f} s: {late}", "See: orderflow logs")
+                plan = self.running_plan()
+                told = [
+                    f"{name} is {state}" + (f" ({refusal(plan.url(name) + '/readyz')})" if name in SERVICES else "")
+                    for name, state in late.items()
+                ]
+                raise RuntimeProblem(f"Not ready after {seconds:.0f} s: {'; '.join(told)}", "See: orderflow logs")
             time.sleep(0.3)
 
 

@@ -97,17 +97,22 @@ def install() -> None:
 
 def ready(plan: Plan) -> bool:
     """Whether LocalStack is up and the stack deployed. Raises RuntimeProblem if deploying failed."""
+    return refusal(plan) is None
+
+
+def refusal(plan: Plan) -> str | None:
+    """Why it isn't ready (yet); None if it is. Raises RuntimeProblem if deploying failed."""
     try:
         with _opener.open(f"{plan.url('localstack')}/_localstack/init/ready", timeout=2) as answer:
             state = json.load(answer)
-    except (OSError, urllib.error.URLError, ValueError):
-        return False
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        return f"{plan.url('localstack')} doesn't answer: {getattr(error, 'reason', error)}"
     if any(script["state"] == "ERROR" for script in state["scripts"]):
         raise RuntimeProblem(
             "The stack localstack/stack.yaml couldn't be deployed.",
             "See localstack.log; python localstack/init/ready.d/deploy.py tries again and says why.",
         )
-    return bool(state["completed"]) and bool(state["scripts"])
+    return None if state["completed"] and state["scripts"] else "it answers, and is deploying localstack/stack.yaml"
 
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes by a proxy

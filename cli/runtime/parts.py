@@ -9,7 +9,7 @@ from typing import Any, Final
 from cli.runtime import localstack
 from cli.runtime.plan import Plan
 from cli.runtime.postgres import Postgres
-from cli.runtime.probe import answers
+from cli.runtime.probe import answers, refusal
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.supervisor import Process
 
@@ -67,6 +67,14 @@ class ServiceProbe:
         if name == "localstack":
             return localstack.ready(self._plan)
         return answers(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz"))
+
+    def trouble(self, name: str) -> str:
+        """Why the part isn't ready, as far as it can be told."""
+        if name == "postgres":
+            return self._postgres.refusal() or "it answers now"
+        if name == "localstack":
+            return localstack.refusal(self._plan) or "it answers now"
+        return refusal(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz")) or "it answers now"
 
     def _state(self, name: str, process: Process | None) -> str:
         if process is None or process.state == "STOPPED":

@@ -147,11 +147,15 @@ class Postgres:
 
     def answers(self) -> bool:
         """Whether the server takes connections."""
+        return self.refusal() is None
+
+    def refusal(self) -> str | None:
+        """Why the server takes no connection; None if it does."""
         try:
             with self._connect():
-                return True
-        except psycopg.OperationalError:
-            return False
+                return None
+        except psycopg.OperationalError as error:
+            return str(error).strip()
 
     def create_databases(self) -> None:
         """Makes missing roles and databases, and sets the passwords to those we know. Repeatable."""

@@ -103,7 +103,7 @@ class Start:
         while not self._probe.ready(name):
             self._check_alive(name)
             if time.monotonic() - began > allowed:
-                raise self._problem(name, f"isn't ready after {allowed:.0f} s")
+                raise self._problem(name, f"isn't ready after {allowed:.0f} s: {self._probe.trouble(name)}")
             if self._cancelled.wait(_POLL_SECONDS):
                 raise _Cancelled
         self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
