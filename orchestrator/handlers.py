@@ -20,7 +20,7 @@ from orderflow.contracts import (
     OrderRetryRequested,
     name_of,
 )
-from orderflow.database import Database
+from orderflow.database import Connection, Cursor, Database
 from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
 from orderflow.holders import Need
@@ -60,6 +60,9 @@ class Orchestrator:
             for m in batch
         ]
 
+    def lock(self, connection: Connection, batch: Sequence[Incoming]) -> Cursor:
+        return store.lock(connection, (m.order_id for m in batch if COORDINATOR[m.envelope.workflow] != MACHINE))
+
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
         machines = [m for m in batch if COORDINATOR[m.envelope.workflow] == MACHINE]
         if not machines:
@@ -72,7 +75,7 @@ class Orchestrator:
         return [next(heard if COORDINATOR[m.envelope.workflow] == MACHINE else handled) for m in batch]
 
     def _handle_sagas(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        sagas = store.lock(unit.connection, (m.order_id for m in batch))
+        sagas = store.read(unit.locked, (m.order_id for m in batch))
         old = set(sagas)
         log: list[LogEntry] = []
         replies = [self._apply(sagas, incoming, log) for incoming in batch]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from orchestrator.engine import State
 from orderflow.ahead import Ahead
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
-from orderflow.database import Connection, Database
+from orderflow.database import Connection, Cursor, Database
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
 from orderflow.partitions import BUSINESS, Partitioned
@@ -154,9 +154,15 @@ SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM rest
 """
 
 
-def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Saga]:
-    """Locks sagas in key order; by their ids. Raises UnreadableRow."""
-    return {row[0]: read_one(row, _saga) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
+def lock(connection: Connection, order_ids: Iterable[str]) -> Cursor:
+    """Sends for sagas, locked in key order; `read` waits for them."""
+    return connection.execute(_LOCK, [sorted(set(order_ids))])
+
+
+def read(locked: Cursor, order_ids: Iterable[str]) -> dict[str, Saga]:
+    """Those of what was locked that are wanted now, by their ids. Raises UnreadableRow."""
+    wanted = set(order_ids)
+    return {row[0]: read_one(row, _saga) for row in locked if row[0] in wanted}
 
 
 def due(connection: Connection, lag: float, waits: Mapping[str, float], limit: int) -> tuple[list[Saga], bool]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from orderflow import telemetry
 from orderflow.contracts import Message, OrderSnapshot
-from orderflow.database import Database
+from orderflow.database import Connection, Database
 from orderflow.envelope import Envelope, compose
 from orderflow.holders import Need
 from orderflow.outbox import Unit
@@ -75,6 +75,14 @@ class Application(Protocol):
 
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
         """The rows that `handle` (or `begin`) locks, as far as they exist. Asked for only while some are locked."""
+
+
+@runtime_checkable
+class Locks(Protocol):
+    """The part of an application that needs the same rows whatever the inbox says: both questions travel together."""
+
+    def lock(self, connection: Connection, batch: Sequence[Incoming]) -> object:
+        """Sends for the rows, and doesn't wait for them; `handle` finds what this gave as the unit's `locked`."""
 
 
 class ProviderCalls(Protocol):

@@ -20,6 +20,7 @@ from orderflow.errors import CommitUnanswered, ConfigurationError, Contended, Da
 from orderflow.session import Session
 
 Connection = psycopg.Connection[TupleRow]
+Cursor = psycopg.Cursor[TupleRow]
 
 _WAIT: Final = 1.0
 """Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -69,10 +69,11 @@ class Addressed(NamedTuple):
 
 @dataclass(slots=True)
 class Unit:
-    """A unit of work: one transaction, and the messages that it causes."""
+    """A unit of work: one transaction, and the messages that it causes. `locked`: what `Locks.lock` sent for."""
 
     connection: Connection
     staged: list[Addressed] = field(default_factory=list)
+    locked: Any = None
 
     def stage(self, envelopes: Sequence[Envelope]) -> None:
         """Adds messages; they go where the routing table says, once the transaction has committed.

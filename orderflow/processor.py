@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from orderflow import inbox, measures, telemetry
-from orderflow.application import Application, Incoming, ProviderCalls
+from orderflow.application import Application, Incoming, Locks, ProviderCalls
 from orderflow.contracts import MESSAGES
 from orderflow.envelope import Envelope
 from orderflow.guard import Done, Guard, Verdict
@@ -32,6 +32,7 @@ class Processor:
         self._app = application
         self._outbox = outbox
         self._calls: ProviderCalls | None = application if hasattr(application, "begin") else None  # type: ignore[assignment]
+        self._locks = application if isinstance(application, Locks) else None
         holders = Holders(outbox.database)
         self._isolation = Isolation(
             application.service, lambda batch: holders.look(application.needs(outbox.database, batch)), self._failed
@@ -90,6 +91,8 @@ class Processor:
             with self._outbox.transaction(lock_timeout=lock_timeout) as unit:
                 todo = list(enumerate(batch))
                 if not checked:
+                    # Before the inbox: what another process has just handled is known once its row is free.
+                    unit.locked = self._locks.lock(unit.connection, batch) if self._locks else None
                     todo = self._not_yet_done(unit, todo)
                 verdicts: list[Fate] = [Done() for _ in batch]
                 claimed: list[tuple[str, str]] = []

@@ -151,7 +151,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
 
 
 def _locked(connection: Connection, order_id: str) -> Order:
-    found = models.lock(connection, [order_id])
+    found = models.read(models.lock(connection, [order_id]), [order_id])
     if order_id not in found:
         raise Problem(404, "Unknown order", f"there is no order {order_id}")
     order = found[order_id]

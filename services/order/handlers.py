@@ -22,7 +22,7 @@ from orderflow.contracts import (
     ShipmentScheduled,
     name_of,
 )
-from orderflow.database import Database
+from orderflow.database import Connection, Cursor, Database
 from orderflow.errors import Rejected
 from orderflow.holders import Need
 from orderflow.measures import Histogram
@@ -68,8 +68,11 @@ class Orders:
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
         return [Need(m.order_id, models.ROWS, m.order_id) for m in batch]
 
+    def lock(self, connection: Connection, batch: Sequence[Incoming]) -> Cursor:
+        return models.lock(connection, (m.order_id for m in batch))
+
     def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        orders = models.lock(unit.connection, (m.order_id for m in batch))
+        orders = models.read(unit.locked, (m.order_id for m in batch))
         going_on = [order for order in orders.values() if order.open]
         log: list[LogEntry] = []
         replies: list[Reply] = []

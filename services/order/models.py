@@ -18,7 +18,7 @@ from orderflow.contracts import (
     Workflow,
     name_of,
 )
-from orderflow.database import Connection, Database
+from orderflow.database import Connection, Cursor, Database
 from orderflow.holders import Rows
 from orderflow.measures import Gauge
 from orderflow.partitions import BUSINESS, Partitioned
@@ -193,9 +193,15 @@ def patience(settings: Settings) -> dict[str, float]:
     }
 
 
-def lock(connection: Connection, order_ids: Iterable[str]) -> dict[str, Order]:
-    """Locks orders in key order; by their ids. Raises UnreadableRow."""
-    return {row[0]: read_one(row, order_of) for row in connection.execute(_LOCK, [sorted(set(order_ids))])}
+def lock(connection: Connection, order_ids: Iterable[str]) -> Cursor:
+    """Sends for orders, locked in key order; `read` waits for them."""
+    return connection.execute(_LOCK, [sorted(set(order_ids))])
+
+
+def read(locked: Cursor, order_ids: Iterable[str]) -> dict[str, Order]:
+    """Those of what was locked that are wanted now, by their ids. Raises UnreadableRow."""
+    wanted = set(order_ids)
+    return {row[0]: read_one(row, order_of) for row in locked if row[0] in wanted}
 
 
 def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:

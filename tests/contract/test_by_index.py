@@ -158,13 +158,13 @@ def test_a_step_of_an_order_changes_no_index_for_its_times(service: Service) -> 
     )
     [(look_at,)] = database.query("SELECT look_at FROM orders WHERE id = %s", [order_id])
     with database.transaction() as connection:
-        found = models.lock(connection, [order_id])[order_id]
+        found = models.read(models.lock(connection, [order_id]), [order_id])[order_id]
         found.progressed, found.next_in = True, 10.0
         models.save(connection, [found])
     [(same, later)] = database.query("SELECT look_at, next_at > look_at FROM orders WHERE id = %s", [order_id])
     assert (same, later) == (look_at, True)
     with database.transaction() as connection:
-        found = models.lock(connection, [order_id])[order_id]
+        found = models.read(models.lock(connection, [order_id]), [order_id])[order_id]
         found.next_in = 1.0
         models.save(connection, [found])
     [(sooner,)] = database.query(
