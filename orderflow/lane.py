@@ -36,6 +36,9 @@ PULL: Final = 10 * BATCH
 _NOT_READY: Final = 0.5
 """Seconds between looks for a broker that is unavailable as a whole."""
 
+_QUICK: Final = 0.2
+"""Seconds that a call takes at most, as a rule; one that takes longer says nothing of the load."""
+
 _LONGEST_RETRY: Final = 60.0
 """Seconds until a message is tried again that was not taken while others were."""
 
@@ -66,6 +69,11 @@ class Lane:
         self._trouble: str | None = None
         """The code, or else the kind, of what keeps it from sending; as it was logged."""
         self._stopping = False
+        self._sending_since = -inf
+
+    def busy(self, now: float) -> bool:
+        """Whether it sends, and has not done so for longer than a call should take."""
+        return now - self._sending_since < _QUICK
 
     @property
     def waiting(self) -> int:
@@ -180,8 +188,11 @@ class Lane:
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
         failpoints.reached("publish.before")
-        began = time.time_ns()
-        failed = send(self._broker, self.channel, self.target, batch)
+        began, self._sending_since = time.time_ns(), time.monotonic()
+        try:
+            failed = send(self._broker, self.channel, self.target, batch)
+        finally:
+            self._sending_since = -inf
         failpoints.reached("publish.after")
         self._settle(batch, failed, began, probing=probing)
         return len(failed) < len(batch) or any(failure.final for failure in failed)

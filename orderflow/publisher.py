@@ -3,8 +3,9 @@
 What was staged is handed over in memory after its commit. What finds no room there, or a destination that takes
 nothing now, waits in the database, and is pulled as soon as there is room: until a claim comes back short.
 
-A message that was staged alone is sent at once. Those of a batch are a sign of load: they wait a moment for company,
-because fewer and fuller calls are what makes room for more orders, here, at the broker, and wherever they are received.
+A message that was staged alone, while nothing was being sent, is sent at once. Others are a sign of load: they wait a
+moment for company, because fewer and fuller calls are what makes room for more orders, here, at the broker, and where
+they are received.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Publisher:
 
     def hand_over(self, entries: Sequence[Entry]) -> None:
         """Takes messages that were staged. Never blocks."""
-        due = time.monotonic() + (LINGER_SECONDS if len(entries) > 1 else 0)
+        now = time.monotonic()
+        alone = len(entries) == 1 and not any(lane.busy(now) for lane in self.lanes)
+        due = now if alone else now + LINGER_SECONDS
         found: dict[tuple[Channel, str], list[Entry]] = {}
         for entry in entries:
             found.setdefault((entry.channel, entry.target), []).append(entry)

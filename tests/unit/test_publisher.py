@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -217,6 +218,30 @@ def test_a_batch_waits_a_moment_for_company(parts: Parts, monkeypatch: pytest.Mo
     assert due_in(publisher, "payment") <= 0
     run(publisher)
     assert broker.sent == [[e.id for e in both[name]] for name in ("inventory", "payment")]
+
+
+def test_one_that_is_staged_while_others_are_sent_waits_for_company(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sign of load, too; but not a call that hangs, which says nothing of it."""
+    _, broker, publisher = parts
+    clock = Clock(monkeypatch)
+    due: list[float] = []
+    send = broker.send
+
+    def sending(*arguments: Any) -> Any:
+        for took in (0.0, 0.1, 0.2):
+            clock.now += took
+            publisher.hand_over(entries(name := f"target-{len(due)}", 1))
+            due.append(due_in(publisher, name))
+        return send(*arguments)
+
+    monkeypatch.setattr(broker, "send", sending)
+    publisher.hand_over(entries("inventory", 1))
+    publisher.step()
+    assert due[:3] == [pytest.approx(0.015), pytest.approx(0.015), pytest.approx(0.0)]
+    publisher.hand_over(entries("payment", 1))
+    assert due_in(publisher, "payment") <= 0, "it has been sent"
 
 
 def test_ten_for_one_destination_wait_no_longer(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
