@@ -12,6 +12,10 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _SHORTEST: Final = 0.1
 _FIRST: Final = 0.5
 _LONGEST: Final = 10.0
@@ -53,3 +57,21 @@ class Circuit:
 
 
 _CLOSED: Final = Circuit()
+
+
+class Trouble:
+    """What keeps a destination from taking messages: logged when it begins, when its code changes, and when it ends."""
+
+    def __init__(self, channel: str, target: str) -> None:
+        self._about = {"channel": channel, "target": target}
+        self._code: str | None = None
+
+    def is_(self, code: str, reason: str) -> None:
+        """`code`: AWS's, or a word for what it is."""
+        if code != self._code:
+            self._code = code
+            log.warning("destination unavailable; its messages wait", **self._about, code=code, reason=reason)
+
+    def is_over(self) -> None:
+        log.info("destination available again", **self._about)
+        self._code = None

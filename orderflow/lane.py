@@ -19,7 +19,7 @@ import structlog
 from orderflow import failpoints, measures, telemetry
 from orderflow.backlog import Entry
 from orderflow.bus import BATCH, BATCH_BYTES, Broker, SendFailure
-from orderflow.circuit import Circuit, back_off
+from orderflow.circuit import Circuit, Trouble, back_off
 from orderflow.errors import DatabaseUnavailable
 from orderflow.outbox import Outbox
 from orderflow.routing import Channel
@@ -66,8 +66,7 @@ class Lane:
         """A heap of when messages in the database are to be retried."""
         self._changed = threading.Condition()
         self._wakes_at = inf
-        self._trouble: str | None = None
-        """The code, or else the kind, of what keeps it from sending; as it was logged."""
+        self._trouble = Trouble(channel.value, target)
         self._stopping = False
         self._sending_since = -inf
 
@@ -183,16 +182,14 @@ class Lane:
             return False
         if not self._broker.ready():
             self.circuit = self.circuit.held(time.monotonic(), _NOT_READY)
-            self._log_trouble("NotReady", "the broker does not answer, or its stack is not whole (yet)")
+            self._trouble.is_("NotReady", "the broker does not answer, or its stack is not whole (yet)")
             return False
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
         failpoints.reached("publish.before")
         began, self._sending_since = time.time_ns(), time.monotonic()
-        try:
-            failed = send(self._broker, self.channel, self.target, batch)
-        finally:
-            self._sending_since = -inf
+        failed = send(self._broker, self.channel, self.target, batch)
+        self._sending_since = -inf
         failpoints.reached("publish.after")
         self._settle(batch, failed, began, probing=probing)
         return len(failed) < len(batch) or any(failure.final for failure in failed)
@@ -271,22 +268,15 @@ class Lane:
 
     def _unavailable(self, code: str, reason: str) -> None:
         self.circuit = self.circuit.failed(time.monotonic())
-        self._log_trouble(code or "no answer", reason)
+        self._trouble.is_(code or "no answer", reason)
         self._wants_pull()
 
     def _available(self) -> None:
         if self.circuit.closed:
             return
         self.circuit = self.circuit.succeeded()
-        log.info("destination available again", channel=self.channel.value, target=self.target)
-        self._trouble = None
+        self._trouble.is_over()
         self._wants_pull()
-
-    def _log_trouble(self, code: str, reason: str) -> None:
-        if code != self._trouble:
-            log.warning("destination unavailable; its messages wait",
-                        channel=self.channel.value, target=self.target, code=code, reason=reason)  # fmt: skip
-            self._trouble = code
 
     def _drop_expired(self) -> None:
         # Their rows are anybody's soon: sending them here too would only be a repeat.
