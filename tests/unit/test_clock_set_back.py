@@ -79,6 +79,11 @@ def lose(world: World) -> None:
         queue.waiting.clear()
 
 
+def overdue(world: World) -> float:
+    [found] = [gauge.value for gauge in world.services["order"].gauges() if gauge.name == "orders_overdue"]
+    return found
+
+
 def look(world: World) -> None:
     """Every owner looks after what is due by the clock of its database."""
     for name in ("order", "orchestrator"):
@@ -99,6 +104,7 @@ def test_no_order_is_forgotten(world: World, kind: Kind) -> None:
     assert {world.status(order_id) for order_id in orders} == {"PLACED"}
     shown = world.http("order").get("/orders?stuck=true&limit=100").json["items"]
     assert {order["id"] for order in shown} >= set(orders)
+    assert overdue(world) >= len(orders), "what the doctor asks for"
     assert set_right(world) >= len(orders)
     shown = world.http("order").get("/orders?stuck=true&limit=100").json["items"]
     assert not {order["id"] for order in shown} & set(orders)
