@@ -11,13 +11,13 @@ https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-proxy-pinning.html
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 from psycopg.rows import TupleRow
 
 _DIRECT: Final = "orderflow.direct"
@@ -34,7 +34,7 @@ class Session(psycopg.Connection[TupleRow]):
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """Takes `settings`, besides what psycopg takes. The URL's own options stay. Raises psycopg.OperationalError."""
         settings: Mapping[str, str] = kwargs.pop("settings")
-        options = conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", "")
+        options = conninfo_to_dict(conninfo).get("options") or _default("options")
         for name, value in {_DIRECT: "yes", **settings}.items():
             options = f"{options} -c {name}={value}"
         try:
@@ -81,6 +81,12 @@ class Session(psycopg.Connection[TupleRow]):
             cursor = self.execute(statement.encode(), parameters)
             self.execute(b"COMMIT")
         return _rows(cursor)
+
+
+def _default(keyword: str) -> str:
+    """What libpq takes where a URL doesn't say: from PG* variables, among others."""
+    [value] = [option.val for option in Conninfo.get_defaults() if option.keyword == keyword.encode()]
+    return (value or b"").decode()
 
 
 def _rows(cursor: psycopg.Cursor[TupleRow]) -> list[TupleRow]:

@@ -87,9 +87,15 @@ def test_what_fails_is_rolled_back(
     assert database.query("SELECT * FROM rows") == [(1,)]
 
 
-def test_the_url_s_own_options_stay(new_database: NewDatabase, opened: Callable[[str], Database]) -> None:
+@pytest.mark.parametrize("by", ["the URL", "PGOPTIONS"])
+def test_own_options_stay(
+    new_database: NewDatabase, opened: Callable[[str], Database], by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And nothing is set again and again on a session of one's own."""
-    database = opened(f"{new_database(None)}?options=-c%20work_mem%3D7MB")
+    url = new_database(None)
+    if by == "PGOPTIONS":
+        monkeypatch.setenv("PGOPTIONS", "-c work_mem=7MB")
+    database = opened(f"{url}?options=-c%20work_mem%3D7MB" if by == "the URL" else url)
     assert database.query("SHOW work_mem") == [("7MB",)]
     with database.transaction() as connection:
         assert connection.opening is None  # type: ignore[attr-defined]
