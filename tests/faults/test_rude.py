@@ -30,6 +30,7 @@ def test_rude_clients_hold_up_nobody(system: System, service: str, count: int, m
     threads nor memory grow with their number, and each is ended in its time."""
     port, process = system.ports[f"{service.upper()}_PORT"], psutil.Process(system.runtime.pid(service))
     worker = process.children()[0]
+    system.until_terminal(*map(system.place, KINDS))  # a thread for each of its destinations, from then on
     before, files = worker.memory_info().rss, worker.num_fds()
     threads = worker.num_threads()
     waits: list[float] = []
