@@ -19,6 +19,7 @@ from typing import Any, Final
 import psycopg
 
 from orderflow import clock
+from orderflow.ahead import TOLERANCE
 from orderflow.database import LOCK_TIMEOUT, Connection
 from orderflow.errors import FieldError, Problem, Transient
 from orderflow.retention import Deleted, Kept
@@ -67,7 +68,7 @@ INSERT INTO idempotency AS i (scope, key, fingerprint, owner, leased_until)
 SELECT %s::bytea, %s::text, %s::bytea, %s::uuid, now() + make_interval(secs => {LEASE:g})
 FROM set_config('lock_timeout', '{WAIT:g}s', true)
 ON CONFLICT (scope, key) DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until
-WHERE i.status IS NULL AND i.leased_until NOT BETWEEN now() AND now() + make_interval(secs => {LEASE:g} + 60)
+WHERE i.status IS NULL AND i.leased_until NOT BETWEEN now() AND now() + make_interval(secs => {LEASE + TOLERANCE:g})
     AND i.fingerprint = excluded.fingerprint
 RETURNING body
 """.encode()  # noqa: S608

@@ -27,6 +27,12 @@ ENVIRONMENT: Final = PROJECT / ".orderflow" / f"venv-localstack-{sys.version_inf
 _LOCK_FILE: Final = FOLDER / "requirements.txt"
 _SERVICES: Final = "cloudformation,events,iam,sns,sqs,stepfunctions,sts"
 
+_NOT_ABOUT_SOURCES: Final = re.compile(
+    r"PYTHON|VIRTUAL_ENV$|(PIP|UV)_"
+    r"(?!.*(INDEX|LINKS|HOST|CERT|TLS|PROXY|HTTP|TIMEOUT|RETRIES|CACHE|CONFIG_FILE|OFFLINE|KEYRING))"
+)
+"""Variables that make Python or an installer find or put things elsewhere. Where packages come from is the caller's."""
+
 
 def program(home: Home, plan: Plan) -> Program:
     """LocalStack on loopback, deploying the stack whenever it starts."""
@@ -139,13 +145,6 @@ def _install_by_pip() -> str | None:
         [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-user",
          "--disable-pip-version-check", "--no-compile", "--require-hashes", "-r", str(_LOCK_FILE)]
     )  # fmt: skip
-
-
-_NOT_ABOUT_SOURCES: Final = re.compile(
-    r"PYTHON|VIRTUAL_ENV$|(PIP|UV)_"
-    r"(?!.*(INDEX|LINKS|HOST|CERT|TLS|PROXY|HTTP|TIMEOUT|RETRIES|CACHE|CONFIG_FILE|OFFLINE|KEYRING))"
-)
-"""Variables that make Python or an installer find or put things elsewhere. Where packages come from is the caller's."""
 
 
 def _run(command: list[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from cli.runtime import localstack
 from cli.runtime.plan import Plan
 from cli.runtime.postgres import Postgres
-from cli.runtime.probe import answers, refusal
+from cli.runtime.probe import refusal
 from cli.runtime.problems import RuntimeProblem
 from cli.runtime.supervisor import Process
 
@@ -62,19 +62,15 @@ class ServiceProbe:
 
     def ready(self, name: str) -> bool:
         """Whether the part does its work. Raises RuntimeProblem if it says why it never will."""
-        if name == "postgres":
-            return self._postgres.answers()
-        if name == "localstack":
-            return localstack.ready(self._plan)
-        return answers(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz"))
+        return self.refusal(name) is None
 
-    def trouble(self, name: str) -> str:
-        """Why the part isn't ready, as far as it can be told."""
+    def refusal(self, name: str) -> str | None:
+        """Why the part isn't ready (yet), in its own words; None if it is. Raises RuntimeProblem as `ready` does."""
         if name == "postgres":
-            return self._postgres.refusal() or "it answers now"
+            return self._postgres.refusal()
         if name == "localstack":
-            return localstack.refusal(self._plan) or "it answers now"
-        return refusal(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz")) or "it answers now"
+            return localstack.refusal(self._plan)
+        return refusal(self._plan.url(name) + ("/" if name == "jaeger" else "/readyz"))
 
     def _state(self, name: str, process: Process | None) -> str:
         if process is None or process.state == "STOPPED":

@@ -100,10 +100,10 @@ class Start:
                 raise _Cancelled
 
     def _await(self, name: str, began: float, allowed: float = READY_SECONDS) -> None:
-        while not self._probe.ready(name):
+        while why := self._probe.refusal(name):
             self._check_alive(name)
             if time.monotonic() - began > allowed:
-                raise self._problem(name, f"isn't ready after {allowed:.0f} s: {self._probe.trouble(name)}")
+                raise self._problem(name, f"isn't ready after {allowed:.0f} s: {why}")
             if self._cancelled.wait(_POLL_SECONDS):
                 raise _Cancelled
         self._report(name, "ready", f"{time.monotonic() - began:.1f} s")
