@@ -15,6 +15,7 @@ import structlog
 from orderflow import failpoints
 from orderflow.contracts import Workflow
 from tests.faults.matrix import workflows_of
+from tests.support import aims
 from tests.support import postgres as support
 
 # A line for each message handled, drawn for a console, would take longer than the tests.
@@ -27,6 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--row", action="append", type=int, help="only tests of this row of the fault matrix; repeatable")
     group.addoption("--workflow", type=Workflow, help="of the fault tests for single workflows only those of this one")
     group.addoption("--seed", type=int, help="of all chances in fault tests")
+    group.addoption("--slack", type=float, metavar="N", help="what has an aim in seconds may take N times as long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Aims are those of a quiet machine; beside other test processes there is none."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    given: float | None = config.getoption("--slack")
+    aims.set_slack(given if given is not None else 1.0 if alone else aims.BESIDE_OTHERS)
 
 
 def parameters_of(item: pytest.Item) -> dict[str, Any]:
@@ -34,7 +43,10 @@ def parameters_of(item: pytest.Item) -> dict[str, Any]:
     return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
-_FIRST = ("faults-system", "system", "step-functions", "tests/integration/test_readme.py", "runtime")
+HARMED = "faults-system"
+"""The group of the tests that harm one real system: what it does then takes real time, on a machine that is theirs."""
+
+_FIRST = ("system", "step-functions", "tests/integration/test_readme.py", "runtime")
 """Groups that take longest; begun first, one a test process, so that none is left for the end."""
 
 
@@ -49,6 +61,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marked = {number for mark in item.iter_markers("row") for number in mark.args}
         return (not rows or bool(marked & set(rows))) and (not workflow or not named or workflow in named)
 
+    for item in items:
+        if any(mark.args[0] == HARMED for mark in item.iter_markers("xdist_group")):
+            item.add_marker(pytest.mark.real_time)
     if unwanted := [item for item in items if not wanted(item)]:
         items[:] = [item for item in items if wanted(item)]
         config.hook.pytest_deselected(items=unwanted)

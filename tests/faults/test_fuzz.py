@@ -42,6 +42,7 @@ from orderflow.service import Service
 from orderflow.serving.running import module_of
 from orderflow.settings import Settings
 from orderflow.web import create_app
+from tests.support.aims import within
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
 from tests.support.load import sizes
 from tests.support.system import KINDS, System, order_body, until
@@ -135,7 +136,7 @@ def test_no_message_breaks_a_consumer(service: Service, seed: int, count: int, m
     assert fates["parked"] > count / 3, "most of them were no messages at all"
     assert fates["done"], "some were as good as any"
     assert service.database.query("SELECT * FROM failures") == []
-    assert slowest < 1
+    assert slowest < within(1)
     assert grown < MEGABYTES
     _answers_a_valid_one(service)
 
