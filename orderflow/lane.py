@@ -22,6 +22,7 @@ from orderflow.bus import BATCH, BATCH_BYTES, Broker, SendFailure
 from orderflow.circuit import Circuit, Trouble, back_off
 from orderflow.errors import DatabaseUnavailable
 from orderflow.outbox import Outbox
+from orderflow.pace import Pace
 from orderflow.routing import Channel
 from orderflow.sending import send
 
@@ -35,9 +36,6 @@ PULL: Final = 10 * BATCH
 
 _NOT_READY: Final = 0.5
 """Seconds between looks for a broker that is unavailable as a whole."""
-
-_QUICK: Final = 0.2
-"""Seconds that a call takes at most, as a rule; one that takes longer says nothing of the load."""
 
 _LONGEST_RETRY: Final = 60.0
 """Seconds until a message is tried again that was not taken while others were."""
@@ -55,6 +53,7 @@ class Lane:
     ) -> None:
         self.channel, self.target = channel, target
         self.circuit = Circuit()
+        self.pace = Pace()
         self._outbox = outbox
         self._broker = broker
         self._wants_pull = wants_pull
@@ -68,11 +67,6 @@ class Lane:
         self._wakes_at = inf
         self._trouble = Trouble(channel.value, target)
         self._stopping = False
-        self._sending_since = -inf
-
-    def busy(self, now: float) -> bool:
-        """Whether it sends, and has not done so for longer than a call should take."""
-        return now - self._sending_since < _QUICK
 
     @property
     def waiting(self) -> int:
@@ -84,8 +78,9 @@ class Lane:
         """Whether it can send now what is about to be staged."""
         return self.circuit.closed and not self._behind and not self._stopping and len(self._waiting) < CAPACITY
 
-    def hand_over(self, entries: Sequence[Entry], due: float) -> None:
-        """Takes messages that were staged, to be sent by `due` (monotonic seconds). Never blocks."""
+    def hand_over(self, entries: Sequence[Entry], now: float, *, alone: bool) -> None:
+        """Takes messages that were staged. Those that are not `alone` wait a moment. Never blocks."""
+        due = now if alone else now + self.pace.linger
         with self._changed:
             self._waiting.extend((due, entry) for entry in entries if entry.leased)
             behind = not all(entry.leased for entry in entries)
@@ -187,9 +182,10 @@ class Lane:
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
         failpoints.reached("publish.before")
-        began, self._sending_since = time.time_ns(), time.monotonic()
+        began = time.time_ns()
+        self.pace.begin(time.monotonic())
         failed = send(self._broker, self.channel, self.target, batch)
-        self._sending_since = -inf
+        self.pace.end(time.monotonic())
         failpoints.reached("publish.after")
         self._settle(batch, failed, began, probing=probing)
         return len(failed) < len(batch) or any(failure.final for failure in failed)

@@ -4,8 +4,8 @@ What was staged is handed over in memory after its commit. What finds no room th
 nothing now, waits in the database, and is pulled as soon as there is room: until a claim comes back short.
 
 A message that was staged alone, while nothing was being sent, is sent at once. Others are a sign of load: they wait a
-moment for company, because fewer and fuller calls are what makes room for more orders, here, at the broker, and where
-they are received.
+moment for company (`orderflow.pace`), because fewer and fuller calls are what makes room for more orders, here, at the
+broker, and where they are received.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from orderflow.outbox import Outbox
 from orderflow.routing import Channel
 
 log = structlog.get_logger(__name__)
-
-LINGER_SECONDS: Final = 0.015
-"""How long a message of a batch waits at most until there are ten for its destination."""
 
 _PAUSE: Final = 0.5
 """Seconds until a database that is unavailable is asked again."""
@@ -68,13 +65,12 @@ class Publisher:
     def hand_over(self, entries: Sequence[Entry]) -> None:
         """Takes messages that were staged. Never blocks."""
         now = time.monotonic()
-        alone = len(entries) == 1 and not any(lane.busy(now) for lane in self.lanes)
-        due = now if alone else now + LINGER_SECONDS
+        alone = len(entries) == 1 and not any(lane.pace.busy(now) for lane in self.lanes)
         found: dict[tuple[Channel, str], list[Entry]] = {}
         for entry in entries:
             found.setdefault((entry.channel, entry.target), []).append(entry)
         for key, some in found.items():
-            self._lane(*key).hand_over(some, due)
+            self._lane(*key).hand_over(some, now, alone=alone)
 
     def relay(self) -> int:
         """Finds destinations for which something waits in the database: the messages of a process that died, or those

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from psycopg import sql
+from psycopg._queries import PostgresQuery
+from psycopg.adapt import Transformer
 from pydantic import SecretStr
 
 from lab.bench.history import fill
+from orderflow import clock
 from orderflow.bus.memory import MemoryBroker
 from orderflow.database import Database
 from orderflow.partitions import Partitioned
@@ -30,6 +34,10 @@ STORED, OPEN = 40_000, 8_000
 DAY = 86400.0
 HELD = 2_000
 """Pages of the orders alone, at least: what a statement without an index would read."""
+_TYPES = """
+SELECT CASE WHEN o = 0 THEN 'unknown' ELSE format_type(o, NULL) END
+FROM unnest(%s::oid[]) WITH ORDINALITY AS asked(o, n) ORDER BY n
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +68,36 @@ def pages(service: Service, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     asked: dict[str, int] = {}
     query = Database.query
 
-    def explained(self: Database, sql: str, parameters: Any = None) -> list[Any]:
-        if sql.lstrip().startswith("SELECT"):
-            [(found,)] = query(self, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters)
-            plan = found[0]["Plan"]
+    def explained(self: Database, statement: str, parameters: Any = None) -> list[Any]:
+        if statement.lstrip().startswith("SELECT"):
+            plan = executed(service, statement, parameters)
             whole = [n["Relation Name"] for n in nodes(plan) if n["Node Type"] == "Seq Scan" and n["Actual Loops"]]
-            assert not [name for name in whole if name.startswith("order")], sql
-            asked[sql] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-        return query(self, sql, parameters)
+            assert not [name for name in whole if name.startswith("order")], statement
+            asked[statement] = touched(plan)
+        return query(self, statement, parameters)
 
     monkeypatch.setattr(Database, "query", explained)
     return asked
+
+
+def executed(service: Service, statement: str, parameters: Any = None) -> dict[str, Any]:
+    """The plan of a prepared statement, which is made for any values, and what it did with these."""
+    with service.database.transaction() as connection:
+        asked = PostgresQuery(Transformer(connection))
+        asked.convert(statement, parameters)
+        values = [parameters[name] for name in asked._order] if asked._order else list(parameters or ())
+        given = sql.SQL(", ").join(map(sql.Literal, values))
+        types = ", ".join(name for (name,) in connection.execute(_TYPES, [list(asked.types or ())]))
+        connection.execute(f"PREPARE asked{f' ({types})' if types else ''} AS ".encode() + asked.query)
+        execute = sql.SQL("EXECUTE asked({})").format(given) if values else sql.SQL("EXECUTE asked")
+        found = connection.execute(sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}").format(execute)).fetchall()
+        connection.execute(b"DEALLOCATE asked")
+    plan: dict[str, Any] = found[0][0][0]["Plan"]
+    return plan
+
+
+def touched(plan: dict[str, Any]) -> int:
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -132,18 +159,15 @@ def test_a_look_costs_what_is_due(service: Service) -> None:
     index once, and then no look comes across them."""
     database = service.database
 
-    def touched(statement: bytes, **parameters: object) -> int:
-        explain = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement
-        with database.transaction() as connection:
-            plan = connection.execute(explain, parameters).fetchall()[0][0][0]["Plan"]
-        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    def looked(statement: bytes, **parameters: object) -> int:
+        return touched(executed(service, statement.decode(), parameters))
 
-    first = touched(looks._PUT_OFF, lag=0.0, put_off=OPEN)  # what the release before has left
+    first = looked(looks._PUT_OFF, lag=0.0, put_off=OPEN)  # what the release before has left
     database.query("VACUUM orders")
     due = "SELECT id FROM orders WHERE open ORDER BY id DESC LIMIT 3"
     database.query(f"UPDATE orders SET next_at = now() - interval '1 s' WHERE id IN ({due})")
-    assert first > 10 * touched(looks._PUT_OFF, lag=0.0, put_off=2_000)
-    assert touched(looks._DUE, lag=0.0, waits="{}", limit=100) < 150
+    assert first > 10 * looked(looks._PUT_OFF, lag=0.0, put_off=2_000)
+    assert looked(looks._DUE, lag=0.0, waits="{}", limit=100) < 150
     with database.transaction() as connection:
         found, more = looks.due(connection, 0.0, {}, 100)
     assert (len(found), more) == (3, False)
@@ -171,3 +195,15 @@ def test_a_step_of_an_order_changes_no_index_for_its_times(service: Service) -> 
         "SELECT look_at = next_at AND look_at < %s FROM orders WHERE id = %s", [look_at, order_id]
     )
     assert sooner, "never later than what is due"
+
+
+def test_what_reads_partitions_is_planned_once(service: Service) -> None:
+    """Not anew each time it is executed, which takes the longer the more partitions there are."""
+    plans = (
+        b"SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%FOR UPDATE%AS found%'"
+    )
+    with service.database.transaction() as connection:
+        for _ in range(20):
+            connection.execute(models._LOCK, [[clock.new_id()]], prepare=True).fetchall()
+        made = connection.execute(plans).fetchall()
+    assert made == [(20, 0)]

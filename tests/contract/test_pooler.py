@@ -27,6 +27,8 @@ SHOWN = (
     "SELECT current_setting('lock_timeout'), current_setting('statement_timeout'), current_setting('enable_seqscan')"
 )
 MEANT = [("300ms", "10s", "off")]
+LOCKS = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 @pytest.fixture(params=WAYS)
@@ -128,7 +130,7 @@ def test_it_migrates(new_database: NewDatabase, through: Callable[[str], str]) -
         migrate("order", way)
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(head_of("order"),)]
-        assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+        assert connection.execute(LOCKS).fetchone() == (0,)
 
 
 def test_the_providers_give_up_in_time(new_database: NewDatabase, through: Callable[[str], str]) -> None:
