@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.workflow_docs import renew
+from orderflow.database import _SESSION
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -34,3 +35,10 @@ def test_files_and_tests_that_are_named_exist(name: str) -> None:
     for path, test in named:
         assert (ROOT / path).exists(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+
+
+def test_settings_of_a_session_are_told() -> None:
+    """An administrator gives them to the role that a service has behind a pooler."""
+    text = (ROOT / "docs" / "operating.md").read_text()
+    for name, value in _SESSION.items():
+        assert re.search(rf"`{name} = '?{value}'?`", text), name
