@@ -60,7 +60,7 @@ class Compared:
         for moment in self.journey.moments:
             pending.append(moment)
             name = _STEP_OF.get(moment.type)
-            if name is not None and not moment.again and name not in found:
+            if name is not None and not moment.resend and name not in found:
                 found[name] = Segment(name, tuple(pending), moment.ms - before)
                 before, pending = moment.ms, []
         return found

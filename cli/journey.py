@@ -34,11 +34,8 @@ class Moment:
     receivers: tuple[str, ...]
     message_id: str | None
     note: str = ""
-
-    @property
-    def again(self) -> bool:
-        """Whether the message had been sent before."""
-        return self.note.startswith("sent again")
+    resend: int = 0
+    """How often the message had been sent before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +115,7 @@ def journey(order: Json, timeline: Json) -> Journey:
             receivers=receivers(workflow, e["type"]) if e["message_id"] else (),
             message_id=e["message_id"],
             note=e.get("note", ""),
+            resend=e.get("resend", 0),
         )
         for e in entries
     )

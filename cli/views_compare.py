@@ -79,7 +79,7 @@ def _cell(one: Compared, name: str) -> Text:
 def _line(moment: Moment) -> Text:
     mark = "━▶" if is_command(moment.type) else "╌▶" if moment.receivers else "● "
     text = Text.assemble((f"{mark} {moment.type}", style_of(moment.type, moment.kind)))
-    if moment.again:
+    if moment.resend:
         text.append(" again", "dim")
     return text
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from rich.text import Text
 
+from orderflow.contracts import kind_of
 from orderflow.saga import STEPS
 
 COMMAND: Final = "bold cyan"
@@ -26,7 +27,6 @@ NOTE: Final = "yellow"
 REFUSALS: Final = {step.refusal.__name__ for step in STEPS} | {"ConfirmationRejected", "OrderNeedsAttention"}
 _UNDOS: Final = {step.undo.__name__ for step in STEPS} | {"CancelOrder"}
 _UNDONES: Final = {step.undone.__name__ for step in STEPS} | {"OrderCancelled", "OrderCancellationRequested"}
-_COMMANDS: Final = {step.command.__name__ for step in STEPS} | _UNDOS | {"ConfirmOrder"}
 
 _HEADS: Final = {(True, False): "▶", (False, False): "◀", (True, True): "▷", (False, True): "◁"}
 
@@ -35,7 +35,7 @@ LEGEND: Final = (("━▶ command", COMMAND), ("╌▶ event", EVENT), ("refusal
 
 def is_command(name: str) -> bool:
     """Whether a message asks for something to be done."""
-    return name in _COMMANDS
+    return kind_of(name) == "command"
 
 
 def style_of(name: str, kind: str = "") -> str:

@@ -63,8 +63,8 @@ def row(lanes: Lanes, moment: Moment, reason: str = "") -> Text:
 
 def _aside(moment: Moment, reason: str) -> str:
     """What stands beside a message."""
-    if moment.again:
-        return moment.note.replace("sent again, time", "again,")
+    if moment.resend:
+        return f"again, {moment.resend}"
     return "" if moment.note == reason else moment.note
 
 

@@ -23,15 +23,12 @@ from typing import Any, Final
 
 from orderflow import contracts as c
 from orderflow.contracts import Message, Workflow, name_of, type_of
-from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, Step
+from orderflow.saga import DEADLINE, NEEDS_ATTENTION, STEP_UNDONE, STEPS, Step
 
 State = dict[str, Any]
 
 RECEIVERS: Final = ("order", *dict.fromkeys(step.service for step in STEPS))
 """The services whose queues the machine sends to."""
-
-NEEDS_ATTENTION: Final = "NeedsAttention"
-"""The error of an execution that gave up on an undo; an operator's retry starts another."""
 
 _ASK: Final = name_of(c.CancelOrder)
 _UNDO_ALL: Final = "Undo all"

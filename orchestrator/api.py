@@ -37,6 +37,8 @@ class Waiting(BaseModel):
 
 
 class LogLine(BaseModel):
+    """`resend`: how often the message had been sent before."""
+
     at: Time
     service: str
     kind: str
@@ -44,6 +46,7 @@ class LogLine(BaseModel):
     message_id: str | None
     causation_id: str | None
     note: str = ""
+    resend: int = 0
 
 
 class SagaAnswer(BaseModel):

@@ -13,14 +13,13 @@ from typing import Any, Final, Protocol
 
 from orchestrator import watch
 from orchestrator.engine import State
-from orchestrator.guardian import NEEDS_ATTENTION
 from orchestrator.watch import execution_name
 from orderflow.contracts import CancelOrder, OrderCancelled, OrderConfirmed, name_of
 from orderflow.database import Database
-from orderflow.envelope import Envelope
+from orderflow.envelope import Envelope, sender_of
 from orderflow.errors import Undecodable
 from orderflow.routing import MACHINE
-from orderflow.saga import DEADLINE, STEPS, owed
+from orderflow.saga import DEADLINE, NEEDS_ATTENTION, STEPS, owed
 from orderflow.trail import Line
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
@@ -98,8 +97,8 @@ def _read(events: list[dict[str, Any]], told: Story) -> None:
         if kind == "ExecutionStarted":
             times = json.loads(details["input"]).get("times", {})
         elif kind == "TaskScheduled" and (asked := _asked(details)):
-            note = f"sent again, time {asked.resend}" if asked.resend else str(asked.data.get("reason", ""))
-            told.lines.append(Line(at, MACHINE, "command", asked.name, asked.id, asked.causationid, note))
+            note = "" if asked.resend else str(asked.data.get("reason", ""))
+            told.lines.append(Line(at, MACHINE, "command", asked.name, asked.id, asked.causationid, note, asked.resend))
             since = since if since and asked.resend else at
             if details["resource"].endswith(".waitForTaskToken"):
                 told.waiting = Open(asked.name, _receiver(details), since, _deadline(asked, since, times))
@@ -108,7 +107,7 @@ def _read(events: list[dict[str, Any]], told: Story) -> None:
             told.reason = told.reason or answer["reason"]
             told.waiting, since = None, None
             name = answer["type"].split(".")[1]
-            service = answer["source"].removeprefix("orderflow/")
+            service = sender_of(answer["source"])
             told.lines.append(Line(at, service, "event", name, answer["id"], asked.id, answer["reason"]))
         elif kind == "PassStateEntered":
             _owed_by(json.loads(event["stateEnteredEventDetails"]["input"]), details["name"], at, told)

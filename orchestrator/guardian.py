@@ -29,6 +29,7 @@ from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Contended, Transient
 from orderflow.outbox import Outbox
+from orderflow.saga import NEEDS_ATTENTION
 from orderflow.settings import Settings
 from orderflow.trail import LogEntry
 
@@ -42,9 +43,6 @@ _LONGEST: Final = 300.0
 
 _LONGEST_REST: Final = 10.0
 """Seconds that a guardian rests at most which got no answer: throttled, it makes one call in ten seconds."""
-
-NEEDS_ATTENTION: Final = "NeedsAttention"
-"""The error of an execution that called an operator (localstack/state_machine.py)."""
 
 
 class Executions(Protocol):

@@ -18,6 +18,7 @@ from orderflow.contracts import (
     OrderConfirmed,
     OrderPlaced,
     OrderRetryRequested,
+    kind_of,
     name_of,
 )
 from orderflow.database import Connection, Cursor, Database
@@ -99,7 +100,7 @@ class Orchestrator:
             started = True
         else:
             started = False
-        before, sender = len(saga.facts), envelope.source.removeprefix("orderflow/")
+        before, sender = len(saga.facts), envelope.sender
         asked = engine.ASKED.get(saga.open_type or "")
         if type(message) in _FACTS:
             saga.facts.add(fact_of(message))
@@ -124,7 +125,7 @@ class Orchestrator:
                 # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
                 end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)
                 caused.append(incoming.answer(end, self.service))
-        log += [LogEntry(saga.order_id, self.service, kind_of(e), e.name, e.id, envelope.id) for e in caused]
+        log += [LogEntry(saga.order_id, self.service, kind_of(e.name), e.name, e.id, envelope.id) for e in caused]
         return caused
 
     def _advance(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
@@ -167,12 +168,6 @@ def restart_times(saga: Saga, settings: Settings) -> None:
     saga.progressed = True
     forward = saga.state is engine.State.RUNNING
     saga.next_in = settings.resend_after[0] if forward else settings.undo_resend_every
-
-
-def kind_of(envelope: Envelope) -> str:
-    """`command` or `event`, for the timeline."""
-    commands = {"ConfirmOrder", "CancelOrder"} | {name_of(m) for step in STEPS for m in (step.command, step.undo)}
-    return "command" if envelope.name in commands else "event"
 
 
 def _start(incoming: Incoming, message: OrderPlaced) -> Saga:

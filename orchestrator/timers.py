@@ -13,10 +13,10 @@ import structlog
 
 from orchestrator import engine, store
 from orchestrator.engine import State
-from orchestrator.handlers import advance, kind_of
+from orchestrator.handlers import advance
 from orchestrator.store import Saga
 from orderflow.answers import Answers
-from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention
+from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention, kind_of
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.outbox import Outbox
@@ -65,11 +65,7 @@ class SagaSweeper:
                     odd[saga.order_id] = error
                     continue
                 if envelope:
-                    entries.append(
-                        LogEntry(
-                            saga.order_id, "orchestrator", kind_of(envelope), envelope.name, envelope.id, note=note
-                        )
-                    )
+                    entries.append(_noted(saga, envelope, note))
                     done.append((note, envelope.about))
             store.save(unit.connection, [saga for saga in sagas if saga.order_id not in odd], lag)
             store.ASIDE.put(odd, unit.connection.execute)
@@ -111,12 +107,17 @@ class SagaSweeper:
         saga.sends += 1
         saga.next_in = self._next_look(saga)
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
-        return _compose(saga, message, saga.sends), f"sent again, time {saga.sends}"
+        return _compose(saga, message, saga.sends), "resent"
 
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:
             return self._settings.undo_resend_every
         return next_look(self._settings, saga.waited, saga.sends)
+
+
+def _noted(saga: Saga, envelope: Envelope, why: str) -> LogEntry:
+    note, kind = "" if envelope.resend else why, kind_of(envelope.name)
+    return LogEntry(saga.order_id, "orchestrator", kind, envelope.name, envelope.id, note=note, resend=envelope.resend)
 
 
 def _compose(saga: Saga, message: Message, resend: int, *, own_id: bool = True) -> Envelope:

@@ -1,7 +1,7 @@
 """What the services say to each other: one frozen model a message, versioned by its class.
 
-A command asks one service to do something; an outcome says what came of it; the others are events of the order
-itself. Readers are tolerant (unknown fields are ignored), because a producer may be newer than its consumer.
+A command asks one service to do something; an event says what has happened: what came of a command, or something about
+the order itself. Readers are tolerant (unknown fields are ignored), because a producer may be newer than its consumer.
 """
 
 from __future__ import annotations
@@ -78,28 +78,36 @@ class OrderSnapshot(Message):
     address: Address
 
 
-class Refusal(Message):
+class Command(Message):
+    """Base of the messages that ask one service to do something."""
+
+
+class Event(Message):
+    """Base of the messages that say what has happened, to whom it may concern."""
+
+
+class Refusal(Event):
     """Base of the outcomes that say no. `reason` is short and for people, or `undone`."""
 
     reason: Text = ""
 
 
 # The order.
-class OrderPlaced(Message):
+class OrderPlaced(Event):
     order: OrderSnapshot
 
 
-class OrderPaid(Message):
+class OrderPaid(Event):
     """Hybrid: the orchestrator hands the paid order over to choreography."""
 
     order: OrderSnapshot
 
 
-class ConfirmOrder(Message):
+class ConfirmOrder(Command):
     pass
 
 
-class OrderConfirmed(Message):
+class OrderConfirmed(Event):
     pass
 
 
@@ -107,7 +115,7 @@ class ConfirmationRejected(Refusal):
     pass
 
 
-class CancelOrder(Message):
+class CancelOrder(Command):
     """Asks the arbiter to cancel, on the strength of `facts`. The order becomes CANCELLED only if by these and its own
     facts nothing is owed any more; otherwise it starts cancelling and answers with OrderCancellationRequested, or with
     OrderConfirmed if that came first."""
@@ -116,34 +124,34 @@ class CancelOrder(Message):
     facts: tuple[Annotated[str, Field(pattern="^[A-Za-z]{1,64}$")], ...] = ()
 
 
-class OrderCancelled(Message):
+class OrderCancelled(Event):
     reason: Text = ""
 
 
-class OrderCancellationRequested(Message):
+class OrderCancellationRequested(Event):
     """The order is cancelling: every step must be undone, and can't be done any more."""
 
     reason: Text = ""
 
 
-class OrderAccepted(Message):
+class OrderAccepted(Event):
     """The coordinator has the order; sent only where the order asked again."""
 
 
-class OrderNeedsAttention(Message):
+class OrderNeedsAttention(Event):
     """The coordinator gave up on a step; an operator must look."""
 
     reason: Text = ""
 
 
-class OrderRetryRequested(Message):
+class OrderRetryRequested(Event):
     """An operator asks the coordinator to go on with an order that needed attention."""
 
     by: Text = ""
     why: Text = ""
 
 
-class DeadLetterSettled(Message):
+class DeadLetterSettled(Event):
     """An operator sent a dead letter (`letter` is its short type) back to its queue, or threw it away; the order's
     timeline keeps it."""
 
@@ -154,11 +162,11 @@ class DeadLetterSettled(Message):
 
 
 # Inventory.
-class ReserveStock(Message):
+class ReserveStock(Command):
     items: tuple[Item, ...]
 
 
-class StockReserved(Message):
+class StockReserved(Event):
     items: tuple[Item, ...]
     order: OrderSnapshot | None = None
 
@@ -167,21 +175,21 @@ class StockRejected(Refusal):
     pass
 
 
-class ReleaseStock(Message):
+class ReleaseStock(Command):
     pass
 
 
-class StockReleased(Message):
+class StockReleased(Event):
     items: tuple[Item, ...] = ()
 
 
 # Payment.
-class ChargePayment(Message):
+class ChargePayment(Command):
     amount: Money
     payment_method: Text
 
 
-class PaymentCharged(Message):
+class PaymentCharged(Event):
     payment_id: Text
     amount: Money
     order: OrderSnapshot | None = None
@@ -191,22 +199,22 @@ class PaymentDeclined(Refusal):
     pass
 
 
-class RefundPayment(Message):
+class RefundPayment(Command):
     pass
 
 
-class PaymentRefunded(Message):
+class PaymentRefunded(Event):
     amount: Money | None = None
     """What was given back; none when there had been no charge."""
 
 
 # Shipping.
-class ScheduleShipment(Message):
+class ScheduleShipment(Command):
     items: tuple[Item, ...]
     address: Address
 
 
-class ShipmentScheduled(Message):
+class ShipmentScheduled(Event):
     shipment_id: Text
 
 
@@ -214,11 +222,11 @@ class ShipmentRejected(Refusal):
     pass
 
 
-class CancelShipment(Message):
+class CancelShipment(Command):
     pass
 
 
-class ShipmentCancelled(Message):
+class ShipmentCancelled(Event):
     shipment_id: Text | None = None
 
 
@@ -244,3 +252,9 @@ def name_of(message: Message | type[Message]) -> str:
 def type_of(message: Message | type[Message]) -> str:
     """The CloudEvents `type`, such as `orderflow.StockReserved.v1`."""
     return f"orderflow.{name_of(message)}.v{message.version}"
+
+
+def kind_of(name: str) -> str:
+    """`command` or `event`, by a message's short name; `note` for what is no message."""
+    model = MESSAGES.get(name)
+    return "note" if model is None else "command" if issubclass(model, Command) else "event"

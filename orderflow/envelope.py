@@ -61,6 +61,11 @@ class Envelope(BaseModel):
         return match[1] if match else self.type
 
     @property
+    def sender(self) -> str:
+        """The service that its source names."""
+        return sender_of(self.source)
+
+    @property
     def about(self) -> dict[str, str]:
         """What a log line says of it: ids and types, nothing of anybody."""
         found = {"order_id": self.subject, "message_id": self.id, "type": self.name, "workflow": self.workflow.value}
@@ -88,6 +93,11 @@ class Envelope(BaseModel):
     def again(self) -> Envelope:
         """The same message, sent once more: same id, `resend` + 1."""
         return self.model_copy(update={"resend": self.resend + 1})
+
+
+def sender_of(source: str) -> str:
+    """The service that a CloudEvents `source` names."""
+    return source.removeprefix("orderflow/")
 
 
 def decode(body: str) -> Envelope:

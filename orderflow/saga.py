@@ -20,11 +20,11 @@ class Step:
 
     name: str
     service: str
-    command: type[c.Message]
-    success: type[c.Message]
+    command: type[c.Command]
+    success: type[c.Event]
     refusal: type[c.Refusal]
-    undo: type[c.Message]
-    undone: type[c.Message]
+    undo: type[c.Command]
+    undone: type[c.Event]
 
 
 STOCK: Final = Step(
@@ -46,6 +46,8 @@ STEPS: Final = (STOCK, PAYMENT, SHIPMENT)
 """In the order they are done; they are undone in reverse."""
 
 DEADLINE: Final = "DeadlineExceeded"
+NEEDS_ATTENTION: Final = "NeedsAttention"
+"""The error of an execution that gave up on an undo; an operator's retry starts another."""
 STEP_UNDONE: Final = "StepUndone"
 """A service refused because the step had been undone: someone is undoing this order."""
 

@@ -23,17 +23,18 @@ CREATE TABLE {name} (
     type text NOT NULL,
     message_id uuid,
     causation_id uuid,
-    note text NOT NULL DEFAULT ''
+    note text NOT NULL DEFAULT '',
+    resend int NOT NULL DEFAULT 0
 ) PARTITION BY RANGE (at);
 CREATE INDEX {name}_order ON {name} (order_id);
 CREATE TABLE {name}_default PARTITION OF {name} DEFAULT
 """
 _WRITE: Final = """
-INSERT INTO {table} (order_id, service, kind, type, message_id, causation_id, note)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[])
+INSERT INTO {table} (order_id, service, kind, type, message_id, causation_id, note, resend)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[], %s::int[])
 """
 _READ: Final = """
-SELECT at, service, kind, type, message_id::text, causation_id::text, note FROM {table}
+SELECT at, service, kind, type, message_id::text, causation_id::text, note, resend FROM {table}
 WHERE order_id = %s AND at >= coalesce(%s::timestamptz - interval '1 hour', '-infinity') ORDER BY seq
 """
 """An hour for what steps of the database's clock may make of it."""
@@ -41,7 +42,8 @@ WHERE order_id = %s AND at >= coalesce(%s::timestamptz - interval '1 hour', '-in
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """What is noted: who did it (`service`), and whether it is a command, an event or a note."""
+    """What is noted: who did it (`service`), whether it is a command, an event or a note, and how often the message had
+    been sent before (`resend`)."""
 
     order_id: str
     service: str
@@ -50,6 +52,7 @@ class LogEntry:
     message_id: str | None = None
     causation_id: str | None = None
     note: str = ""
+    resend: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Line:
     message_id: str | None = None
     causation_id: str | None = None
     note: str = ""
+    resend: int = 0
 
 
 def table(name: str) -> str:
@@ -83,7 +87,10 @@ class Trail:
         """Appends, in the order given."""
         if entries:
             columns = zip(
-                *((e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500]) for e in entries),
+                *(
+                    (e.order_id, e.service, e.kind, e.type, e.message_id, e.causation_id, e.note[:500], e.resend)
+                    for e in entries
+                ),
                 strict=True,
             )
             connection.execute(self._write.encode(), [list(column) for column in columns])

@@ -158,7 +158,7 @@ class OrderSweeper:
                     odd[order.id] = error
                     continue
                 if envelope:
-                    entries += [LogEntry(order.id, "order", "event", e.name, e.id, note=note) for e in sent]
+                    entries += [_noted(order, e, note) for e in sent]
                     done.append((note, envelope.about))
                 elif note:
                     entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
@@ -208,7 +208,7 @@ class OrderSweeper:
         order.sends += 1
         order.next_in = self._next_look(order)
         message = _placed(snapshots[order.id])
-        return _compose(order, message, order.placed_id, order.sends), f"sent again, time {order.sends}"
+        return _compose(order, message, order.placed_id, order.sends), "resent"
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
@@ -231,7 +231,12 @@ class OrderSweeper:
         order.facts.add(name_of(OrderCancellationRequested))
         order.sends += 1
         message = OrderCancellationRequested(reason=order.reason)
-        return _compose(order, message, order.cancel_id, order.sends), f"sent again, time {order.sends}"
+        return _compose(order, message, order.cancel_id, order.sends), "resent"
+
+
+def _noted(order: Order, envelope: Envelope, why: str) -> LogEntry:
+    note = "" if envelope.resend else why
+    return LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note, resend=envelope.resend)
 
 
 def _placed(snapshot: str) -> OrderPlaced:

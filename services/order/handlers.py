@@ -20,6 +20,7 @@ from orderflow.contracts import (
     OrderNeedsAttention,
     Refusal,
     ShipmentScheduled,
+    kind_of,
     name_of,
 )
 from orderflow.database import Connection, Cursor, Database
@@ -90,23 +91,14 @@ class Orders:
             before, asked = len(order.facts), coordinator.waits_for(order)
             caused = [incoming.answer(m, self.service) for m in self._apply(order, incoming)]
             if len(order.facts) > before or not incoming.known:
-                sender, note = envelope.source.removeprefix("orderflow/"), _note(incoming.message)
-                kind = "command" if isinstance(incoming.message, ConfirmOrder | CancelOrder) else "event"
+                kind, note = kind_of(envelope.name), _note(incoming.message)
                 log.append(
-                    LogEntry(
-                        order.id,
-                        sender,
-                        kind,
-                        envelope.name,
-                        envelope.id,
-                        envelope.causationid,
-                        note,
-                    )
+                    LogEntry(order.id, envelope.sender, kind, envelope.name, envelope.id, envelope.causationid, note)
                 )
             log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
             if len(order.facts) > before:
                 # Facts come in any order: one that is ahead says nothing of when its service was asked.
-                if (service := envelope.source.removeprefix("orderflow/")) == asked:
+                if (service := envelope.sender) == asked:
                     self._answers.heard(service, order.waited)
                 self._budget.came_forward(helped=bool(envelope.resend and order.sends))
                 order.waited = 0.0
@@ -186,7 +178,7 @@ def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> LogEntry:
     envelope = incoming.envelope
     return LogEntry(
         envelope.subject,
-        envelope.source.removeprefix("orderflow/"),
+        envelope.sender,
         "note",
         f"DeadLetter{settled.action.capitalize()}",
         causation_id=envelope.causationid,

@@ -124,6 +124,8 @@ class ProductPage(BaseModel):
 
 
 class TimelineEntry(BaseModel):
+    """`resend`: how often the message had been sent before."""
+
     at: Time
     service: str
     kind: Literal["command", "event", "note"] | str
@@ -131,6 +133,7 @@ class TimelineEntry(BaseModel):
     message_id: str | None
     causation_id: str | None
     note: str = ""
+    resend: int = 0
 
 
 class Waiting(BaseModel):

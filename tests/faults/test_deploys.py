@@ -60,7 +60,7 @@ class Deploy:
 
     def _encode(self, envelope: Envelope) -> str:
         body = _ENCODE(envelope)
-        if envelope.source.removeprefix("orderflow/") not in self.newer:
+        if envelope.sender not in self.newer:
             return body  # the state machine's
         self.with_more += 1
         return json.dumps(json.loads(body) | {"priority": 7, "data": envelope.data | {"gift": True}})

@@ -119,7 +119,7 @@ def tells(system: System, kind: Kind, order_id: str, expected: Outcome) -> None:
     assert [e["at"] for e in entries] == sorted(e["at"] for e in entries)
     ids = {e["message_id"] for e in entries}
     assert all(e["causation_id"] in ids for e in entries if e["causation_id"]), entries
-    seen = [e["message_id"] for e in entries if e["message_id"] and not e["note"].startswith("sent again")]
+    seen = [e["message_id"] for e in entries if e["message_id"] and not e["resend"]]
     assert len(set(seen)) == len(seen), f"each message is told once: {entries}"
     commands = {e["type"] for e in entries if e["kind"] == "command"}
     if kind[0] is Workflow.CHOREOGRAPHY:

@@ -35,7 +35,7 @@ def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -
 
         # Asked of the timeline, not of the queue's depth: a poll of the stopped service may still hold a message.
         def sent_again(order_id: str) -> bool:
-            return any("sent again" in (e["note"] or "") for e in system.timeline(order_id)["entries"])
+            return any(e["resend"] for e in system.timeline(order_id)["entries"])
 
         until(lambda: all(map(sent_again, orders)), what=lambda: [system.story(order_id) for order_id in orders])
     finally:

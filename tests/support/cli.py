@@ -26,11 +26,14 @@ ORDER: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def entry(ms: int, service: str, name: str, kind: str = "event", note: str = "", number: int | None = None) -> Any:
+def entry(
+    ms: int, service: str, name: str, kind: str = "event", note: str = "", number: int | None = None, resend: int = 0
+) -> Any:
     """One entry of a timeline; its message id follows from its place in time unless `number` says otherwise."""
     return {
         "at": f"2026-01-01T10:00:{ms // 1000:02}.{ms % 1000:03}Z", "service": service, "kind": kind, "type": name,
         "message_id": f"m-{ms if number is None else number}-{name}", "causation_id": None, "note": note,
+        "resend": resend,
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def test_a_message_that_is_sent_again_counts_once() -> None:
     """By its id, as in the footnote of the demo."""
     entries = [
         entry(0, "order", "OrderPlaced", number=1),
-        entry(9, "order", "OrderPlaced", note="sent again", number=1),
+        entry(9, "order", "OrderPlaced", resend=1, number=1),
     ]
     assert journey(dict(ORDER), {"entries": entries, "waiting_for": None}).messages == 1
 

@@ -104,7 +104,7 @@ def _spoken(world: World, variant: Variant, monkeypatch: pytest.MonkeyPatch) -> 
 
     def listen(channel: Channel, target: str, batch: list[Parcel]) -> Any:
         for parcel in batch:
-            key = (parcel.envelope.source.removeprefix("orderflow/"), parcel.envelope.name, target)
+            key = (parcel.envelope.sender, parcel.envelope.name, target)
             assert key not in said
             said[key] = parcel.body
         return send(channel, target, batch)

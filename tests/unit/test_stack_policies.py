@@ -133,7 +133,7 @@ def test_what_is_sent_is_what_may_be_sent(world: World, monkeypatch: pytest.Monk
             Channel.TOKEN: "states:SendTaskSuccess",
         }[channel]  # fmt: skip
         for parcel in batch:
-            used[parcel.envelope.source.removeprefix("orderflow/")].add(action)
+            used[parcel.envelope.sender].add(action)
         return send(channel, target, batch)
 
     monkeypatch.setattr(world.broker, "send", recorded)
