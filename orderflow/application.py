@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,13 +82,3 @@ class Locks(Protocol):
 
     def lock(self, connection: Connection, batch: Sequence[Incoming]) -> object:
         """Sends for the rows, and doesn't wait for them; `handle` finds what this gave as the unit's `locked`."""
-
-
-class ProviderCalls(Protocol):
-    """The part of an application that calls a provider, outside any transaction."""
-
-    def begin(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Callable[[], Any] | None]:
-        """Phase 1: commits the intents; returns the calls to make, None where none is needed."""
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """Phase 2: runs a call in the bounded pool. Its result goes to `handle` as `Incoming.result`."""

@@ -96,7 +96,7 @@ class CallingApplication(ABC):
         """The outcome of a row that is undone."""
 
     def begin(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Callable[[], Called] | None]:
-        """Phase 1; see `ProviderCalls`."""
+        """Phase 1; see `CallsProvider`."""
         failpoints.reached("intent.before")
         began = time.monotonic()
         asked = [

@@ -23,14 +23,15 @@ from typing import Any, Final, Literal
 import structlog
 
 from orderflow import inbox
+from orderflow.application import Application
 from orderflow.bus import BATCH, DeadLetter, DeadLetterQueue
 from orderflow.contracts import DeadLetterSettled, name_of
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import Rejected, Transient, UnknownOutcome
 from orderflow.idempotency import Steps
 from orderflow.logs import mask_text
+from orderflow.outbox import Outbox
 from orderflow.refused import RefusedMessages
-from orderflow.service import Service
 
 log = structlog.get_logger(__name__)
 
@@ -109,11 +110,12 @@ class DeadLetters:
 
     Every method raises BrokerUnavailable and DatabaseUnavailable."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, application: Application, outbox: Outbox, queues: Sequence[DeadLetterQueue]) -> None:
+        self._application = application
+        self._outbox = outbox
         self._queues: Sequence[DeadLetterQueue] = (
-            RefusedMessages(service.database, service.name),  # first: without its database a request ends at once
-            *service.broker.dead_letters(service.name),
+            RefusedMessages(outbox.database, application.service),  # first: without its database a request ends at once
+            *queues,
         )
 
     def depths(self) -> dict[str, int]:
@@ -216,14 +218,14 @@ class DeadLetters:
         envelope = handler = None
         with suppress(Rejected, Transient):
             envelope = decode(dead.body)
-            asked = self._service.application.accept(envelope.message())
+            asked = self._application.accept(envelope.message())
             handler = name_of(asked) if asked else None
         return Letter(dead, envelope, handler)
 
     def _record(self, action: Action, letters: Sequence[Letter], by: str, why: str, steps: Steps | None) -> None:
         """Tells the orders' timelines, and lets what failed before fail as often again. Before it is done: an operator
         who finds it recorded and the letter still there does it once more."""
-        with self._service.outbox.transaction() as unit:
+        with self._outbox.transaction() as unit:
             if action == "redriven":
                 inbox.forgive(unit.connection, [letter.message_id for letter in letters if letter.message_id])
             if steps:
@@ -236,7 +238,7 @@ class DeadLetters:
             return None  # else notes on notes would never end
         return compose(
             DeadLetterSettled(action=action, letter=about.name[:100], by=by, why=why),
-            source=self._service.name,
+            source=self._application.service,
             order_id=about.subject,
             workflow=about.workflow,
             event_bus=about.eventbus,

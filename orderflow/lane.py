@@ -217,7 +217,7 @@ class Lane:
             self._unavailable(failed[0].code, failed[0].reason)
             return
         indices = {failure.index for failure in failed}
-        telemetry.published(batch, indices, began)
+        telemetry.published(self.channel, self.target, [e.parcel.envelope for e in batch], indices, began)
         self._outbox.sent([entry for i, entry in enumerate(batch) if i not in indices])
         refused = [failure for failure in failed if failure.final]
         self._park([(batch[failure.index], failure.reason) for failure in refused])

@@ -5,13 +5,11 @@ A batch that fails is tried again message by message, so that one bad message sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
 
 from orderflow import inbox, measures, telemetry
-from orderflow.application import Application, Incoming, Locks, ProviderCalls
+from orderflow.application import Application, Incoming, Locks
 from orderflow.contracts import MESSAGES
 from orderflow.envelope import Envelope
 from orderflow.guard import Done, Guard, Verdict
@@ -19,9 +17,6 @@ from orderflow.holders import Holders
 from orderflow.isolation import Fate, Isolation
 from orderflow.outbox import Outbox, Unit
 from orderflow.routing import hears
-
-_LATE: Final = 0.25
-"""Seconds that a batch waits for its provider calls; the slower ones are recorded later, each on its own."""
 
 
 class Processor:
@@ -31,7 +26,6 @@ class Processor:
         self.guard = guard
         self._app = application
         self._outbox = outbox
-        self._calls: ProviderCalls | None = application if hasattr(application, "begin") else None  # type: ignore[assignment]
         self._locks = application if isinstance(application, Locks) else None
         holders = Holders(outbox.database)
         self._isolation = Isolation(
@@ -57,9 +51,8 @@ class Processor:
                 verdicts[i] = Done()
             else:
                 todo.append((i, Incoming(envelope, asked, getattr(message, "order", None), step=steps[i])))
-        handle = self._with_calls if self._calls else self._commit
         for wave in self._waves(todo):
-            fates = self._isolation.run(handle, [incoming for _, incoming in wave])
+            fates = self._isolation.run(self._attempt_batch, [incoming for _, incoming in wave])
             verdicts |= {i: fate for (i, _), fate in zip(wave, fates, strict=True)}
         telemetry.end_steps(steps, verdicts)
         return [verdicts[i] for i in range(len(envelopes))]
@@ -83,6 +76,10 @@ class Processor:
 
     def _failed(self, incoming: Incoming, error: Exception) -> Verdict:
         return self.guard.verdict(error, incoming.envelope.id, incoming.envelope.about, incoming.step)
+
+    def _attempt_batch(self, batch: Sequence[Incoming], lock_timeout: float | None) -> list[Fate]:
+        """Handles a batch of which each order has one message at most. What it raises had no effect."""
+        return self._commit(batch, lock_timeout)
 
     def _commit(self, batch: Sequence[Incoming], lock_timeout: float | None, *, checked: bool = False) -> list[Fate]:
         """Handles a batch in one transaction. `checked`: the inbox has been asked already."""
@@ -123,60 +120,3 @@ class Processor:
             for i, m in todo
             if m.envelope.id not in known or m.envelope.resend
         ]
-
-    def _with_calls(self, batch: Sequence[Incoming], lock_timeout: float | None) -> list[Fate]:
-        """Three phases: commit the intents; call; record what came of it."""
-        calls = self._calls
-        assert calls is not None
-        verdicts: list[Fate] = [Done() for _ in batch]
-        with (
-            telemetry.within([m.step for m in batch]),
-            self._outbox.transaction(lock_timeout=lock_timeout) as unit,
-        ):
-            todo = self._not_yet_done(unit, list(enumerate(batch)))
-            wanted = calls.begin(unit, [m for _, m in todo]) if todo else ()
-        running = [_submit(calls, call) if call else None for call in wanted]
-        late = wait([f for f in running if f], timeout=_LATE).not_done
-        ready: list[tuple[int, Incoming]] = []
-        for (i, incoming), future in zip(todo, running, strict=True):
-            if future is None:
-                ready.append((i, incoming))
-            elif future in late:
-                verdicts[i] = self._record_when_done(incoming, future)
-            else:
-                try:
-                    ready.append((i, replace(incoming, result=future.result())))
-                except Exception as error:  # noqa: BLE001 - a bug around the call: it is its message's failure
-                    verdicts[i] = self._failed(incoming, error)
-        for (i, _), verdict in zip(ready, self._isolation.run(self._record, [m for _, m in ready]), strict=True):
-            verdicts[i] = verdict
-        return verdicts
-
-    def _record(self, batch: Sequence[Incoming], lock_timeout: float | None) -> list[Fate]:
-        """Phase 3."""
-        return self._commit(batch, lock_timeout, checked=True)
-
-    def _record_when_done(self, incoming: Incoming, call: Future[Any]) -> Future[Verdict]:
-        verdict: Future[Verdict] = Future()
-
-        def record(done: Future[Any]) -> None:
-            # Runs in the pool's thread, so a slow provider never holds up the consumer.
-            try:
-                [fate] = self._isolation.run(self._record, [replace(incoming, result=done.result())])
-                assert not isinstance(fate, Future)
-            except Exception as error:  # noqa: BLE001 - a bug around the call: it is its message's failure
-                fate = self._failed(incoming, error)
-            verdict.set_result(fate)
-
-        call.add_done_callback(record)
-        return verdict
-
-
-def _submit(calls: ProviderCalls, call: Callable[[], Any]) -> Future[Any]:
-    """The running call; where it could not be begun, one that has failed by that."""
-    try:
-        return calls.submit(call)
-    except Exception as error:  # noqa: BLE001 - it is its message's failure, once the others have been begun
-        failed: Future[Any] = Future()
-        failed.set_exception(error)
-        return failed

@@ -80,6 +80,7 @@ class Service:
         outbox: Outbox,
         broker: Broker,
         *,
+        processor: Callable[[Guard], Processor] | None = None,
         sweeper: Sweeper | None = None,
         workers: Sequence[Worker] = (),
         answers: Answers | None = None,
@@ -96,15 +97,12 @@ class Service:
         self.outbox = outbox
         self.broker = broker
         self.publisher = Publisher(outbox, broker)
-        self.processor = Processor(
-            application,
-            outbox,
-            Guard(
-                self.name,
-                lambda message_id, error: inbox.count_failure(database, message_id, error),
-                parked_at=settings.failures_until_parked,
-            ),
+        guard = Guard(
+            self.name,
+            lambda message_id, error: inbox.count_failure(database, message_id, error),
+            parked_at=settings.failures_until_parked,
         )
+        self.processor = processor(guard) if processor else Processor(application, outbox, guard)
         self.consumer = Consumer(
             broker.queue(self.name),
             self.processor,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,9 +19,6 @@ from orderflow.routing import Channel
 from orderflow.telemetry import tracer as _tracer
 from orderflow.telemetry.harmless import harmless
 from orderflow.telemetry.step import Step
-
-if TYPE_CHECKING:
-    from orderflow.backlog import Entry
 
 _BUSES: Final = {"sns": ("aws.sns", "events"), "eventbridge": ("aws.eventbridge", "")}
 _MACHINE: Final = ("aws.step_functions", "orders")
@@ -128,15 +125,14 @@ def within(batch: Sequence[Step | None]) -> Iterator[None]:
 
 
 @harmless
-def published(batch: Sequence[Entry], refused: set[int], began: int) -> None:
-    """A batch has been sent; the call `began` at a time in ns. `refused`: the entries that the broker didn't take."""
+def published(channel: Channel, target: str, batch: Sequence[Envelope], refused: set[int], began: int) -> None:
+    """A batch has been sent; the call `began` at a time in ns. `refused`: which of them the broker didn't take."""
     tracer = _tracer.tracer()
-    if not tracer or not batch:
+    if not tracer:
         return
     ended = time.time_ns()
-    system, destination = _way(batch[0].channel, batch[0].target)
-    for i, entry in enumerate(batch):
-        envelope = entry.parcel.envelope
+    system, destination = _way(channel, target)
+    for i, envelope in enumerate(batch):
         span = tracer.start_span(
             f"publish {envelope.name}",
             _tracer.parent(envelope.traceparent),

@@ -112,7 +112,7 @@ class SettledAnswer(BaseModel):
 def blueprint(service: Service) -> Blueprint:
     """The dead letters of `service`: of its queue, its subscription and its rule, and in its outbox."""
     api = Blueprint("dlq", __name__)
-    letters = DeadLetters(service)
+    letters = DeadLetters(service.application, service.outbox, service.broker.dead_letters(service.name))
 
     @api.get("/dlq")
     @operation(

@@ -9,6 +9,7 @@ from orderflow.bus import Broker
 from orderflow.calls import Limits
 from orderflow.database import Database
 from orderflow.outbox import Outbox
+from orderflow.provider_processor import ProviderProcessor
 from orderflow.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
@@ -34,6 +35,7 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
         database,
         outbox,
         broker,
+        processor=lambda guard: ProviderProcessor(application, outbox, guard),
         workers=[Retrying(application, outbox)],
         kept=intents.kept(TABLE),
         ahead=intents.ahead(TABLE),

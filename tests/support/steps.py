@@ -32,7 +32,7 @@ from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import UnknownOutcome
 from orderflow.guard import Done, Guard, Verdict
 from orderflow.outbox import Outbox
-from orderflow.processor import Processor
+from orderflow.provider_processor import ProviderProcessor
 from orderflow.retrying import Retrying
 from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
@@ -236,7 +236,7 @@ class Process:
         self.application = kind.application(provider, limits, executor=executor or Inline())
         outbox = Outbox(self.database, lease=10)
         self.retrying = Retrying(self.application, outbox)
-        self.processor = Processor(
+        self.processor = ProviderProcessor(
             self.application,
             outbox,
             Guard(

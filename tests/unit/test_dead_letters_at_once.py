@@ -34,7 +34,8 @@ class Shelf(MemoryDeadLetters):
 
 
 def of(world: World, shelf: Shelf) -> DeadLetters:
-    letters = DeadLetters(world.services["shipping"])
+    service = world.services["shipping"]
+    letters = DeadLetters(service.application, service.outbox, service.broker.dead_letters("shipping"))
     letters._queues = [shelf]
     return letters
 
