@@ -1,7 +1,7 @@
 """What one order costs, from the services' own counts before and after it: AWS calls, and messages delivered.
 
 Only right while nothing else runs, and with one process a service: `/metrics` is the sum of all, but what others have
-counted is in it only seconds later (`orderflow.counters`), and nothing waits for that here.
+counted is in it only seconds later (`orderflow.telemetry.shared_counters`), and nothing waits for that here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What each service may do on AWS: `policies.yaml`, one managed policy a service, from the routing table, and a role.
 
-Exactly the actions that the service's code calls (`orderflow/bus/`), on its own queue, its dead letters, and where its
-messages go. A batch operation needs the permission of its single one. Which actions know resources, and which:
-https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html (…/list_amazonsns.html,
+Exactly the actions that the service's code calls (`orderflow/broker/aws/`), on its own queue, its dead letters, and
+where its messages go. A batch operation needs the permission of its single one. Which actions know resources, and
+which: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html (…/list_amazonsns.html,
 …/list_amazoneventbridge.html, …/list_awsstepfunctions.html)
 """
 

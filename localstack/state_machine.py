@@ -1,6 +1,6 @@
 """The saga as a Step Functions state machine (ASL in JSONPath), generated from `orderflow.saga`.
 
-**Execution input**, made by `orderflow.bus.step_functions`: `now` (below), `order` (id, event bus, items, total,
+**Execution input**, made by `orderflow.broker.aws.step_functions`: `now` (below), `order` (id, event bus, items, total,
 payment_method, address) and `times`, so that one set of settings governs every workflow: `forward` are the timeouts of
 a step's attempts, `resends` how often it is sent again, `undo_waits` and `undo_attempts` the same for an undo.
 

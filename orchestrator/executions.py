@@ -20,7 +20,7 @@ from orderflow.envelope import Envelope, sender_of
 from orderflow.errors import Undecodable
 from orderflow.routing import MACHINE
 from orderflow.saga import DEADLINE, NEEDS_ATTENTION, STEPS, owed
-from orderflow.trail import Line
+from orderflow.saga.audit_log import Line
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
 _UNDOES: Final = frozenset(name_of(step.undo) for step in STEPS) | {name_of(CancelOrder)}
@@ -136,7 +136,7 @@ def _asked(details: Mapping[str, Any]) -> Envelope | None:
 
 
 def _answer(details: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a task was answered (`orderflow.bus.step_functions.task_output`); None for a message that asks nothing."""
+    """What a task was answered (`step_functions.task_output` of the broker); None for a message that asks nothing."""
     output = json.loads(details.get("output") or "{}")
     return output if {"fact", "type", "id", "source", "reason"} <= output.keys() else None
 

@@ -23,15 +23,15 @@ import structlog
 
 from orchestrator import store, watch
 from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched, execution_name
-from orderflow.bus.step_functions import Execution
+from orderflow.broker.aws.step_functions import Execution
 from orderflow.contracts import OrderNeedsAttention
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Contended, Transient
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
 from orderflow.saga import NEEDS_ATTENTION
+from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from orchestrator import engine, store, watch
 from orchestrator.store import Saga
 from orderflow import clock
-from orderflow.answers import Answers
-from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     MESSAGES,
     ConfirmationRejected,
@@ -22,15 +20,17 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.database import Connection, Cursor, Database
+from orderflow.database.holders import Need
 from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
-from orderflow.holders import Need
-from orderflow.outbox import Unit
-from orderflow.resending import RetryBudget
+from orderflow.messaging.application import Incoming, Reply
+from orderflow.messaging.outbox import Unit
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
+from orderflow.saga.answers import Answers
+from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.retry_budget import RetryBudget
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 
 _FACTS = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
     OrderConfirmed,

@@ -11,12 +11,12 @@ from orchestrator import api, store, watch
 from orchestrator.guardian import Guardian
 from orchestrator.handlers import Orchestrator
 from orchestrator.timers import SagaSweeper
-from orderflow.answers import Answers
-from orderflow.bus import Broker
-from orderflow.bus.step_functions import StepFunctions
+from orderflow.broker import Broker
+from orderflow.broker.aws.step_functions import StepFunctions
 from orderflow.database import Database
-from orderflow.outbox import Outbox
-from orderflow.resending import RetryBudget
+from orderflow.messaging.outbox import Outbox
+from orderflow.saga.answers import Answers
+from orderflow.saga.retry_budget import RetryBudget
 from orderflow.service import Service, Sweeper
 from orderflow.settings import Settings
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.engine import State
-from orderflow.ahead import Ahead
 from orderflow.contracts import EventBus, OrderSnapshot, Workflow
 from orderflow.database import Connection, Cursor, Database
-from orderflow.holders import Rows
-from orderflow.measures import Gauge
-from orderflow.partitions import BUSINESS, Partitioned
-from orderflow.resending import LOOK_AT, PUT_OFF
-from orderflow.retention import Kept
-from orderflow.trail import Trail
-from orderflow.unreadable import PutAside, read_one
+from orderflow.database.clock_set_back import Ahead
+from orderflow.database.holders import Rows
+from orderflow.database.partitions import BUSINESS, Partitioned
+from orderflow.database.retention import Kept
+from orderflow.database.unreadable import PutAside, read_one
+from orderflow.metrics import Gauge
+from orderflow.saga.audit_log import Trail
+from orderflow.saga.retry_budget import LOOK_AT, PUT_OFF
 
 TABLES: Final = """
 CREATE TABLE sagas (

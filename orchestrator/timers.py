@@ -15,15 +15,15 @@ from orchestrator import engine, store
 from orchestrator.engine import State
 from orchestrator.handlers import advance
 from orchestrator.store import Saga
-from orderflow.answers import Answers
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention, kind_of
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
-from orderflow.outbox import Outbox
-from orderflow.resending import FAR, RetryBudget, next_look
+from orderflow.messaging.outbox import Outbox
 from orderflow.saga import DEADLINE
+from orderflow.saga.answers import Answers
+from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 
 log = structlog.get_logger(__name__)
 

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orderflow.ahead import Ahead
-from orderflow.application import Incoming, Reply
 from orderflow.contracts import Message, OrderAccepted, OrderNeedsAttention, OrderPlaced, OrderRetryRequested
 from orderflow.database import Connection, Database
+from orderflow.database.clock_set_back import Ahead
+from orderflow.database.holders import Rows
+from orderflow.database.retention import Deleted, Kept
+from orderflow.database.unreadable import PutAside
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
-from orderflow.holders import Rows
-from orderflow.measures import Gauge
-from orderflow.retention import Deleted, Kept
-from orderflow.trail import LogEntry
-from orderflow.unreadable import PutAside
+from orderflow.messaging.application import Incoming, Reply
+from orderflow.metrics import Gauge
+from orderflow.saga.audit_log import LogEntry
 
 WATCHED: Final = "watched"
 ATTENTION: Final = "attention"

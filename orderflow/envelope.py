@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orderflow import clock, measures
+from orderflow import clock, metrics
 from orderflow.contracts import MESSAGES, EventBus, Id, Message, Workflow, name_of, type_of
 from orderflow.errors import NewerVersion, Undecodable
 
@@ -25,7 +25,7 @@ _JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json *(;.*)?", re.IGNORE
 _OPTIONAL: Final = {"datacontenttype", "dataschema", "time", "traceparent", "causationid", "resend"}
 """Metadata without which a message can be handled."""
 
-ignored: Final = measures.Counts(
+ignored: Final = metrics.Counts(
     "envelope_attributes_ignored", "Optional attributes of messages that could not be used", "attribute"
 )
 

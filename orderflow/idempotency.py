@@ -19,10 +19,10 @@ from typing import Any, Final
 import psycopg
 
 from orderflow import clock
-from orderflow.ahead import TOLERANCE
 from orderflow.database import LOCK_TIMEOUT, Connection
+from orderflow.database.clock_set_back import TOLERANCE
+from orderflow.database.retention import Deleted, Kept
 from orderflow.errors import FieldError, Problem, Transient
-from orderflow.retention import Deleted, Kept
 
 TABLE: Final = """
 CREATE TABLE idempotency (

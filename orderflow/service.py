@@ -10,23 +10,24 @@ from typing import Final, Protocol
 
 import structlog
 
-from orderflow import idempotency, inbox, receivers
-from orderflow.ahead import TOLERANCE, Ahead, set_right
-from orderflow.answers import Answers
-from orderflow.application import Application
-from orderflow.bus import Broker
-from orderflow.consumer import Consumer
-from orderflow.counters import Counters
+from orderflow import idempotency
+from orderflow.broker import Broker
 from orderflow.database import Database
+from orderflow.database.clock_set_back import TOLERANCE, Ahead, set_right
+from orderflow.database.retention import Kept, Retention
 from orderflow.errors import Transient
-from orderflow.guard import Guard
-from orderflow.measures import Gauge
-from orderflow.outbox import AHEAD, Outbox
-from orderflow.processor import Processor
-from orderflow.publisher import Publisher
-from orderflow.receivers import Receivers
-from orderflow.retention import Kept, Retention
+from orderflow.messaging import inbox, receivers
+from orderflow.messaging.application import Application
+from orderflow.messaging.consumer import Consumer
+from orderflow.messaging.guard import Guard
+from orderflow.messaging.outbox import AHEAD, Outbox
+from orderflow.messaging.processor import Processor
+from orderflow.messaging.publisher import Publisher
+from orderflow.messaging.receivers import Receivers
+from orderflow.metrics import Gauge
+from orderflow.saga.answers import Answers
 from orderflow.settings import Role, Settings
+from orderflow.telemetry.shared_counters import Counters
 
 log = structlog.get_logger(__name__)
 

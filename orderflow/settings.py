@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     resend_after: Annotated[tuple[Seconds, ...], NoDecode] = (10, 20, 40)
     """After the last progress, when the open message is sent again."""
     retry_budget: Annotated[int, Field(ge=1)] = 100
-    """Messages that an owner may send again at once, beyond a share of its traffic (`orderflow.resending`)."""
+    """Messages that an owner may send again at once, beyond a share of its traffic (`orderflow.saga.retry_budget`)."""
     undo_after: Seconds = 60
     """After the last progress, when an order is undone."""
     undo_resend_every: Seconds = 10

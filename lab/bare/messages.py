@@ -128,7 +128,7 @@ def template(variant: Variant, model: type[Message], service: str) -> Template:
 def _text(envelope: Envelope, channel: Channel) -> str:
     if channel not in (Channel.START, Channel.TOKEN):
         return envelope.encode()
-    from orderflow.bus.step_functions import execution_input, task_output
+    from orderflow.broker.aws.step_functions import execution_input, task_output
     from orderflow.settings import Settings
 
     if channel is Channel.TOKEN:

@@ -9,8 +9,8 @@ from typing import Any, Final
 import psycopg
 from psycopg_pool import ConnectionPool
 
+from orderflow.database.session import Session
 from orderflow.errors import ConfigurationError, UnknownOutcome
-from orderflow.session import Session
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS ledger (

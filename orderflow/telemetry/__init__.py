@@ -6,26 +6,18 @@ OTEL_SDK_DISABLED) contexts still travel, and nothing else is done.
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 """
 
-from orderflow.telemetry.calls import provider_call, transaction
-from orderflow.telemetry.messages import end_steps, published, received, steps, within
-from orderflow.telemetry.step import Step
+from orderflow.telemetry.spans import provider_call, transaction
 from orderflow.telemetry.tracer import about_order, new_trace, provider, recorded, start, stop, trace_id, use
 
 __all__ = [
-    "Step",
     "about_order",
-    "end_steps",
     "new_trace",
     "provider",
     "provider_call",
-    "published",
-    "received",
     "recorded",
     "start",
-    "steps",
     "stop",
     "trace_id",
     "transaction",
     "use",
-    "within",
 ]

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, Self
 from flask import Blueprint
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from orderflow import dead_letters
 from orderflow.contracts import Id
-from orderflow.dead_letters import Action, DeadLetters, Letter
 from orderflow.idempotency import Steps
+from orderflow.messaging import dead_letters
+from orderflow.messaging.dead_letters import Action, DeadLetters, Letter
 from orderflow.service import Service
 from orderflow.web.fields import Time
 from orderflow.web.idempotency import in_steps

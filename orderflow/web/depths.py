@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from orderflow.bus import DeadLetterQueue
+from orderflow.broker import DeadLetterQueue
 from orderflow.errors import OrderflowError
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from flask import Response, current_app, g, request
 from orderflow import idempotency
 from orderflow.errors import FieldError, Problem, Transient
 from orderflow.idempotency import Key, Reply, Steps
-from orderflow.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, Unit
 from orderflow.web.operations import Answer
 from orderflow.web.reading import RequestModel
 from orderflow.web.turns import Turns

@@ -19,16 +19,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from werkzeug.routing import Rule
 
-from orderflow import measures
+from orderflow import metrics
 from orderflow.clock import age
+from orderflow.database.migrate import head_of
 from orderflow.errors import DatabaseUnavailable
-from orderflow.migrate import head_of
 from orderflow.service import Service
 from orderflow.web.depths import Depths
 from orderflow.web.operations import Answer, operation
 from orderflow.web.sparing import Sparing
 
-requests: Final = measures.Counts("http_requests", "Answers", "method", "route", "status")
+requests: Final = metrics.Counts("http_requests", "Answers", "method", "route", "status")
 
 _OUTBOX: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float, (SELECT max(version_num) FROM alembic_version),
@@ -101,8 +101,8 @@ class _Collected(Collector):
         yield self._dead_letters()
         with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz says it; the others matter all the more then
             yield from [_gauge(*gauge) for gauge in self._gauges.read()]
-        counted = measures.by_family(self._service.counters.together())
-        for family in measures.families:
+        counted = metrics.by_family(self._service.counters.together())
+        for family in metrics.families:
             yield _family(family, counted.get(family.name, {}))
 
     def _outbox(self) -> Iterator[Metric]:
@@ -156,9 +156,9 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"orderflow_{name}", text, value=value)
 
 
-def _family(family: measures.Counts | measures.Histogram, counted: Mapping[tuple[str, ...], float]) -> Metric:
+def _family(family: metrics.Counts | metrics.Histogram, counted: Mapping[tuple[str, ...], float]) -> Metric:
     name = f"orderflow_{family.name}"
-    if isinstance(family, measures.Counts):
+    if isinstance(family, metrics.Counts):
         counter = CounterMetricFamily(name, family.text, labels=family.labels)
         for labels, count in counted.items():
             counter.add_metric(labels, count)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from orderflow.contracts import MAX_QUANTITY, Item
 from orderflow.errors import Problem
-from orderflow.outbox import Unit
+from orderflow.messaging.outbox import Unit
 from orderflow.service import Service
 from orderflow.web import Answer, RequestModel, Time, body, not_found, once, operation
 from services.inventory import models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     UNDONE,
     Item,
@@ -16,8 +15,9 @@ from orderflow.contracts import (
     StockReserved,
 )
 from orderflow.database import Connection, Database
-from orderflow.holders import Need
-from orderflow.outbox import Unit
+from orderflow.database.holders import Need
+from orderflow.messaging.application import Incoming, Reply
+from orderflow.messaging.outbox import Unit
 from services.inventory import domain, models, reactions
 from services.inventory.models import Reservation
 

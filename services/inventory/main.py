@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orderflow.bus import Broker
+from orderflow.broker import Broker
 from orderflow.database import Database
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.inventory import models

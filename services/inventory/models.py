@@ -9,8 +9,8 @@ from functools import cache
 from typing import Final
 
 from orderflow.database import Connection, Database
-from orderflow.holders import Rows
-from orderflow.partitions import BUSINESS, Partitioned
+from orderflow.database.holders import Rows
+from orderflow.database.partitions import BUSINESS, Partitioned
 
 TABLES: Final = """
 CREATE TABLE stock (

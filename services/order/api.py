@@ -10,9 +10,9 @@ from flask import Blueprint, Response, request
 from orderflow import telemetry
 from orderflow.database import Connection
 from orderflow.errors import Problem
-from orderflow.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 from orderflow.web import Answer, body, once, operation, query
 from orderflow.web.idempotency import HEADER, key_of, replayed, turns
 from services.order import coordinator, models, retrying

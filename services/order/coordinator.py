@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from orderflow.answers import Answers
 from orderflow.contracts import (
     Message,
     OrderCancellationRequested,
@@ -26,13 +25,14 @@ from orderflow.contracts import (
 )
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
-from orderflow.outbox import Outbox
-from orderflow.refused import refused
-from orderflow.resending import FAR, RetryBudget, next_look
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.outbox_dead_letters import refused
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, still_owed
+from orderflow.saga.answers import Answers
+from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 from services.order import due, models
 from services.order.domain import Status
 from services.order.models import Order

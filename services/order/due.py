@@ -1,7 +1,7 @@
 """What the order service as owner has to look after, and when.
 
-`next_at` says when; `look_at` is never later and has an index (`orderflow.resending.LOOK_AT`). All as of the watermark
-of the service's queue (`orderflow.receivers`).
+`next_at` says when; `look_at` is never later and has an index (`saga.retry_budget.LOOK_AT`). All as of the watermark
+of the service's queue (`orderflow.messaging.receivers`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from orderflow.database import Connection, Database
-from orderflow.resending import PUT_OFF
+from orderflow.saga.retry_budget import PUT_OFF
 from services.order.models import ASIDE, COLUMNS, Order, order_of
 
 _PUT_OFF: Final = b"""

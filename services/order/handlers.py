@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from orderflow.answers import Answers
-from orderflow.application import Incoming, Reply
 from orderflow.contracts import (
     CancelOrder,
     ConfirmationRejected,
@@ -24,14 +22,16 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.database import Connection, Cursor, Database
+from orderflow.database.holders import Need
 from orderflow.errors import Rejected
-from orderflow.holders import Need
-from orderflow.measures import Histogram
-from orderflow.outbox import Unit
-from orderflow.resending import RetryBudget
+from orderflow.messaging.application import Incoming, Reply
+from orderflow.messaging.outbox import Unit
+from orderflow.metrics import Histogram
 from orderflow.saga import STEPS, fact_of, still_owed
+from orderflow.saga.answers import Answers
+from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.retry_budget import RetryBudget
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 from services.order import coordinator, models
 from services.order.models import Order
 

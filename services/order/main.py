@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from orderflow.answers import Answers
-from orderflow.bus import Broker
+from orderflow.broker import Broker
 from orderflow.database import Database
-from orderflow.outbox import Outbox
-from orderflow.resending import RetryBudget
+from orderflow.messaging.outbox import Outbox
+from orderflow.saga.answers import Answers
+from orderflow.saga.retry_budget import RetryBudget
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.order import api

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from orderflow.ahead import TOLERANCE, Ahead
 from orderflow.contracts import (
     EventBus,
     OrderCancelled,
@@ -19,15 +18,16 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.database import Connection, Cursor, Database
-from orderflow.holders import Rows
-from orderflow.measures import Gauge
-from orderflow.partitions import BUSINESS, Partitioned
-from orderflow.resending import LOOK_AT
-from orderflow.retention import Deleted, Kept
+from orderflow.database.clock_set_back import TOLERANCE, Ahead
+from orderflow.database.holders import Rows
+from orderflow.database.partitions import BUSINESS, Partitioned
+from orderflow.database.retention import Deleted, Kept
+from orderflow.database.unreadable import PutAside, read_one
+from orderflow.metrics import Gauge
 from orderflow.saga import owed
+from orderflow.saga.audit_log import Trail
+from orderflow.saga.retry_budget import LOOK_AT
 from orderflow.settings import Settings
-from orderflow.trail import Trail
-from orderflow.unreadable import PutAside, read_one
 from services.order.domain import Progress, Status, status
 
 TABLES: Final = """

@@ -16,9 +16,9 @@ from orderflow.database import Connection, Database
 from orderflow.envelope import MAX_BYTES, Envelope, compose
 from orderflow.errors import FieldError, Problem
 from orderflow.idempotency import CLAIMED_AT, Key, Reply
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 from services.order import coordinator, domain, former_keys, models
 from services.order.domain import Product, Status
 from services.order.models import Order

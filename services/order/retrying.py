@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from orderflow.contracts import OrderRetryRequested, name_of
 from orderflow.envelope import Envelope, compose
-from orderflow.outbox import Unit
+from orderflow.messaging.outbox import Unit
+from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
-from orderflow.trail import LogEntry
 from orderflow.web import OperatorRequest
 from services.order import attention, coordinator, models
 from services.order.models import Order

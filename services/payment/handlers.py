@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import Any
 
-from orderflow.calls import CallingApplication, Limits
 from orderflow.contracts import ChargePayment, Message, Money, PaymentCharged, PaymentRefunded
-from orderflow.intents import Intent
 from orderflow.providers import Refused, Success, Voided
+from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.intents import Intent
 from orderflow.saga import PAYMENT
 from services.payment import models, reactions
 from services.payment.provider import PaymentProvider

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from orderflow import intents
-from orderflow.bus import Broker
-from orderflow.calls import Limits
+from orderflow.broker import Broker
 from orderflow.database import Database
-from orderflow.outbox import Outbox
-from orderflow.provider_processor import ProviderProcessor
-from orderflow.retrying import Retrying
+from orderflow.messaging.outbox import Outbox
+from orderflow.providers import intents
+from orderflow.providers.calls import Limits
+from orderflow.providers.processor import ProviderProcessor
+from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.simulator import Simulated

@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import Any
 
-from orderflow.calls import CallingApplication, Limits
 from orderflow.contracts import Message, ScheduleShipment, ShipmentCancelled, ShipmentScheduled
-from orderflow.intents import Intent
 from orderflow.providers import Refused, Success, Voided
+from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.intents import Intent
 from orderflow.saga import SHIPMENT
 from services.shipping import models, reactions
 from services.shipping.provider import Carrier

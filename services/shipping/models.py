@@ -1,10 +1,10 @@
-"""Shipping's table: an intent an order. Its statements are those of `orderflow.intents`."""
+"""Shipping's table: an intent an order. Its statements are those of `orderflow.providers.intents`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from orderflow import intents
+from orderflow.providers import intents
 
 TABLE: Final = "shipments"
 TABLES: Final = intents.table(TABLE)

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from lab.bench.history import fill
 from orderflow import clock
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker.memory import MemoryBroker
 from orderflow.database import Database
-from orderflow.partitions import Partitioned
+from orderflow.database.partitions import Partitioned
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.web import create_app

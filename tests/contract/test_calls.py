@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from orderflow import clock
-from orderflow.guard import Done, Later
+from orderflow.messaging.guard import Done, Later
 from tests.support.steps import (
     LIMITS,
     PAYMENT,

@@ -9,7 +9,7 @@ import pytest
 
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
-from orderflow.guard import Done, Later, Park
+from orderflow.messaging.guard import Done, Later, Park
 from tests.support.steps import LIMITS, Crash, Gate, Process, World, ask, bring_to, fail, in_background, kinds_of, names
 
 AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")

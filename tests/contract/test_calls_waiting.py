@@ -10,7 +10,7 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.contracts import Address, EventBus, Item, OrderSnapshot, PaymentCharged, StockReserved, Workflow
 from orderflow.envelope import Envelope, compose
-from orderflow.guard import Done, Later
+from orderflow.messaging.guard import Done, Later
 from tests.support.steps import (
     LIMITS,
     PAYMENT,

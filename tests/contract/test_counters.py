@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from orderflow import measures
-from orderflow.bus.memory import MemoryBroker
-from orderflow.counters import Counters
+from orderflow import metrics
+from orderflow.broker.memory import MemoryBroker
 from orderflow.database import Database
 from orderflow.errors import DatabaseUnavailable
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
 from orderflow.service import Service
 from orderflow.settings import Role, Settings
+from orderflow.telemetry.shared_counters import Counters
 from orderflow.web import create_app
 from tests.support.web import Nothing
 
@@ -38,7 +38,7 @@ class Process:
 
     def __getattr__(self, name: str) -> Callable[[], dict[str, float]]:
         def call() -> dict[str, float]:
-            self._patch.setattr(measures, "snapshot", lambda: dict(self.counted))
+            self._patch.setattr(metrics, "snapshot", lambda: dict(self.counted))
             return getattr(self._counters, name)()
 
         return call
@@ -87,7 +87,7 @@ def test_without_the_database_nothing_goes_back(database: Database, monkeypatch:
 
 def test_processes_add_at_the_same_time(database: Database) -> None:
     """Nothing is lost, and nobody waits for somebody who waits for them."""
-    counts = measures.Counts("test_adding", "For this test", "what")
+    counts = metrics.Counts("test_adding", "For this test", "what")
     try:
         processes = [Counters(database) for _ in range(4)]
         for i in range(50):
@@ -97,10 +97,10 @@ def test_processes_add_at_the_same_time(database: Database) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        found = measures.by_family(Counters(database).together())["test_adding"]
+        found = metrics.by_family(Counters(database).together())["test_adding"]
         assert {labels: n - 1 for labels, n in found.items()} == {(str(i),): 4.0 for i in range(50)}
     finally:
-        measures.families.remove(counts)
+        metrics.families.remove(counts)
 
 
 def test_metrics_tells_what_a_worker_did(database: Database) -> None:
@@ -108,11 +108,11 @@ def test_metrics_tells_what_a_worker_did(database: Database) -> None:
     settings = Settings(aws_endpoint_url="http://127.0.0.1:1", orderflow_role=Role.WEB)
     key = ("WorkerTold", "done")
     worker = Counters(database)
-    measures.handled[key] += 3
-    measures.handling.observe(0.02)
-    measures.handling.observe(100)
+    metrics.handled[key] += 3
+    metrics.handling.observe(0.02)
+    metrics.handling.observe(100)
     worker.hand_in()
-    del measures.handled[key]
+    del metrics.handled[key]
     service = Service(settings, Nothing(), database, Outbox(database, lease=10), MemoryBroker())
     text = create_app(service, []).test_client().get("/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}

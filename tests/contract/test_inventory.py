@@ -15,7 +15,7 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import Item, ReleaseStock, ReserveStock
 from orderflow.envelope import Envelope
-from orderflow.guard import Done
+from orderflow.messaging.guard import Done
 from tests.support.shop import THREADS, Shop
 from tests.support.steps import ask, names
 

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from orderflow import clock
+from orderflow.database.migrate import folder_of, head_of, migrate
 from orderflow.errors import DatabaseUnavailable
-from orderflow.migrate import folder_of, head_of, migrate
 from tests.contract.test_migrations import schema_of
 from tests.support import former_release as former
 
@@ -58,7 +58,7 @@ def former_schema(new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest
             if path.stem.split("_")[0] < BEFORE[service]:
                 shutil.copy(path, folder)
         with monkeypatch.context() as patched:
-            patched.setattr("orderflow.migrate.folder_of", lambda name: folder)
+            patched.setattr("orderflow.database.pool.migrate.folder_of", lambda name: folder)
             migrate(service, url)
         return url
 

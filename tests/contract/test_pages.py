@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 
 from orderflow import clock
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import (
     Address,
     ChargePayment,
@@ -22,7 +22,7 @@ from orderflow.contracts import (
     ReserveStock,
     ScheduleShipment,
 )
-from orderflow.guard import Done
+from orderflow.messaging.guard import Done
 from orderflow.providers import Refused, Success, Voided
 from orderflow.service import Service
 from orderflow.settings import Settings

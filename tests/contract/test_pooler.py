@@ -11,8 +11,8 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.database import Database
+from orderflow.database.migrate import head_of, migrate
 from orderflow.errors import Contended, DatabaseUnavailable
-from orderflow.migrate import head_of, migrate
 from orderflow.simulator.ledger import Ledger
 from tests.support.load import each_kind
 from tests.support.oracle import check

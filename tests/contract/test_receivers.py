@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 from orderflow import clock
-from orderflow.answers import Answers
-from orderflow.bus import Delivery
+from orderflow.broker import Delivery
 from orderflow.database import Database
-from orderflow.receivers import Receivers
+from orderflow.messaging.receivers import Receivers
+from orderflow.messaging.watermark import AGES, CALM, Watermark
+from orderflow.saga.answers import Answers
 from orderflow.settings import Settings
-from orderflow.watermark import AGES, CALM, Watermark
 
 pytestmark = pytest.mark.row(25)
 

@@ -18,14 +18,14 @@ from pydantic import SecretStr
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import BATCH, Delivery, Parcel, SendFailure
-from orderflow.bus.memory import MemoryBroker, MemoryQueue
+from orderflow.broker import BATCH, Delivery, Parcel, SendFailure
+from orderflow.broker.memory import MemoryBroker, MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
-from orderflow.outbox import Outbox
-from orderflow.publisher import Publisher
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.publisher import Publisher
 from orderflow.routing import SERVICES, Channel
 from orderflow.service import Service
 from orderflow.settings import Settings

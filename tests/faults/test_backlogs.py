@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from orderflow import clock
-from orderflow.bus import Delivery
+from orderflow.broker import Delivery
 from orderflow.contracts import EventBus, Workflow
-from orderflow.guard import Later
+from orderflow.messaging.guard import Later
 from orderflow.routing import COORDINATOR, MACHINE
 from tests.support.load import each_kind
 from tests.support.oracle import check
@@ -220,7 +220,7 @@ def test_what_is_given_back_holds_its_own_order_only(world: World, kind: Kind, m
             work(world, owner)
     queue.waiting = type(queue.waiting)(d for d in queue.waiting if lost not in d.body)
     process = service.processor.process
-    monkeypatch.setattr("orderflow.consumer._delay", lambda count, soon=False: 900)
+    monkeypatch.setattr("orderflow.messaging.consumer._delay", lambda count, soon=False: 900)
     with short_receives(world, owner, random.Random(0)), monkeypatch.context() as patch:
         patch.setattr(
             service.processor, "process",

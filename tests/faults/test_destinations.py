@@ -12,7 +12,7 @@ from itertools import cycle
 
 import pytest
 
-from orderflow.bus import BATCH, BatchRefused, Parcel, SendFailure
+from orderflow.broker import BATCH, BatchRefused, Parcel, SendFailure
 from orderflow.contracts import EventBus, Workflow
 from orderflow.errors import BrokerUnavailable
 from orderflow.routing import TABLE, Channel

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from orderflow import measures, routing
+from orderflow import metrics, routing
 from orderflow.contracts import EventBus, Message, Workflow, name_of
 from orderflow.routing import SERVICES, TABLE, Channel, heard_by
 from tests.support.load import each_kind
@@ -58,14 +58,14 @@ def without(events: set[type[Message]]) -> dict[Workflow, dict[type[Message], ro
 
 def run(world: World, kind: tuple[Workflow, EventBus]) -> None:
     """Every outcome, and a cancellation; all end, and nothing has to be sent a second time."""
-    resent = sum(measures.resent.values())
+    resent = sum(metrics.resent.values())
     workflow, bus = kind
     orders = [world.place(workflow=workflow, event_bus=bus, **outcome) for outcome in (*OUTCOMES, {})]
     world.cancel(orders[-1])
     world.settle()
     assert {world.status(order) for order in orders} <= {"CONFIRMED", "CANCELLED"}
     assert world.status(orders[0]) == "CONFIRMED"
-    assert sum(measures.resent.values()) == resent, "something was dropped, and only sent again"
+    assert sum(metrics.resent.values()) == resent, "something was dropped, and only sent again"
     assert not world.parked()
     check(world.urls)
 

@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from orderflow import clock
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import (
     Address,
     ChargePayment,
@@ -38,8 +38,8 @@ from orderflow.contracts import (
 from orderflow.envelope import compose, decode
 from orderflow.errors import NewerVersion, Rejected
 from orderflow.routing import SERVICES
+from orderflow.serve.process import module_of
 from orderflow.service import Service
-from orderflow.serving.running import module_of
 from orderflow.settings import Settings
 from orderflow.web import create_app
 from tests.support.aims import within

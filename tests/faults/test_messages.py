@@ -10,8 +10,8 @@ import pytest
 from orchestrator.engine import message_for
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus.memory import MemoryQueue
-from orderflow.bus.step_functions import StepFunctions
+from orderflow.broker.aws.step_functions import StepFunctions
+from orderflow.broker.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow, name_of
 from orderflow.envelope import MAX_BYTES, compose, decode
 from orderflow.errors import Problem, Undecodable

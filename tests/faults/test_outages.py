@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from orderflow.calls import CallingApplication
 from orderflow.contracts import EventBus, Workflow
+from orderflow.providers.calls import CallingApplication
 from orderflow.simulator import Faults, Simulated
 from tests.support.load import sizes
 from tests.support.oracle import check

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from orderflow.calls import Limits
 from orderflow.contracts import EventBus, Workflow
+from orderflow.providers.calls import Limits
 from orderflow.routing import SERVICES, TABLE
 from tests.support.aims import within
 from tests.support.load import Load, bearable, quick, sizes

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from orderflow.bus.memory import MemoryQueue
-from orderflow.bus.step_functions import spent_tokens
+from orderflow.broker.aws.step_functions import spent_tokens
+from orderflow.broker.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import SERVICES

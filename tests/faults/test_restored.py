@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from cli.runtime.home import PROJECT
-from orderflow.bus.memory import MemoryQueue
+from orderflow.broker.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from tests.support.oracle import check, complaints
 from tests.support.postgres import Server

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orderflow import failpoints
-from orderflow.bus import Parcel, SendFailure
+from orderflow.broker import Parcel, SendFailure
 from orderflow.contracts import (
     EventBus,
     Message,
@@ -25,9 +25,9 @@ from orderflow.contracts import (
     Workflow,
     name_of,
 )
-from orderflow.resending import withheld
 from orderflow.routing import COORDINATOR, Channel
 from orderflow.saga import STEPS, Step
+from orderflow.saga.retry_budget import withheld
 from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, quick
 from tests.support.oracle import check

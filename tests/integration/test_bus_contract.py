@@ -9,8 +9,8 @@ import pytest
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import BATCH, BatchRefused, Parcel, aws
-from orderflow.bus.broker import AwsBroker
+from orderflow.broker import BATCH, BatchRefused, Parcel, aws
+from orderflow.broker.aws.broker import AwsBroker
 from orderflow.contracts import EventBus, Message, Workflow
 from orderflow.envelope import MAX_BYTES, compose
 from orderflow.errors import BrokerUnavailable

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import Parcel
-from orderflow.bus.dead_letters import SqsDeadLetters
+from orderflow.broker import Parcel
+from orderflow.broker.aws.dead_letters import SqsDeadLetters
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import Channel

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from orderflow.bus import Delivery
-from orderflow.bus.broker import AwsBroker
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker import Delivery
+from orderflow.broker.aws.broker import AwsBroker
+from orderflow.broker.memory import MemoryBroker
 from orderflow.envelope import Envelope, decode
 from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 from orderflow.settings import Settings

@@ -2,7 +2,7 @@
 
 Executions interpret the state machine that the stack deploys (`localstack/state_machine.py`). They go on as soon as a
 task is answered; their timeouts go by a clock that a test moves. What asks and answers them is the real
-`orderflow.bus.step_functions`, with a client that knows the operations it uses.
+`orderflow.broker.aws.step_functions`, with a client that knows the operations it uses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from localstack import state_machine
-from orderflow.bus.memory import MemoryQueue
+from orderflow.broker.memory import MemoryQueue
 from orderflow.envelope import Envelope
 from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 from tests.support.asl import Execution

@@ -17,7 +17,7 @@ import psycopg
 
 from cli.runtime.home import PROJECT, Home
 from cli.runtime.postgres import Postgres
-from orderflow.migrate import migrate
+from orderflow.database.migrate import migrate
 from tests.support.ports import free_port
 
 _numbers = itertools.count(1)

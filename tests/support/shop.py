@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from orderflow import clock, inbox
+from orderflow import clock
 from orderflow.contracts import Item, Message, ReserveStock
 from orderflow.database import Database
 from orderflow.envelope import Envelope, decode
-from orderflow.guard import Done, Guard, Later, Verdict
-from orderflow.outbox import Outbox
-from orderflow.processor import Processor
+from orderflow.messaging import inbox
+from orderflow.messaging.guard import Done, Guard, Later, Verdict
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.processor import Processor
 from services.inventory import models
 from services.inventory.handlers import Inventory
 from tests.support.steps import ask, names

@@ -12,7 +12,6 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
-
 from orderflow.serving import web
 
 
@@ -39,7 +38,7 @@ class _Small(BaseApplication):  # type: ignore[misc]
         for key, value in {
             "bind": f"fd://{sys.argv[1]}",
             "threads": int(os.environ.get("THREADS", "2")),
-            "worker_class": os.environ.get("WORKER", "orderflow.serving.buffering.BufferingWorker"),
+            "worker_class": os.environ.get("WORKER", "orderflow.serve.buffering.BufferingWorker"),
             "worker_connections": int(os.environ.get("CONNECTIONS", "1000")),
             "keepalive": 75,
             "graceful_timeout": int(os.environ.get("GRACE", "30")),

@@ -13,8 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from orderflow import clock, failpoints, inbox
-from orderflow.calls import CallingApplication, Limits
+from orderflow import clock, failpoints
 from orderflow.contracts import (
     Address,
     CancelShipment,
@@ -30,10 +29,12 @@ from orderflow.contracts import (
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import UnknownOutcome
-from orderflow.guard import Done, Guard, Verdict
-from orderflow.outbox import Outbox
-from orderflow.provider_processor import ProviderProcessor
-from orderflow.retrying import Retrying
+from orderflow.messaging import inbox
+from orderflow.messaging.guard import Done, Guard, Verdict
+from orderflow.messaging.outbox import Outbox
+from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.processor import ProviderProcessor
+from orderflow.providers.retrying import Retrying
 from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
 from services.payment.provider import TRADE as PAYMENTS

@@ -9,12 +9,12 @@ from flask import Blueprint
 from flask.testing import FlaskClient
 from pydantic import BaseModel, Field
 
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import Workflow
 from orderflow.database import Database
 from orderflow.errors import DatabaseUnavailable, Problem
-from orderflow.measures import Gauge
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.metrics import Gauge
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.web import Answer, RequestModel, body, create_app, operation, query

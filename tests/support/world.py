@@ -22,9 +22,9 @@ from pydantic import SecretStr
 
 from orchestrator import main as orchestrator
 from orchestrator.guardian import Guardian
-from orderflow.calls import CallingApplication, Limits
 from orderflow.errors import BrokerUnavailable, Transient
-from orderflow.retrying import Retrying
+from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.simulator.ledger import Ledger
@@ -359,7 +359,7 @@ def world_on(new_database: Callable[[str | None], str], rules: Rules | None = No
     urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
     made = World(urls, settings, rules=rules or Rules(0, {}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orderflow.bus.aws._LOOK_PAUSE", 0.0)  # time is moved by hand
+        patch.setattr("orderflow.broker.aws.clients._LOOK_PAUSE", 0.0)  # time is moved by hand
         with quieter(logging.WARNING if made.rules.quiet else logging.ERROR):
             yield made
     made.close()

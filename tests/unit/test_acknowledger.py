@@ -9,9 +9,9 @@ from functools import partial
 from operator import eq
 from typing import cast
 
-from orderflow.acknowledger import Acknowledger
-from orderflow.bus import BATCH, Delivery, Queue
+from orderflow.broker import BATCH, Delivery, Queue
 from orderflow.errors import BrokerUnavailable
+from orderflow.messaging.acknowledger import Acknowledger
 from tests.support.system import until
 
 

@@ -57,7 +57,7 @@ def area(path: str, line: str) -> str:
         return "the service"
     rows = {
         "orderflow/contracts.py": "messages",
-        "orderflow/saga.py": "the saga",
+        "orderflow/saga/definition.py": "the saga",
         "orchestrator/engine.py": "orchestration, hybrid",
         "localstack/state_machine.py": "step-functions",
     }

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orderflow.errors import Problem
-from orderflow.serving.arriving import Arriving
+from orderflow.serve.arriving import Arriving
 from orderflow.web.reading import MAX_BODY
 from tests.support.rude import CHUNKED, POST
 

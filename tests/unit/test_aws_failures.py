@@ -22,11 +22,11 @@ from botocore.stub import Stubber
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import BatchRefused, Parcel, SendFailure, refusals
-from orderflow.bus.aws import Clients
-from orderflow.bus.eventbridge import EventBridgeBus
-from orderflow.bus.sns import SnsTopic
-from orderflow.bus.sqs import SqsQueue
+from orderflow.broker import BatchRefused, Parcel, SendFailure, refusals
+from orderflow.broker.aws.clients import Clients
+from orderflow.broker.aws.eventbridge import EventBridgeBus
+from orderflow.broker.aws.sns import SnsTopic
+from orderflow.broker.aws.sqs import SqsQueue
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import compose
 from orderflow.errors import BrokerUnavailable

@@ -294,7 +294,7 @@ def test_it_stops_in_time_beside_them() -> None:
 
 def test_it_fits_gunicorns_inner_side() -> None:
     """The worker stands on parts of gunicorn that are not public: where they change, somebody has to read what changed
-    (`orderflow/serving/buffering.py` and `connection.py`), and then write the new digest here."""
+    (`orderflow/serve/buffering.py` and `connection.py`), and then write the new digest here."""
     parts: list[Any] = [
         gthread.TConn, gthread.PollableMethodQueue, gthread.ThreadWorker, parser, unreader, base.Worker.handle_error,
         message.Message.set_body_reader, wsgi.create, wsgi.Response, util.write, util.close_graceful,

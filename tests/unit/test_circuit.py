@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orderflow.circuit import Circuit, back_off
+from orderflow.messaging.circuit import Circuit, back_off
 
 
 def test_it_opens_at_a_failure_and_closes_when_something_is_taken() -> None:
@@ -20,7 +20,7 @@ def test_it_opens_at_a_failure_and_closes_when_something_is_taken() -> None:
 
 def test_each_failure_may_wait_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to ten seconds, however many there were; after a success it begins anew."""
-    monkeypatch.setattr("orderflow.circuit.random.uniform", lambda shortest, longest: longest)
+    monkeypatch.setattr("orderflow.messaging.circuit.random.uniform", lambda shortest, longest: longest)
     circuit, waits = Circuit(), []
     for _ in range(8):
         circuit = circuit.failed(0.0)

@@ -66,7 +66,7 @@ def test_an_order_that_is_locked_is_restarted_later(world: World, workflow: Work
 
 @owners
 def test_what_is_sent_in_time_costs_nothing(world: World, workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orderflow.late.LATE", 3600)  # this machine may be slow
+    monkeypatch.setattr("orderflow.messaging.late.LATE", 3600)  # this machine may be slow
     for name in ("order", "orchestrator"):
         monkeypatch.setattr(world.services[name].outbox._late, "_restart", lambda *late: pytest.fail("was in time"))
     order_id = world.place(workflow=workflow)

@@ -10,15 +10,16 @@ from typing import Any, cast
 import pytest
 
 from localstack.render import MAX_RECEIVES
-from orderflow import clock, consumer
-from orderflow.bus import Delivery, Queue
-from orderflow.consumer import Consumer
+from orderflow import clock
+from orderflow.broker import Delivery, Queue
 from orderflow.contracts import EventBus, RefundPayment, Workflow
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import DatabaseUnavailable
-from orderflow.guard import Done, Later
-from orderflow.processor import Processor
-from orderflow.receivers import Look
+from orderflow.messaging import consumer
+from orderflow.messaging.consumer import Consumer
+from orderflow.messaging.guard import Done, Later
+from orderflow.messaging.processor import Processor
+from orderflow.messaging.receivers import Look
 from orderflow.service import Service
 
 

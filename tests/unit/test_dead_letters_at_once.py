@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orderflow import dead_letters
-from orderflow.bus import DeadLetter
-from orderflow.bus.memory import MemoryDeadLetters
-from orderflow.dead_letters import DeadLetters
+from orderflow.broker import DeadLetter
+from orderflow.broker.memory import MemoryDeadLetters
+from orderflow.messaging import dead_letters
+from orderflow.messaging.dead_letters import DeadLetters
 from tests.support.world import World
 
 

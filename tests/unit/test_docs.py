@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.workflow_docs import renew
-from orderflow.database import _SESSION
+from orderflow.database.pool import _SESSION
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

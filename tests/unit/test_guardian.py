@@ -13,7 +13,7 @@ from orchestrator.guardian import NEEDS_ATTENTION, Guardian, judge
 from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus.step_functions import Execution
+from orderflow.broker.aws.step_functions import Execution
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import BrokerUnavailable
 from tests.support.world import World, world_on

@@ -13,12 +13,12 @@ import psycopg
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orderflow import consumer, holders, inbox, isolation
-from orderflow.application import Incoming
-from orderflow.calls import CallingApplication
 from orderflow.contracts import Item, OrderAccepted, StockReserved, Workflow
+from orderflow.database import holders
 from orderflow.envelope import Envelope
-from orderflow.telemetry import messages, step
+from orderflow.messaging import consumer, handling, inbox, isolation, tracing
+from orderflow.messaging.application import Incoming
+from orderflow.providers.calls import CallingApplication
 from services.inventory import handlers, models
 from tests.support.world import World
 
@@ -167,8 +167,8 @@ def test_tracing_decides_nothing(world: World, exporter: InMemorySpanExporter, m
     """A hook that fails, before the handling or after it, costs its span."""
     orders = bring(world, "inventory", Workflow.CHOREOGRAPHY)
     with pytest.MonkeyPatch.context() as patched:
-        raising(messages, "_about", lambda bad, e: e.subject == bad)(patched, orders[0])
-        patched.setattr(step, "measures", SimpleNamespace())
+        raising(tracing, "_about", lambda bad, e: e.subject == bad)(patched, orders[0])
+        patched.setattr(handling, "metrics", SimpleNamespace())
         while world.deliver("inventory"):
             pass
         assert not world.broker.queues["inventory"].in_hand

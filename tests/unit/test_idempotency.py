@@ -18,7 +18,7 @@ from gunicorn.http.parser import RequestParser
 from orderflow import clock, idempotency
 from orderflow.errors import Problem
 from orderflow.idempotency import Key
-from orderflow.serving.web import _mark_one_key
+from orderflow.serve.gunicorn import _mark_one_key
 from orderflow.web.idempotency import given
 from orderflow.web.turns import Turns
 from tests.support.system import order_body

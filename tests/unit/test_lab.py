@@ -25,7 +25,7 @@ from lab.bench.results import (
 from lab.stats import Spread, paired_ratios, percentile, spread
 from lab.workload import Variant, request_body, variants
 from orderflow import clock
-from orderflow.bus import Parcel
+from orderflow.broker import Parcel
 from orderflow.contracts import EventBus, OrderPlaced, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import COORDINATOR, MACHINE, TABLE, Channel

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from orderflow import backlog, clock, lane
+from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus import BATCH, BatchRefused, Parcel, SendFailure
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker import BATCH, BatchRefused, Parcel, SendFailure
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import EventBus, Message, Workflow
 from orderflow.database import Database
 from orderflow.envelope import compose
 from orderflow.errors import BrokerUnavailable, DatabaseUnavailable
-from orderflow.outbox import Outbox
-from orderflow.publisher import Publisher
+from orderflow.messaging import backlog, lane
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.publisher import Publisher
 from orderflow.routing import Channel
 from tests.support.load import sizes
 from tests.support.steps import in_background
@@ -242,7 +243,7 @@ def test_one_message_that_is_never_taken_keeps_no_other_and_is_not_tried_hot(
     outbox: Outbox, broker: Faulty, publisher: Publisher, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets a retry time of its own, the later the more often; its neighbours go, and the lane stays open."""
-    monkeypatch.setattr("orderflow.circuit.random.uniform", lambda shortest, longest: longest)
+    monkeypatch.setattr("orderflow.messaging.circuit.random.uniform", lambda shortest, longest: longest)
     key = Channel.QUEUE, "inventory"
     ids = stage_for(outbox, key, BATCH)
     odd = ids[4]

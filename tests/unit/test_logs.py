@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from orderflow import logs
+from orderflow.telemetry import logs
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from orderflow.bus import Parcel
-from orderflow.bus.step_functions import spent_tokens
+from orderflow.broker import Parcel
+from orderflow.broker.aws.step_functions import spent_tokens
 from orderflow.contracts import Workflow
 from orderflow.envelope import Envelope, decode
 from tests.support.asl import Execution

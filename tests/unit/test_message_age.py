@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from orderflow.bus.aws import Clients
-from orderflow.bus.sqs import SqsQueue
+from orderflow.broker.aws.clients import Clients
+from orderflow.broker.aws.sqs import SqsQueue
 
 SENT = 1_760_000_000.25
 """Seconds since 1970: a day long past, as this process's clock has it."""

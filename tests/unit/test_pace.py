@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orderflow.pace import LINGER, LONGEST_LINGER, Pace
+from orderflow.messaging.pace import LINGER, LONGEST_LINGER, Pace
 
 
 def after(took: float) -> Pace:

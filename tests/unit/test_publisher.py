@@ -13,15 +13,15 @@ import pytest
 
 from orderflow import clock, failpoints
 from orderflow import contracts as c
-from orderflow.backlog import Entry
-from orderflow.bus import BATCH, BATCH_BYTES, BatchRefused, Parcel, SendFailure
-from orderflow.bus.memory import MemoryBroker
+from orderflow.broker import BATCH, BATCH_BYTES, BatchRefused, Parcel, SendFailure
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import EventBus, Workflow
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
-from orderflow.outbox import Outbox
-from orderflow.publisher import Publisher
+from orderflow.messaging.backlog import Entry
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.publisher import Publisher
 from orderflow.routing import Channel
 from tests.support.load import sizes
 from tests.support.steps import in_background

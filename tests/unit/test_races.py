@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from orderflow.database import Database
-from orderflow.outbox import Outbox
+from orderflow.messaging.outbox import Outbox
 from orderflow.settings import Settings
 from orderflow.simulator.faults import FaultBox, Faults
 from services.order.placing import Placing

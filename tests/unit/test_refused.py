@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pytest
 
-from orderflow.bus import DeadLetter, Parcel, SendFailure
+from orderflow.broker import DeadLetter, Parcel, SendFailure
 from orderflow.contracts import EventBus, Workflow
-from orderflow.refused import RefusedMessages
+from orderflow.messaging.outbox_dead_letters import RefusedMessages
 from orderflow.routing import COORDINATOR, MACHINE, Channel
 from tests.support.load import each_kind
 from tests.support.oracle import check

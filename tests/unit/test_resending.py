@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orderflow.resending import RetryBudget, next_look, withheld
+from orderflow.saga.retry_budget import RetryBudget, next_look, withheld
 from orderflow.settings import Settings
 
 

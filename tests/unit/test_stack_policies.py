@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from localstack import render
-from orderflow.bus import Parcel, SendFailure
+from orderflow.broker import Parcel, SendFailure
 from orderflow.contracts import EventBus
 from orderflow.routing import SERVICES, TABLE, Channel, heard_by
 from orderflow.saga import STEPS

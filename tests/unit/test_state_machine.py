@@ -15,7 +15,7 @@ from orchestrator.engine import decide
 from orchestrator.guardian import NEEDS_ATTENTION
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.bus.step_functions import execution_input, forward_timeouts, task_output
+from orderflow.broker.aws.step_functions import execution_input, forward_timeouts, task_output
 from orderflow.contracts import EventBus, Message, Workflow, name_of
 from orderflow.envelope import Envelope, compose
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, fact_of

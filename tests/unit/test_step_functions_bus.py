@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from orderflow import contracts as c
-from orderflow.bus import Parcel
-from orderflow.bus.aws import Clients
-from orderflow.bus.step_functions import StepFunctions, spent_tokens
+from orderflow.broker import Parcel
+from orderflow.broker.aws.clients import Clients
+from orderflow.broker.aws.step_functions import StepFunctions, spent_tokens
 from orderflow.contracts import EventBus, Workflow
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable

@@ -12,10 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from orderflow import measures, telemetry
-from orderflow.application import Incoming, Reply
-from orderflow.bus.memory import MemoryBroker
-from orderflow.consumer import Consumer
+from orderflow import metrics, telemetry
+from orderflow.broker.memory import MemoryBroker
 from orderflow.contracts import (
     Address,
     EventBus,
@@ -31,10 +29,13 @@ from orderflow.contracts import (
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.errors import Rejected
-from orderflow.guard import Guard
-from orderflow.outbox import Outbox, Unit
-from orderflow.processor import Processor
-from orderflow.publisher import Publisher
+from orderflow.messaging import tracing
+from orderflow.messaging.application import Incoming, Reply
+from orderflow.messaging.consumer import Consumer
+from orderflow.messaging.guard import Guard
+from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.messaging.processor import Processor
+from orderflow.messaging.publisher import Publisher
 from tests.support.spans import attributes, spans
 
 ORDERS = [f"01980000-0000-7000-8000-00000000000{i}" for i in range(4)]
@@ -251,7 +252,7 @@ def test_a_new_trace_is_a_valid_traceparent() -> None:
 
 def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemorySpanExporter) -> None:
     """The error is on the call, not on the message that will ask again."""
-    [step] = telemetry.steps("payment", [placed(ORDERS[0], ROOT)])
+    [step] = tracing.begin("payment", [placed(ORDERS[0], ROOT)])
 
     def call() -> None:
         with telemetry.provider_call("charge", step, "payments"):
@@ -272,9 +273,9 @@ def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemor
 
 def test_messages_are_counted_by_verdict() -> None:
     """`/metrics` has them whether there is a tracer or not."""
-    before = measures.handled["OrderPlaced", "done"]
+    before = metrics.handled["OrderPlaced", "done"]
     World().deliver(*ORDERS)
-    assert measures.handled["OrderPlaced", "done"] == before + 4
+    assert metrics.handled["OrderPlaced", "done"] == before + 4
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from orderflow.contracts import Workflow
-from orderflow.unreadable import ASIDE, unreadable
+from orderflow.database.unreadable import ASIDE, unreadable
 from tests.support.world import World
 
 pytestmark = pytest.mark.row(28)

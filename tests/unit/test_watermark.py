@@ -10,8 +10,8 @@ from math import inf
 
 import pytest
 
-from orderflow.bus import Delivery
-from orderflow.watermark import AGES, CALM, SETTLED, Watermark
+from orderflow.broker import Delivery
+from orderflow.messaging.watermark import AGES, CALM, SETTLED, Watermark
 
 pytestmark = pytest.mark.row(25)
 

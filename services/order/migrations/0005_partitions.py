@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from orderflow.migrations.steps import index, is_partitioned, partition
+from orderflow.database.migrations.steps import index, is_partitioned, partition
 
 revision = "0005"
 down_revision = "0004"

@@ -1,6 +1,6 @@
 """Tables that grow are partitioned by time; what is due is found by an index."""
 
-from orderflow.migrations.steps import partition
+from orderflow.database.migrations.steps import partition
 
 revision = "0005"
 down_revision = "0004"

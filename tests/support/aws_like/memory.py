@@ -1,6 +1,6 @@
 """An AWS that lives in this process: what its boto3 clients answer, from queues in memory and filters as deployed.
 
-The product's own broker (`orderflow.bus.broker`) talks to it, so that what it makes of AWS's errors is tested with it.
+The product's own broker (`broker.aws.broker`) talks to it, so that what it makes of AWS's errors is tested with it.
 Its time is virtual: nothing waits.
 """
 
@@ -17,12 +17,12 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from orderflow import clock
-from orderflow.bus import Delivery
-from orderflow.bus.aws import Clients
-from orderflow.bus.broker import AwsBroker
-from orderflow.bus.dead_letters import REASON, RECEIVES
-from orderflow.bus.memory import MemoryDeadLetters, MemoryQueue
-from orderflow.bus.step_functions import StepFunctions
+from orderflow.broker import Delivery
+from orderflow.broker.aws.broker import AwsBroker
+from orderflow.broker.aws.clients import Clients
+from orderflow.broker.aws.dead_letters import REASON, RECEIVES
+from orderflow.broker.aws.step_functions import StepFunctions
+from orderflow.broker.memory import MemoryDeadLetters, MemoryQueue
 from orderflow.routing import SERVICES
 from orderflow.settings import Settings
 from tests.support.aws_like.layer import Layer, Shape

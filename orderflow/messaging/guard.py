@@ -1,0 +1,71 @@
+"""What becomes of a message: the verdicts, and the one guard that turns whatever was raised into one.
+
+Every stage of a message's way (its decoder, the reaction, the handler, what it stages, the provider's answer) is under
+this guard: an error concerns the message that met it, and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from orderflow.errors import Contended, Rejected, Transient
+from orderflow.messaging.handling import Handling
+
+log = structlog.get_logger(__name__)
+
+
+class Done:
+    """Handled: acknowledge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not now: let it become visible again. `soon`: what it waits for is rarely held for long, such as a locked row."""
+
+    reason: str
+    soon: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Never: move it to the dead-letter queue."""
+
+    reason: str
+
+
+Verdict = Done | Later | Park
+
+
+class Guard:
+    """Of one service. `count_failure` counts a message's failure in the database, under an id (a UUID), and gives how
+    many there are by now; at `parked_at` the message is dead-lettered."""
+
+    def __init__(self, service: str, count_failure: Callable[[str, str], int], *, parked_at: int) -> None:
+        self._service = service
+        self._count_failure = count_failure
+        self._parked_at = parked_at
+
+    def verdict(
+        self, error: Exception, message_id: str, about: Mapping[str, str], handling: Handling | None = None
+    ) -> Later | Park:
+        """The verdict on a message whose handling raised `error`. Never raises."""
+        if isinstance(error, Rejected):
+            return Park(str(error))
+        if isinstance(error, Transient):
+            return Later(str(error), soon=isinstance(error, Contended))
+        try:
+            times = self._count_failure(message_id, repr(error))
+        except Transient as away:
+            return Later(str(away))
+        except Exception as uncounted:
+            log.exception("a failure could not be counted", failure=repr(error), **about)
+            return Later(repr(uncounted))
+        if handling:
+            handling.failed(error)
+        log.error("handler failed", service=self._service, times=times, exc_info=error, **about)
+        if times >= self._parked_at:
+            return Park(f"handler failed {times} times; last: {error!r}")
+        return Later(repr(error))

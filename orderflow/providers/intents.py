@@ -1,0 +1,248 @@
+"""The intents of one service: which provider call is wanted for an order, who is at it, and what came of it.
+
+An intent is committed before its call, so that whatever crashes, it is known that the call may have taken effect. Its
+*fence* grows each time somebody takes it on; an answer counts only under the fence that it was asked under.
+On fencing: M. Kleppmann, "How to do distributed locking", 2016.
+
+An intent whose call got no answer waits in a table beside (`orderflow.providers.waits`), not in a queue.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg import sql
+
+from orderflow.database import Connection, Database
+from orderflow.database.clock_set_back import Ahead
+from orderflow.database.holders import Rows
+from orderflow.database.partitions import BUSINESS, Partitioned
+from orderflow.database.retention import Kept
+
+INTENDED: Final = "intended"
+DONE: Final = "done"
+REFUSED: Final = "refused"
+UNDOING: Final = "undoing"
+UNDONE: Final = "undone"
+
+_TABLE: Final = """
+CREATE TABLE {table} (
+    order_id uuid PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('intended', 'done', 'refused', 'undoing', 'undone')),
+    fence int NOT NULL,
+    lease_until timestamptz,
+    request jsonb,
+    reference text,
+    reason text NOT NULL DEFAULT '',
+    result jsonb,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+) PARTITION BY RANGE (order_id);
+CREATE TABLE {table}_default PARTITION OF {table} DEFAULT WITH (fillfactor = 70)
+"""
+
+_WAITS_TABLE: Final = """
+CREATE TABLE {table}_waiting (
+    order_id uuid PRIMARY KEY,
+    undo boolean NOT NULL,
+    asking text NOT NULL,
+    resend int NOT NULL,
+    tries int NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    next_at timestamptz NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+CREATE INDEX {table}_waiting_due ON {table}_waiting (undo, next_at)
+"""
+
+# One statement for both kinds: two would lock their rows in two runs, and twins could deadlock.
+# It returns exactly the rows that are ours now: the new ones, and those whose WHERE held under the row's lock.
+# What waits is called again at its own pace: only an undo takes it from there.
+_TAKE: Final = """
+INSERT INTO {table} AS known (order_id, state, fence, lease_until, request)
+SELECT o, CASE WHEN u THEN 'undoing' ELSE 'intended' END, 1, now() + make_interval(secs => %s), r::jsonb
+FROM unnest(%s::uuid[], %s::bool[], %s::text[]) AS asked(o, u, r) ORDER BY o
+ON CONFLICT (order_id) DO UPDATE
+SET state = excluded.state, fence = known.fence + 1, lease_until = excluded.lease_until, updated_at = now()
+WHERE CASE WHEN known.state = excluded.state
+           THEN (known.lease_until IS NULL OR known.lease_until <= now() OR known.updated_at > now() + interval '1 min')
+                AND NOT EXISTS (
+                    SELECT FROM {waits} AS w WHERE w.order_id = known.order_id AND w.undo = (known.state = 'undoing')
+                )
+           ELSE excluded.state = 'undoing' AND known.state <> 'undone' END
+RETURNING order_id::text, fence, request, extract(epoch FROM now() - created_at)::float8
+"""
+_SETTLE: Final = """
+WITH answered AS (
+    SELECT a.*
+    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+        AS a(o, fence, asked, state, reference, reason, result)
+    JOIN {table} AS locked ON locked.order_id = o AND locked.fence = a.fence AND locked.state = a.asked
+    ORDER BY o FOR UPDATE OF locked
+)
+UPDATE {table} AS known
+SET state = answered.state, reference = coalesce(answered.reference, known.reference), reason = answered.reason,
+    result = answered.result::jsonb, lease_until = NULL, updated_at = now()
+FROM answered WHERE known.order_id = o
+"""
+_LOCK: Final = "SELECT FROM {table} WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE"
+_READ: Final = """
+SELECT order_id::text, state, fence, request, reference, reason, result, created_at, updated_at,
+       w.undo, w.asking, w.resend, w.tries
+FROM unnest(%s::uuid[]) AS asked(o) JOIN {table} ON order_id = asked.o LEFT JOIN {waits} AS w USING (order_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is wanted for an order: `request` is what the call needs, None for an undo."""
+
+    order_id: str
+    undo: bool
+    request: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An intent that is this process's until its lease ends. `age`: seconds since it was first intended."""
+
+    order_id: str
+    undo: bool
+    fence: int
+    request: dict[str, Any]
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The state that a taken intent is to have. The same as before gives it back for another try."""
+
+    taken: Taken
+    state: str
+    reference: str | None = None
+    reason: str = ""
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who waits for the answer to an order's call: the encoded envelope that asks, whether for an undo, how often it
+    was resent; and how many calls in a row had no answer."""
+
+    order_id: str
+    undo: bool
+    asking: str
+    resend: int
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The business row of an order, from which every outcome is told. `undone` is final: the tombstone that keeps a
+    late command out."""
+
+    order_id: str
+    state: str
+    fence: int
+    request: dict[str, Any]
+    reference: str | None
+    reason: str
+    result: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    waiting: Waiting | None = None
+
+
+def table(name: str) -> str:
+    """The DDL of an intents table, and of what waits there."""
+    return f"{_TABLE.format(table=name).rstrip()};{_WAITS_TABLE.format(table=name)}"
+
+
+def waits(name: str) -> str:
+    """The name of the table with what waits of the intents table `name`."""
+    return f"{name}_waiting"
+
+
+def ahead(name: str) -> Sequence[Ahead]:
+    """Calls that nobody would make for long."""
+    return (Ahead(waits(name), "order_id", "next_at", "next_at = now()"),)
+
+
+def kept(name: str) -> Sequence[Kept]:
+    """Intents are kept for ever: an undone one is the tombstone that keeps a late command out."""
+    return (Partitioned(name, "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 70"),)
+
+
+class Intents:
+    """The statements over one table, each for a whole batch in which an order occurs once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows = Rows(name, "order_id")
+        self._take, self._settle, self._lock, self._read = (
+            sql.SQL(statement).format(table=sql.Identifier(name), waits=sql.Identifier(waits(name))).as_bytes(None)
+            for statement in (_TAKE, _SETTLE, _LOCK, _READ)
+        )
+
+    def take(self, connection: Connection, asked: Sequence[Asked], lease: float) -> dict[str, Taken]:
+        """Takes on, for `lease` seconds, what needs a call; by order. Not in it: what is settled, undone, another's, or
+        waits already.
+
+        An undo takes a running call's order away from it by raising the fence.
+        """
+        undo = {a.order_id: a.undo for a in asked}
+        rows = connection.execute(
+            self._take,
+            [
+                lease,
+                list(undo),
+                list(undo.values()),
+                [None if a.request is None else json.dumps(a.request) for a in asked],
+            ],
+        )
+        return {o: Taken(o, undo[o], fence, request or {}, age) for o, fence, request, age in rows}
+
+    def settle(self, connection: Connection, settled: Sequence[Settled]) -> None:
+        """Records what came of calls, where nobody else has taken the order on meanwhile."""
+        connection.execute(
+            self._settle,
+            [
+                [s.taken.order_id for s in settled],
+                [s.taken.fence for s in settled],
+                [UNDOING if s.taken.undo else INTENDED for s in settled],
+                [s.state for s in settled],
+                [s.reference for s in settled],
+                [s.reason[:500] for s in settled],
+                [None if s.result is None else json.dumps(s.result) for s in settled],
+            ],
+        )
+
+    def read(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
+        """The rows of orders, by their ids."""
+        return {row[0]: _intent(row) for row in connection.execute(self._read, [list(order_ids)])}
+
+    def read_locked(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
+        """The same, which nobody else changes until the transaction ends. What waits for them is changed only so."""
+        order_ids = list(order_ids)
+        connection.execute(self._lock, [order_ids])
+        return self.read(
+            connection, order_ids
+        )  # by a statement of its own: a join would not see what the lock waited for
+
+    def find(self, database: Database, order_id: str) -> Intent | None:
+        """One order's row; None if there is none."""
+        found = database.query(self._read.decode(), [[order_id]])
+        return _intent(found[0]) if found else None
+
+
+def _intent(row: Any) -> Intent:
+    order_id, state, fence, request, reference, reason, result, created_at, updated_at, undo, asking, resend, tries = (
+        row
+    )
+    waiting = None if asking is None else Waiting(order_id, undo, asking, resend, tries)
+    return Intent(
+        order_id, state, fence, request or {}, reference, reason, result or {}, created_at, updated_at, waiting
+    )

@@ -1,0 +1,111 @@
+"""Calls again what waits for a provider: from the database, at a bounded pace, beside what is new.
+
+Commands and undos have places of their own: an hour's undos must not hold up orders whose deadline runs. Together they
+take at most half of the pool that all calls share, so a backlog never holds up new orders.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from typing import Final
+
+import structlog
+
+from orderflow import failpoints
+from orderflow.errors import Transient
+from orderflow.messaging.outbox import Outbox
+from orderflow.providers.attempts import Call, Called
+from orderflow.providers.calls import CallingApplication
+
+log = structlog.get_logger(__name__)
+
+_TICK: Final = 1.0
+"""Seconds between looks while nothing is due."""
+
+_LATE: Final = 0.25
+"""Seconds that a batch waits for its calls; the slower ones are recorded later, each on its own."""
+
+
+class Retrying:
+    """A thread that runs `run`. Any number of processes share the work."""
+
+    name = "provider-retries"
+
+    def __init__(self, application: CallingApplication, outbox: Outbox) -> None:
+        self._app = application
+        self._outbox = outbox
+        self._places = max(1, application.limits.concurrency // 4)
+        self._in_flight: Counter[bool] = Counter()
+        """Calls, by whether they are undos."""
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Works until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                idle = not self.step()
+            except Transient as error:
+                log.warning("waiting calls can't be taken; trying again", error=str(error))
+                idle = True
+            except Exception:
+                # Whatever it is: a thread that ended would leave what waits to nobody.
+                log.exception("waiting calls failed; trying again")
+                idle = True
+            if idle:
+                self._stopping.wait(_TICK)
+
+    def stop(self) -> None:
+        """Takes nothing more."""
+        self._stopping.set()
+
+    def step(self) -> int:
+        """Makes the calls that are due, as many as there is room for; how many. Raises DatabaseUnavailable."""
+        room = {undo: self._app.breaker.room(self._places - self._in_flight[undo]) for undo in (False, True)}
+        if not any(room.values()):
+            return 0
+        began, lease = time.monotonic(), self._app.limits.whole_lease
+        with self._outbox.transaction() as unit:
+            failpoints.reached("retry.before")
+            found = [self._app.waits.due(unit.connection, n, lease, undo=undo) for undo, n in room.items() if n]
+            told = [order_id for _, settled in found for order_id in settled]
+            if told:
+                self._app.answer(unit, told)
+        calls = [Call(self._app, taken, began) for due, _ in found for taken in due]
+        if not calls:
+            return len(told)
+        failpoints.reached("retry.after")
+        running: list[Future[Called]] = [self._app.submit(call) for call in calls]
+        with self._lock:
+            self._in_flight.update(call.taken.undo for call in calls)
+        done, late = wait(running, timeout=_LATE)
+        self._record([future.result() for future in running if future in done])
+        for future in late:
+            # In the pool's thread, so that a slow call holds up no other.
+            future.add_done_callback(lambda ended: self._record([ended.result()]))
+        return len(calls) + len(told)
+
+    def _record(self, called: Sequence[Called]) -> None:
+        """One by one if together fails. What can't be recorded is called again, under its key, when its lease ends."""
+        try:
+            if called:
+                with self._outbox.transaction() as unit:
+                    self._app.record(unit, called)
+        except Transient as error:
+            log.warning("answers could not be recorded; calling again", calls=len(called), error=str(error))
+        except Exception:
+            if len(called) > 1:
+                for one in called:
+                    self._record([one])
+                return
+            log.exception("an answer could not be recorded; calling again", order_id=called[0].taken.order_id)
+        self._finished(called)
+
+    def _finished(self, called: Sequence[Called]) -> None:
+        with self._lock:
+            for one in called:
+                self._in_flight[one.taken.undo] -= 1

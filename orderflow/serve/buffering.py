@@ -1,0 +1,245 @@
+"""gunicorn's threads, which no client can hold: the loop reads requests and writes answers, threads only make them.
+
+A thread gets a connection when its request is whole (head and body), and gives it back when the answer is made. What
+the client is slow with, or never does, costs an entry in the selector: until its time is up, or until another needs the
+place or the memory. docs/adr/0029-slow-clients.md has what else was measured.
+
+It stands on gunicorn's `ThreadWorker`: `run`, the thread pool and all of HTTP are gunicorn's;
+tests/unit/test_buffering.py fails where gunicorn's side of that changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any, Final
+
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from orderflow.errors import Problem
+from orderflow.serve.connection import Connection
+from orderflow.web.metrics import count_request
+
+_HELD: Final = 32 * 1024 * 1024
+"""Bytes of unfinished requests and of answers not taken that a process keeps in all."""
+
+_LINGER: Final = 2.0
+"""Seconds for a client to read the last answer: closed at once, what it still sends would destroy that on its way.
+https://www.rfc-editor.org/rfc/rfc9112#section-9.6"""
+
+_MAX_DROPPED: Final = 1024 * 1024
+"""Bytes that are dropped meanwhile."""
+
+_AT_ONCE: Final = 64
+"""Connections accepted in one round of the loop."""
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
+
+_GONE_AGAIN: Final = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
+
+
+def refusal(problem: Problem) -> bytes:
+    """The answer to what can't be read as a request; the connection ends with it."""
+    body = json.dumps(
+        {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail}
+    )
+    head = (
+        f"HTTP/1.1 {problem.status} {problem.title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+    )
+    return (head + body).encode("latin-1")
+
+
+class BufferingWorker(ThreadWorker):  # type: ignore[misc]
+    """Reads whole requests before a thread is taken, and writes answers after it is free again."""
+
+    request_timeout = 10.0
+    """Seconds from the first byte of a request until it is whole."""
+    response_timeout = 30.0
+    """Seconds for a client to take an answer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: dict[Connection, None] = {}  # those that no thread has: first what has waited longest
+        self._held = 0
+        self._looked = 0.0
+
+    def accept(self, listener: Any) -> None:
+        """Takes new connections. Where that is one too many, the one that has waited longest ends for it."""
+        # Not one a round: where the backlog is full, the kernel drops a client, which tries again after seconds.
+        for _ in range(_AT_ONCE):
+            try:
+                client, address = listener.accept()
+            except OSError as error:
+                if error.errno in _NONE_LEFT:
+                    if not self._make_room():
+                        time.sleep(0.05)  # the threads have all of them: the listener stays ready
+                elif error.errno not in _GONE_AGAIN:
+                    raise
+                return
+            self.nr_conns += 1
+            if self.nr_conns >= self.worker_connections:  # which gunicorn would wait with, taking no more
+                self._make_room()
+            conn = Connection(self.cfg, client, address, listener.getsockname())
+            conn.deadline = time.monotonic() + self.request_timeout
+            self._carefully(conn, self._read)
+
+    def handle(self, conn: Connection) -> bool:
+        """In a thread: answers the request, and sends what the client takes at once. Whether another may follow."""
+        reusable = super().handle(conn)
+        conn.sock.flush()
+        return bool(reusable)
+
+    def finish_request(self, conn: Connection, fs: Future[bool]) -> None:
+        """Takes a connection back from its thread."""
+        conn.reusable = not fs.cancelled() and not fs.exception() and fs.result()
+        conn.take_back()
+        self._carefully(conn, self._go_on)
+
+    def murder_pending(self) -> None:
+        """Ends what has been waited for too long. gunicorn calls it at least once a second."""
+        now = time.monotonic()
+        if now < self._looked + 0.5:
+            return
+        self._looked = now
+        for conn in [conn for conn in self._waiting if conn.deadline <= now]:
+            if conn in self._waiting:
+                self._carefully(conn, self._expire)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """At the end of the process: ends all that are still waited for."""
+        for conn in list(self._waiting) if force else ():
+            self._end(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        # The process stops: connections without a request aren't kept for longer.
+        for conn in self._waiting:
+            if conn.ready == self._read and not conn.sock.received:
+                conn.deadline = min(conn.deadline, deadline)
+
+    # What is done with a connection in the loop.
+
+    def _read(self, conn: Connection) -> None:
+        stream = conn.sock
+        idle = not stream.received
+        if stream.receive() and idle:
+            conn.deadline = time.monotonic() + self.request_timeout
+        if stream.ended and not stream.received:
+            self._end(conn)
+        else:
+            self._look(conn)
+
+    def _look(self, conn: Connection) -> None:
+        stream = conn.sock
+        try:
+            # A client that ended its side in the middle is answered by the parser.
+            whole = stream.ended or (bool(stream.received) and conn.arriving.whole(stream.received))
+        except Problem as problem:
+            self._refuse(conn, problem)
+            return
+        if whole:
+            self._leave(conn)
+            self.enqueue_req(conn)
+            return
+        if conn.arriving.waits_for_100:
+            conn.arriving.waits_for_100 = False
+            stream.sendall(_CONTINUE)
+            stream.flush()
+        self._wait(conn, EVENT_READ, self._read)
+
+    def _go_on(self, conn: Connection) -> None:
+        stream, now = conn.sock, time.monotonic()
+        if stream.unsent:
+            conn.deadline = now + self.response_timeout
+            self._wait(conn, EVENT_WRITE, self._write)
+        elif not conn.reusable:
+            stream.end_writing()
+            conn.deadline = now + _LINGER
+            self._wait(conn, EVENT_READ, self._drop)
+        elif stream.received or stream.ended:
+            conn.deadline = now + self.request_timeout
+            self._look(conn) if stream.received else self._end(conn)
+        else:
+            conn.deadline = now + (self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER)
+            self._wait(conn, EVENT_READ, self._read)
+
+    def _write(self, conn: Connection) -> None:
+        conn.sock.flush()
+        if conn.sock.unsent:
+            self._weigh(conn)
+        else:
+            self._go_on(conn)
+
+    def _drop(self, conn: Connection) -> None:
+        conn.dropped += conn.sock.receive()
+        conn.sock.received.clear()
+        if conn.sock.ended or conn.dropped > _MAX_DROPPED:
+            self._end(conn)
+
+    def _expire(self, conn: Connection) -> None:
+        if conn.ready == self._read and conn.sock.received:
+            self._refuse(conn, Problem(408, "Request Timeout", "the rest of the request did not come in time"))
+        else:
+            self._end(conn)
+
+    def _refuse(self, conn: Connection, problem: Problem) -> None:
+        conn.reusable = False
+        conn.sock.received.clear()
+        conn.sock.sendall(refusal(problem))
+        count_request("", None, problem.status)
+        conn.sock.flush()
+        self._go_on(conn)
+
+    # Who is waited for.
+
+    def _carefully(self, conn: Connection, step: Callable[[Connection], None]) -> None:
+        try:
+            step(conn)
+        except OSError:
+            self._end(conn)  # the client is gone
+
+    def _wait(self, conn: Connection, events: int, ready: Callable[[Connection], None]) -> None:
+        conn.ready = ready
+        if conn not in self._waiting:
+            self._waiting[conn] = None
+            self.poller.register(conn.sock, events, partial(self._ready, conn))
+        elif conn.events != events:
+            self.poller.modify(conn.sock, events, partial(self._ready, conn))
+        conn.events = events
+        self._weigh(conn)
+
+    def _ready(self, conn: Connection, _: object) -> None:
+        if conn in self._waiting:  # else it was ended for another, in the same round
+            self._carefully(conn, conn.ready)
+
+    def _leave(self, conn: Connection) -> None:
+        if conn in self._waiting:
+            del self._waiting[conn]
+            self.poller.unregister(conn.sock)
+            self._held -= conn.held
+            conn.held = 0
+
+    def _end(self, conn: Connection) -> None:
+        self._leave(conn)
+        self.nr_conns -= 1
+        conn.sock.release()
+
+    def _make_room(self) -> bool:
+        oldest = next(iter(self._waiting), None)
+        if oldest:
+            self._end(oldest)
+        return oldest is not None
+
+    def _weigh(self, conn: Connection) -> None:
+        held = len(conn.sock.received) + conn.sock.unsent
+        self._held += held - conn.held
+        conn.held = held
+        while self._held > _HELD:
+            self._end(max(self._waiting, key=lambda other: other.held))
