@@ -18,9 +18,9 @@ import structlog
 from orderflow import failpoints
 from orderflow.database import check_url
 from orderflow.database.migrate import migrate
+from orderflow.environment import bypass_proxies, do_without, seal_aws
 from orderflow.errors import ConfigurationError, DatabaseUnavailable
 from orderflow.routing import SERVICES
-from orderflow.environment import bypass_proxies, do_without, seal_aws
 from orderflow.settings import Role, Settings, load
 from orderflow.telemetry import logs
 

@@ -22,7 +22,8 @@ from botocore.stub import Stubber
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.broker import BatchRefused, Parcel, SendFailure, refusals
+from orderflow.broker import BatchRefused, Parcel, SendFailure
+from orderflow.broker.aws import refusals
 from orderflow.broker.aws.clients import Clients
 from orderflow.broker.aws.eventbridge import EventBridgeBus
 from orderflow.broker.aws.sns import SnsTopic
