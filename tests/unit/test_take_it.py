@@ -95,13 +95,14 @@ def alone(folder: Path, wanted: Mapping[str, Collection[Path]]) -> dict[str, str
 PARTS = parts()
 FOR = {
     "Envelope": {"orderflow/envelope.py", "orderflow/contracts.py"},
-    "Outbox": {
+    "Messaging": {
         "orderflow/messaging/outbox.py",
         "orderflow/messaging/publisher.py",
+        "orderflow/messaging/inbox.py",
+        "orderflow/messaging/consumer.py",
         "orderflow/broker/aws/broker.py",
         "orderflow/broker/memory.py",
     },
-    "Inbox": {"orderflow/messaging/inbox.py", "orderflow/messaging/consumer.py"},
     "Provider calls": {"orderflow/providers/calls.py"},
     "Saga, orchestrated": {"orchestrator/handlers.py", "orchestrator/timers.py"},
     "Saga, Step Functions": {"localstack/__init__.py", "localstack/state_machine.py", "orchestrator/guardian.py"},
@@ -113,9 +114,9 @@ each_part = pytest.mark.parametrize("name", PARTS)
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     wanted = {name: part.files for name, part in PARTS.items()}
-    kept = {Path("orderflow/broker/protocol.py"), Path("orderflow/broker/memory.py")}
+    aws = Path("orderflow/broker/aws")
     wanted[WITHOUT_AWS] = frozenset(
-        p for n in ("Saga, orchestrated", "Provider calls") for p in wanted[n] if p.parts[1] != "bus" or p in kept
+        p for n in ("Saga, orchestrated", "Provider calls") for p in wanted[n] if aws not in p.parents
     )
     return alone(tmp_path_factory.mktemp("taken"), wanted)
 
