@@ -64,7 +64,7 @@ lint: install ## What the style checks say
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m localstack.render --check
+	@$(BIN)/python -m deploy.stack.render --check
 
 # A package that the API doesn't answer for is a failure (--strict), never a pass.
 audit: install ## Look the locked packages up for known vulnerabilities (asks pypi.org)

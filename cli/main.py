@@ -7,9 +7,9 @@ import sys
 import typer
 from rich.console import Console
 
-from cli import bench, demo, dlq, doctor, lifecycle, order, saga, simulator, workflow
-from cli.runtime import RuntimeProblem
+from cli.commands import bench, demo, dlq, doctor, lifecycle, order, saga, simulator, workflow
 from orderflow.environment import bypass_proxies, seal_libpq
+from runtime import RuntimeProblem
 
 app = typer.Typer(
     name="orderflow",

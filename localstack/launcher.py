@@ -15,12 +15,12 @@ import signal
 import sys
 from pathlib import Path
 
-from twisted.internet import endpoints
-
-from localstack import config
 from localstack.aws import spec
 from localstack.logging.setup import setup_logging_from_config
 from localstack.runtime import current
+from twisted.internet import endpoints
+
+from localstack import config
 
 
 class _LoopbackEndpoint(endpoints.TCP4ServerEndpoint):

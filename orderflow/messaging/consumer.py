@@ -33,7 +33,7 @@ _PAUSE: Final = 0.5
 
 _LONGEST_DELAY: Final = 900
 """Seconds that a message waits at most before it is tried again: about as long as it has waited, so that an
-outage of a day does not use up the `maxReceiveCount` of its queue (localstack/render.py)."""
+outage of a day does not use up the `maxReceiveCount` of its queue (deploy/stack/render.py)."""
 
 _SOON: Final = 1.2
 """How much longer each wait for a locked row may be than the one before."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cli.runtime import ContainerRuntime
+from runtime import ContainerRuntime
 from tests.support.containers import ContainerSystem
 from tests.support.engine import need_engine
 from tests.support.ports import free_ports

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cli.runtime.docker import ask, docker
-from cli.runtime.home import PROJECT
 from orderflow.routing import SERVICES
+from runtime.containers.docker import ask, docker
+from runtime.home import PROJECT
 from tests.support.containers import ContainerSystem
 
 OWN = ("postgres", "localstack", "jaeger", *SERVICES)

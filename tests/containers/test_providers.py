@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from cli.runtime.probe import answers
 from orderflow.routing import SERVICES
+from runtime.probe import answers
 from tests.support.aws import client
 from tests.support.engine import need_engine, provider
 from tests.support.infrastructure import Infrastructure, infrastructure

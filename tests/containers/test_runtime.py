@@ -8,8 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.runtime import ContainerRuntime, EmbeddedRuntime, RuntimeProblem, docker, runtime
 from orderflow.routing import SERVICES
+from runtime import ContainerRuntime, EmbeddedRuntime, RuntimeProblem, runtime
+from runtime.containers import docker
 from tests.support.containers import ContainerSystem
 from tests.support.ports import free_ports
 from tests.support.system import until

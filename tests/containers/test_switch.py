@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli.runtime import ContainerRuntime
 from orderflow.contracts import EventBus, Workflow
+from runtime import ContainerRuntime
 from tests.support.containers import ContainerSystem
 from tests.support.system import KINDS, order_body
 

@@ -19,9 +19,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from cli.runtime.home import PROJECT
 from orderflow.broker.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
+from runtime.home import PROJECT
 from tests.support.oracle import check, complaints
 from tests.support.postgres import Server
 from tests.support.system import KINDS, System, kind_id, until

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cli.runtime import EmbeddedRuntime
 from orderflow.contracts import EventBus, Workflow
+from runtime import EmbeddedRuntime
 from tests.support.load import Load, sizes
 from tests.support.system import KINDS, System, until
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime import localstack
-from cli.runtime.home import Home
-from cli.runtime.plan import make_plan
-from localstack import render
+from deploy.stack import render
 from orderflow.routing import SERVICES, heard_by
+from runtime.embedded import localstack
+from runtime.home import Home
+from runtime.plan import make_plan
 from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until

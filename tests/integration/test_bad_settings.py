@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli.runtime import EmbeddedRuntime, RuntimeProblem
+from runtime import EmbeddedRuntime, RuntimeProblem
 from tests.support.ports import free_ports
 from tests.support.system import System
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from cli.workflow_model import OUTCOMES, play
+from diagrams.model import OUTCOMES, play
 from orderflow.contracts import Workflow
 from orderflow.routing import TABLE
 from tests.support.system import System, until
@@ -108,7 +108,7 @@ def test_demo_checks_every_promise(system: System) -> None:
 
 def test_demo_ends_with_one_where_a_promise_is_broken(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's charge for this order would be found in the ledger."""
-    monkeypatch.setattr("cli.promises._ledger", lambda api, service, order_id: [])
+    monkeypatch.setattr("client.checks._ledger", lambda api, service, order_id: [])
     output = orderflow("demo", "-w", "choreography", "-b", "sns", "--scenario", "success", code=1).output
     assert "0 charge(s) and 0 refund(s) in the provider's ledger" in output
     assert "broke a promise" in output

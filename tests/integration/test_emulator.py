@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cli.runtime.localstack import ENVIRONMENT, FOLDER, install
-from localstack import state_machine
+from deploy.stack import state_machine
+from runtime.embedded.localstack import ENVIRONMENT, FOLDER, install
 
 pytestmark = pytest.mark.slow
 

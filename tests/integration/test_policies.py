@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from localstack import render
+from deploy.stack import render
 from orderflow.contracts import EventBus, OrderPaid, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES

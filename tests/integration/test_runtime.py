@@ -12,7 +12,8 @@ import psutil
 import psycopg
 import pytest
 
-from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers
+from runtime import EmbeddedRuntime, RuntimeProblem
+from runtime.embedded import leftovers
 from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until

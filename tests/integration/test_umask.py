@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime import postgres
-from cli.runtime.home import Home
-from cli.runtime.postgres import Postgres
-from cli.runtime.problems import RuntimeProblem
+from runtime.embedded import postgres
+from runtime.embedded.postgres import Postgres
+from runtime.home import Home
+from runtime.problems import RuntimeProblem
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root starts PostgreSQL as another user")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from cli.runtime import EmbeddedRuntime, programs
-from cli.runtime.parts import Part, ServiceProbe
-from cli.runtime.plan import Plan
-from cli.runtime.postgres import Postgres
-from cli.runtime.programs import Program
-from cli.runtime.progress import Report, silent
 from orderflow.routing import SERVICES
+from runtime import EmbeddedRuntime
+from runtime.embedded import programs
+from runtime.embedded.postgres import Postgres
+from runtime.embedded.programs import Program
+from runtime.parts import Part, ServiceProbe
+from runtime.plan import Plan
+from runtime.progress import Report, silent
 from tests.support.infrastructure import PARTS
 from tests.support.infrastructure_containers import ContainerInfrastructure
 from tests.support.system import until

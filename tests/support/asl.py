@@ -1,6 +1,6 @@
 """Executions of the generated state machine, as far as its states and expressions go: what they send, and why.
 
-No emulator: it knows just the state types, paths and functions that `localstack/state_machine.py` uses, and fails on
+No emulator: it knows just the state types, paths and functions that `deploy/stack/state_machine.py` uses, and fails on
 anything else, so that a test of the definition's own logic needs no LocalStack. `Walk` goes through one by itself;
 `tests.support.machine` lets time and services drive them.
 """

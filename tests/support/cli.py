@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from cli import client
-from cli.journey import journey
+from cli import connect
 from cli.main import app
+from client.api import Api
+from client.timeline import journey
 from orderflow.routing import SERVICES
 
 ORDER_ID: Final = "01a20c9c-842a-7161-bc3c-4230b7469cf6"
@@ -76,9 +77,9 @@ def problem(status: int, title: str, detail: str = "", *fields: tuple[str, str])
     return httpx.Response(status, content=json.dumps(content), headers={"Content-Type": "application/problem+json"})
 
 
-def api(handler: Handler, **more: Any) -> client.Api:
+def api(handler: Handler, **more: Any) -> Api:
     """The services as `http://order`, `http://inventory`, …"""
-    return client.Api({name: f"http://{name}" for name in SERVICES}, transport=httpx.MockTransport(handler), **more)
+    return Api({name: f"http://{name}" for name in SERVICES}, transport=httpx.MockTransport(handler), **more)
 
 
 class Terminal:
@@ -96,7 +97,7 @@ class Terminal:
             self.requests.append(request)
             return handler(request)
 
-        self._monkeypatch.setattr(client, "connect", lambda: api(remember, jaeger=jaeger))
+        self._monkeypatch.setattr(connect, "connect", lambda: api(remember, jaeger=jaeger))
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "140"})
 
 

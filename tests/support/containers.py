@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.runtime import ContainerRuntime
-from cli.runtime.docker import docker
+from runtime import ContainerRuntime
+from runtime.containers.docker import docker
 from tests.support.system import System
 
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from cli.runtime import RuntimeProblem
-from cli.runtime.docker import check_engine
+from runtime import RuntimeProblem
+from runtime.containers.docker import check_engine
 
 
 def need_engine() -> None:

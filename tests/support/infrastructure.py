@@ -16,14 +16,14 @@ from typing import Protocol
 
 import psutil
 
-from cli.runtime import localstack
-from cli.runtime.home import Home
-from cli.runtime.leftovers import end, find
-from cli.runtime.plan import make_plan
-from cli.runtime.postgres import Postgres
-from cli.runtime.probe import answers
-from cli.runtime.programs import jaeger
-from cli.runtime.supervisor import Supervisor
+from runtime.embedded import localstack
+from runtime.embedded.leftovers import end, find
+from runtime.embedded.postgres import Postgres
+from runtime.embedded.programs import jaeger
+from runtime.embedded.supervisor import Supervisor
+from runtime.home import Home
+from runtime.plan import make_plan
+from runtime.probe import answers
 from tests.support.engine import provider
 from tests.support.ports import free_ports
 from tests.support.system import until

@@ -12,10 +12,10 @@ import yaml
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
-from cli.runtime.docker import COMPOSE_FILE
-from cli.runtime.home import PROJECT
-from cli.runtime.probe import answers
 from orderflow.routing import SERVICES
+from runtime.containers.docker import COMPOSE_FILE
+from runtime.home import PROJECT
+from runtime.probe import answers
 from tests.support.ports import free_ports
 from tests.support.system import until
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.runtime.home import Home
-from cli.runtime.postgres import Postgres
+from runtime.embedded.postgres import Postgres
+from runtime.home import Home
 
 _PR_SET_PDEATHSIG = 1
 

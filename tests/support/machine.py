@@ -1,6 +1,6 @@
 """Step Functions in this process, and what a filter of SNS or EventBridge admits.
 
-Executions interpret the state machine that the stack deploys (`localstack/state_machine.py`). They go on as soon as a
+Executions interpret the state machine that the stack deploys (`deploy/stack/state_machine.py`). They go on as soon as a
 task is answered; their timeouts go by a clock that a test moves. What asks and answers them is the real
 `orderflow.broker.aws.step_functions`, with a client that knows the operations it uses.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from localstack import state_machine
+from deploy.stack import state_machine
 from orderflow.broker.memory import MemoryQueue
 from orderflow.envelope import Envelope
 from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Final
 
-from cli.runtime.plan import PORTS
+from runtime.plan import PORTS
 
 _claims: Final[list[IO[str]]] = []
 """Open files, whose locks are this process's ports."""

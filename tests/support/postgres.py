@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psycopg
 
-from cli.runtime.home import PROJECT, Home
-from cli.runtime.postgres import Postgres
 from orderflow.database.migrate import migrate
+from runtime.embedded.postgres import Postgres
+from runtime.home import PROJECT, Home
 from tests.support.ports import free_port
 
 _numbers = itertools.count(1)

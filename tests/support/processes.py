@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cli.runtime import EmbeddedRuntime
+from runtime import EmbeddedRuntime
 from tests.support.system import PATIENCE, System, until
 
 PROVIDERS: Final = ("payment", "shipping")

@@ -13,9 +13,9 @@ import httpx
 import psycopg
 from botocore.config import Config
 
-from cli.runtime import EmbeddedRuntime
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
+from runtime import EmbeddedRuntime
 from tests.support.aws import client
 from tests.support.cleaning import clean
 from tests.support.engine import need_engine, provider

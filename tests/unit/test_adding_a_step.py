@@ -37,7 +37,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not done.returncode, (
         f"{PATCH.name} no longer applies; {DOCUMENT.name} ends with how to renew it:\n{done.stderr}"
     )
-    done = run(tree, sys.executable, "-m", "localstack.render")
+    done = run(tree, sys.executable, "-m", "deploy.stack.render")
     assert not done.returncode, done.stderr
     return tree
 
@@ -59,7 +59,7 @@ def area(path: str, line: str) -> str:
         "orderflow/contracts.py": "messages",
         "orderflow/saga/definition.py": "the saga",
         "orchestrator/engine.py": "orchestration, hybrid",
-        "localstack/state_machine.py": "step-functions",
+        "deploy/stack/state_machine.py": "step-functions",
     }
     return rows.get(path, "wiring")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from cli.client import Api, ApiProblem
+from client.api import Api, ApiProblem
 from tests.support.cli import answer, api, problem
 
 
@@ -122,7 +122,7 @@ LOST = [httpx.ReadError("reset"), httpx.ReadTimeout("slow"), httpx.RemoteProtoco
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
-    monkeypatch.setattr("cli.client.time.sleep", found.append)
+    monkeypatch.setattr("client.api.time.sleep", found.append)
     return found
 
 

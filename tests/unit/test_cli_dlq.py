@@ -9,10 +9,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from cli import client
+from cli import connect
 from cli.main import app
-from cli.runtime import RuntimeProblem
 from orderflow.routing import SERVICES
+from runtime import RuntimeProblem
 from tests.support.cli import ORDER, ORDER_ID, Terminal, answer, api, problem
 
 LETTER: dict[str, Any] = {
@@ -141,7 +141,7 @@ def test_all_asks_first(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> 
     done = {"settled": [SETTLED], "missing": [], "left": 0}
     requests: list[httpx.Request] = []
     handler = answer(holding(LETTER) | {"POST payment/dlq/redrive": done})
-    monkeypatch.setattr(client, "connect", lambda: api(lambda r: (requests.append(r), handler(r))[1]))
+    monkeypatch.setattr(connect, "connect", lambda: api(lambda r: (requests.append(r), handler(r))[1]))
     command = ["dlq", "redrive", "--all", "--why", "mended"]
     for given, sent in (("n\n", 0), ("y\n", 1)):
         result = CliRunner().invoke(app, command, input=given)

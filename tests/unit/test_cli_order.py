@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cli.runtime import RuntimeProblem
+from runtime import RuntimeProblem
 from tests.support.cli import ORDER, ORDER_ID, OTHER_ID, TIMELINE, Terminal, problem
 
 ROUTES: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_retry_of_all_goes_by_pages(terminal: Terminal, monkeypatch: pytest.Monk
     """100 at a time, not faster than that each second; each page with a key of its own, after the cursor of the one
     before. No request an order."""
     pauses: list[float] = []
-    monkeypatch.setattr("cli.retrying.time.sleep", pauses.append)
+    monkeypatch.setattr("cli.commands.retrying.time.sleep", pauses.append)
     answers = iter([bulk(matching=203), bulk(skipped=2, retried=98), bulk(retried=3, more=False)])
     routes = {"POST order/orders/retry": lambda request: next(answers)}
     result = terminal.run(

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from cli.runtime import RuntimeProblem
+from runtime import RuntimeProblem
 from tests.support.cli import Terminal
 
 NONE = {"error_rate": 0.0, "latency": 0.0, "outage": False}

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from cli import trace
-from cli.journey import journey
-from cli.trace import from_timeline, tree, waterfall
+from cli.commands import trace
+from cli.commands.trace import from_timeline, tree, waterfall
+from client.timeline import journey
 from tests.support.cli import MOVED, ORDER, TIMELINE, api, shown
 
 

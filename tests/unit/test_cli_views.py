@@ -9,14 +9,14 @@ import httpx
 import pytest
 from rich.console import Console
 
-from cli import cost, promises
-from cli.compare import Compared
-from cli.cost import Cost
-from cli.journey import journey
-from cli.order_logs import lines_of
-from cli.views import money, variants
-from cli.views_compare import show
-from cli.views_lanes import Arrow, Lanes
+from cli.commands.order_logs import lines_of
+from cli.views.common import money, variants
+from cli.views.compare import show
+from client import checks, cost
+from client.compare import Compared
+from client.cost import Cost
+from client.timeline import journey
+from diagrams.lanes import Arrow, Lanes
 from orderflow.contracts import Workflow
 from orderflow.routing import SERVICES, TABLE
 from tests.support.cli import CONFIRMED, MOVED, ORDER, ORDER_ID, TIMELINE, answer, api, entry, problem
@@ -150,7 +150,7 @@ def test_cost_counts_receives_that_brought_something() -> None:
 def broken(
     routes: dict[str, Any], moved: Any = MOVED, expected: str = "CANCELLED", stocks: Any = None, owed: Any = ()
 ) -> list[str]:
-    return promises.broken(api(answer(routes)), moved, {"BOOK-1": 2}, expected, owed, stocks)
+    return checks.broken(api(answer(routes)), moved, {"BOOK-1": 2}, expected, owed, stocks)
 
 
 def ledger(*kinds: str, amount: int = 3998) -> Any:

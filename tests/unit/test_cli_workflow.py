@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.runtime import RuntimeProblem
-from cli.workflow_docs import draw, renew, renewed
-from cli.workflow_draw import every_outcome
-from cli.workflow_model import OUTCOMES, play
+from diagrams.docs import draw, renew, renewed
+from diagrams.draw import every_outcome
+from diagrams.model import OUTCOMES, play
 from orchestrator.engine import FORWARD, State, decide
 from orderflow import contracts as c
 from orderflow.contracts import Workflow, name_of
 from orderflow.routing import COORDINATOR, TABLE
 from orderflow.saga import STEPS
+from runtime import RuntimeProblem
 from services.inventory import reactions as inventory
 from services.payment import reactions as payment
 from services.shipping import reactions as shipping

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime import localstack
+from runtime.embedded import localstack
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("orderflow")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.runtime.containers import OWN_SETTINGS
-from cli.runtime.docker import COMPOSE_FILE
-from cli.runtime.home import PROJECT
-from cli.runtime.plan import PORTS, make_plan
 from orderflow.routing import SERVICES
 from orderflow.settings import Settings
+from runtime.containers import OWN_SETTINGS
+from runtime.containers.docker import COMPOSE_FILE
+from runtime.home import PROJECT
+from runtime.plan import PORTS, make_plan
 
 TEXT = COMPOSE_FILE.read_text()
 PARTS: dict[str, Any] = yaml.safe_load(TEXT)["services"]
@@ -41,7 +41,7 @@ def test_every_setting_reaches_every_service(service: str) -> None:
 
 
 def _plan_settings() -> set[str]:
-    from cli.runtime import plan
+    from runtime import plan
 
     return set(plan._PASSED_ON)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from localstack.render import MAX_RECEIVES
+from deploy.stack.render import MAX_RECEIVES
 from orderflow import clock
 from orderflow.broker import Delivery, Queue
 from orderflow.contracts import EventBus, RefundPayment, Workflow

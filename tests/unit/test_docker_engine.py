@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime import docker
-from cli.runtime.problems import RuntimeProblem
+from runtime.containers import docker
+from runtime.problems import RuntimeProblem
 
 Script = Callable[[str], None]
 

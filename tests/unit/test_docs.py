@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.workflow_docs import renew
+from diagrams.docs import renew
 from orderflow.database.pool import _SESSION
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_drawings_are_current() -> None:
-    """`python -m cli.workflow README.md docs/*.md` would change nothing."""
+    """`python -m cli.commands.workflow README.md docs/*.md` would change nothing."""
     assert renew(DOCUMENTS, check=True) == []
 
 

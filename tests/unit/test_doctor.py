@@ -14,12 +14,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli import doctor_checks as checks
-from cli.doctor import ask
-from cli.doctor_checks import Finding, Told
+from cli.commands import doctor_checks as checks
+from cli.commands.doctor import ask
+from cli.commands.doctor_checks import Finding, Told
 from cli.main import app
-from cli.runtime import Part
 from orderflow.routing import SERVICES
+from runtime import Part
 from tests.support.cli import answer, api, problem
 from tests.support.ports import free_ports
 

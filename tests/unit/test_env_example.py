@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cli.runtime.containers import OWN_SETTINGS
-from cli.runtime.docker import COMPOSE_FILE
-from cli.runtime.plan import PORTS
 from orderflow.settings import Settings
+from runtime.containers import OWN_SETTINGS
+from runtime.containers.docker import COMPOSE_FILE
+from runtime.plan import PORTS
 
 TEXT = (Path(__file__).parents[2] / ".env.example").read_text()
 ELSEWHERE = {"ORDERFLOW_RUNTIME", "ORDERFLOW_HOME", "COMPOSE_PROJECT_NAME", *OWN_SETTINGS}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime.env_file import read
-from cli.runtime.home import Home
-from cli.runtime.plan import make_plan, user_settings
-from cli.runtime.problems import RuntimeProblem
+from runtime.env_file import read
+from runtime.home import Home
+from runtime.plan import make_plan, user_settings
+from runtime.problems import RuntimeProblem
 
 EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text()
 LINES = re.findall(r"^#([A-Z][A-Z_]+=.*)$", EXAMPLE, re.MULTILINE)

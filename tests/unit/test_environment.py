@@ -15,8 +15,8 @@ import requests
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError, ProxyConnectionError
 
-from cli.runtime.docker import COMPOSE_FILE
 from orderflow.environment import bypass_proxies, seal_libpq
+from runtime.containers.docker import COMPOSE_FILE
 
 NOWHERE = "http://127.0.0.1:9"
 

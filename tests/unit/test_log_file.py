@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime.log_file import BACKUPS, LogFile
+from runtime.log_file import BACKUPS, LogFile
 
 
 @pytest.fixture

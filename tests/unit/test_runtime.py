@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from supervisor.options import ServerOptions
 
-from cli.runtime import EmbeddedRuntime, RuntimeProblem, leftovers, preflight
-from cli.runtime.home import Home, write_private
-from cli.runtime.plan import PORTS, changes, make_plan, user_settings
-from cli.runtime.postgres import DATABASES, Postgres
-from cli.runtime.programs import Program, service_environment
-from cli.runtime.supervisor import render
 from orderflow.routing import SERVICES
 from orderflow.settings import Settings
+from runtime import EmbeddedRuntime, RuntimeProblem, preflight
+from runtime.embedded import leftovers
+from runtime.embedded.postgres import DATABASES, Postgres
+from runtime.embedded.programs import Program, service_environment
+from runtime.embedded.supervisor import render
+from runtime.home import Home, write_private
+from runtime.plan import PORTS, changes, make_plan, user_settings
 
 URLS = {name: f"postgresql://{name}@x/{name}" for name in DATABASES}
 

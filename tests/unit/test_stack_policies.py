@@ -1,4 +1,4 @@
-"""localstack/policies.yaml: a service may do what it does by the routing table, and nothing else."""
+"""deploy/aws/policies.yaml: a service may do what it does by the routing table, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from localstack import render
+from deploy.stack import render
 from orderflow.broker import Parcel, SendFailure
 from orderflow.contracts import EventBus
 from orderflow.routing import SERVICES, TABLE, Channel, heard_by

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from localstack import render
+from deploy.stack import render
 from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 
 
@@ -36,7 +36,7 @@ def arn(resource: str) -> dict[str, str]:
 
 def test_the_file_is_what_the_routing_table_says() -> None:
     """Nobody edits the template by hand, and nobody forgets to render it."""
-    assert render.main(["--check"]) == 0, "run: python -m localstack.render"
+    assert render.main(["--check"]) == 0, "run: python -m deploy.stack.render"
 
 
 @pytest.mark.parametrize("service", LISTENERS)

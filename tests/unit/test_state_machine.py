@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localstack import state_machine
+from deploy.stack import state_machine
 from orchestrator.engine import decide
 from orchestrator.guardian import NEEDS_ATTENTION
 from orderflow import clock

@@ -105,7 +105,7 @@ FOR = {
     },
     "Provider calls": {"orderflow/providers/calls.py"},
     "Saga, orchestrated": {"orchestrator/handlers.py", "orchestrator/timers.py"},
-    "Saga, Step Functions": {"localstack/__init__.py", "localstack/state_machine.py", "orchestrator/guardian.py"},
+    "Saga, Step Functions": {"localstack/__init__.py", "deploy/stack/state_machine.py", "orchestrator/guardian.py"},
 }
 WITHOUT_AWS = "Provider calls and saga, orchestrated, without AWS"
 each_part = pytest.mark.parametrize("name", PARTS)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.runtime.home import Home
-from cli.runtime.plan import make_plan
-from cli.runtime.postgres import Postgres
-from cli.runtime.probe import answers, refusal
-from cli.runtime.problems import RuntimeProblem
-from cli.runtime.progress import silent
-from cli.runtime.start import Start
-from cli.runtime.supervisor import Supervisor
+from runtime.embedded.postgres import Postgres
+from runtime.embedded.start import Start
+from runtime.embedded.supervisor import Supervisor
+from runtime.home import Home
+from runtime.plan import make_plan
+from runtime.probe import answers, refusal
+from runtime.problems import RuntimeProblem
+from runtime.progress import silent
 from tests.support.ports import free_port
 
 NOT_READY = b'{"title": "Not ready", "detail": "database: password authentication failed"}'

@@ -184,7 +184,7 @@ class StepFunctions:
 
 
 def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
-    """What the state machine is given of an order (see localstack/state_machine.py), and the owners' times."""
+    """What the state machine is given of an order (see deploy/stack/state_machine.py), and the owners' times."""
     message = envelope.message()
     if not isinstance(message, OrderPlaced):
         raise TypeError(f"{envelope.type} starts no execution")

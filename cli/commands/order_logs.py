@@ -1,0 +1,98 @@
+"""`orderflow logs --order`: one order's lines from all services, in the order of time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from cli import connect
+from client.api import Api, ApiProblem
+from runtime import Runtime
+
+_LEVELS: Final = {"warning": "yellow", "error": "bold red", "critical": "bold red", "debug": "dim"}
+_SHOWN_APART: Final = frozenset({"event", "level", "timestamp", "service", "order_id", "trace_id", "exception"})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One JSON line of a service's log."""
+
+    at: str
+    part: str
+    record: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return self.record | {"part": self.part}
+
+
+def lines_of(texts: dict[str, str], wanted: Sequence[str]) -> list[Line]:
+    """The lines that name any of `wanted` (an order's id, its trace's), sorted by time. `texts`: part → its log."""
+    found = []
+    for part, text in texts.items():
+        for raw in text.splitlines():
+            if raw.startswith("{") and any(word in raw for word in wanted):
+                try:
+                    record = json.loads(raw)
+                except ValueError:  # half a line: it is being written
+                    continue
+                found.append(Line(str(record.get("timestamp", "")), part, record))
+    return sorted(found, key=lambda line: line.at)
+
+
+def print_all(console: Console, system: Runtime, parts: Sequence[str], order: str, *, on: bool, as_json: bool) -> None:
+    """The lines of `order` from `parts`; `on`: and those to come, until interrupted."""
+    api = connect.connect()
+    wanted = wanted_of(api, connect.resolve(api, order))
+    printed = 0
+    for line in follow(system, parts, wanted, until=lambda: not on):
+        printed += 1
+        if as_json:
+            print(json.dumps(line.as_dict()), flush=True)  # noqa: T201
+        else:
+            show(console, line)
+    if not printed and not as_json:
+        console.print("No line names this order. LOG_LEVEL=DEBUG make up writes more.")
+
+
+def wanted_of(api: Api, order_id: str) -> list[str]:
+    """What an order's lines are known by. An order service that is away knows no trace; that is no reason to stop."""
+    try:
+        trace_id = api.get("order", f"/orders/{order_id}")["trace_id"]
+    except ApiProblem as problem:
+        if problem.status == 404:
+            raise
+        trace_id = None
+    return [order_id, *([trace_id] if trace_id else [])]
+
+
+def follow(
+    system: Runtime, parts: Sequence[str], wanted: Sequence[str], until: Callable[[], bool] = lambda: False
+) -> Iterator[Line]:
+    """The lines so far, then each new one, until `until()`."""
+    logs = {part: system.follow(part, from_start=True) for part in parts}
+    while True:
+        yield from lines_of({part: more() for part, more in logs.items()}, wanted)
+        if until():
+            return
+        time.sleep(0.3)
+
+
+def show(console: Console, line: Line) -> None:
+    """One line as people read it."""
+    record = line.record
+    more = " ".join(f"{k}={v}" for k, v in record.items() if k not in _SHOWN_APART and v not in (None, ""))
+    level = str(record.get("level", ""))
+    text = Text(line.at[11:23].ljust(13), "dim")
+    text.append(f"{line.part:<13}", "cyan")
+    text.append(f"{record.get('event', '')}", _LEVELS.get(level, ""))
+    text.append(f"  {more}" if more else "", "dim")
+    console.print(text, soft_wrap=True)
+    if record.get("exception"):
+        console.print(Text(str(record["exception"]), "dim"), soft_wrap=True)

@@ -1,0 +1,63 @@
+"""Which services the commands talk to, and which order they are about."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+import httpx
+
+from client.api import Api
+from orderflow.routing import SERVICES
+from runtime import RuntimeProblem, runtime
+from runtime.plan import user_settings
+
+_LAST: Final = "last"
+
+
+def connect() -> Api:
+    """The services of the running system; of the one that the settings describe where there is none.
+
+    `ORDER_URL`, `INVENTORY_URL`, … win over the running system's addresses.
+    """
+    system, settings = runtime(), user_settings()
+    plan = system.running_plan()
+    pages = (settings.get("JAEGER_URL") or "").rstrip("/") or None
+    return Api(
+        {name: (settings.get(f"{name.upper()}_URL") or plan.url(name)).rstrip("/") for name in SERVICES},
+        api_key=_first(settings.get("ORDERFLOW_API_KEYS")),
+        operator_key=_first(settings.get("ORDERFLOW_OPERATOR_KEYS")),
+        jaeger=_jaeger(plan.url("jaeger"), pages),
+        jaeger_pages=pages,
+        running=lambda: system.running,
+    )
+
+
+def _jaeger(*addresses: str | None) -> str | None:
+    """The first of these at which Jaeger's API answers."""
+    for address in filter(None, addresses):
+        try:
+            answer = httpx.get(f"{address.rstrip('/')}/api/services", timeout=1.0, trust_env=False)
+        except httpx.HTTPError:
+            continue
+        if answer.status_code == 200:
+            return address.rstrip("/")
+    return None
+
+
+def _first(keys: str | None) -> str:
+    return next((key.strip() for key in (keys or "").split(",") if key.strip()), "")
+
+
+def resolve(api: Api, order_id: str) -> str:
+    """The id that was meant: itself, or the newest order's for `last`."""
+    if order_id != _LAST:
+        try:
+            return str(uuid.UUID(order_id))
+        except ValueError:
+            way_out = "orderflow order list shows them; `last` is the newest."
+            raise RuntimeProblem(f"{order_id!r} is not an order's id.", way_out) from None
+    newest = api.get("order", "/orders", limit=1)["items"]
+    if not newest:
+        raise RuntimeProblem("There are no orders yet.", "Place one: orderflow order place")
+    return str(newest[0]["id"])

@@ -1,0 +1,120 @@
+"""The same order once per workflow: the same business steps, cut out of each timeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+
+from cli.views import common
+from client import checks
+from client.api import Api, Json
+from client.timeline import Journey, Moment, follow, place, settle
+from orderflow.contracts import OrderPaid, OrderPlaced, Workflow
+from orderflow.routing import COORDINATOR, TABLE, Channel
+from orderflow.saga import STEPS
+
+PLACED: Final = "order: placed"
+"""The first step of every order."""
+
+_STEP_OF: Final = {
+    **{step.success.__name__: f"{step.name}: done" for step in STEPS},
+    **{step.refusal.__name__: f"{step.name}: refused" for step in STEPS},
+    **{step.undone.__name__: f"{step.name}: undone" for step in STEPS},
+    "OrderConfirmed": "order: decided",
+    "OrderCancelled": "order: decided",
+    "OrderPlaced": PLACED,
+}
+"""A message that ends a step → that step's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What led to one step's end: its messages in order of time, and the milliseconds it took."""
+
+    name: str
+    moments: tuple[Moment, ...]
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One workflow's order."""
+
+    workflow: str
+    event_bus: str
+    journey: Journey
+    undone: tuple[str, ...] = ()
+    """The steps that were taken back, as their services have it."""
+
+    @property
+    def title(self) -> str:
+        return common.mode(self.workflow, self.event_bus)
+
+    @property
+    def segments(self) -> dict[str, Segment]:
+        """The steps in the order they ended, by name."""
+        found: dict[str, Segment] = {}
+        pending: list[Moment] = []
+        before = 0.0
+        for moment in self.journey.moments:
+            pending.append(moment)
+            name = _STEP_OF.get(moment.type)
+            if name is not None and not moment.resend and name not in found:
+                found[name] = Segment(name, tuple(pending), moment.ms - before)
+                before, pending = moment.ms, []
+        return found
+
+    @property
+    def decider(self) -> str:
+        return decider(Workflow(self.workflow))
+
+    @property
+    def commands(self) -> int:
+        """Commands that travelled as messages; in choreography each service gives them to itself."""
+        return len({m.message_id for m in self.journey.moments if m.kind == "command" and m.message_id})
+
+    def as_dict(self) -> Json:
+        """For machines."""
+        journey = self.journey
+        return {
+            "workflow": self.workflow, "event_bus": self.event_bus, "decides": self.decider, "order": journey.order,
+            "milliseconds": journey.took, "messages": journey.messages, "commands": self.commands,
+            "undone": list(self.undone),
+            "steps": [
+                {"step": s.name, "milliseconds": round(s.ms, 1),
+                 "messages": [{"service": m.service, "type": m.type, "kind": m.kind} for m in s.moments]}
+                for s in self.segments.values()
+            ],
+        }  # fmt: skip
+
+
+def decider(workflow: Workflow) -> str:
+    """Who decides an order's next step, read off the routing table."""
+    if COORDINATOR[workflow] == "order":
+        return "each service"
+    if TABLE[workflow][OrderPlaced].channel is Channel.START:
+        return "the state machine"
+    return "the orchestrator, then each service" if OrderPaid in TABLE[workflow] else "the orchestrator"
+
+
+def compare(
+    api: Api, body: Json, workflow: str | None, event_bus: str | None, console: Console | None
+) -> list[Compared]:
+    """Places `body` once per variant, one after the other, each until it is terminal. Raises ApiProblem."""
+    found = []
+    for name, bus in common.variants(workflow, event_bus):
+        if console is not None and console.is_terminal:
+            with console.status(f"{common.mode(name, bus)} …"):
+                found.append(_one(api, body, name, bus))
+        else:
+            found.append(_one(api, body, name, bus))
+    return found
+
+
+def _one(api: Api, body: Json, workflow: str, event_bus: str) -> Compared:
+    order = place(api, body | {"workflow": workflow, "event_bus": event_bus})
+    for _ in follow(api, order["id"], every=0.03):
+        pass
+    return Compared(workflow, event_bus, settle(api, order["id"]), checks.undone(api, order["id"]))

@@ -1,0 +1,30 @@
+"""The body of an order, with an address and a customer that are always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from client.api import Json
+
+CUSTOMER: Final = "c-42"
+
+
+def basket(
+    lines: Sequence[tuple[str, int]],
+    payment_method: str,
+    postal_code: str,
+    workflow: str | None = None,
+    event_bus: str | None = None,
+    customer: str = CUSTOMER,
+) -> Json:
+    """`lines`: SKU and quantity. Workflow and bus are left to the system where they are None."""
+    body: Json = {
+        "customer_id": customer,
+        "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
+        "payment_method": payment_method,
+        "shipping_address": {
+            "name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": postal_code, "country": "DE",
+        },
+    }  # fmt: skip
+    return body | {k: v for k, v in (("workflow", workflow), ("event_bus", event_bus)) if v}

@@ -1,0 +1,166 @@
+"""One order on its way: places it, follows its timeline, and says what the timeline tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from client.api import TERMINAL, Api, ApiProblem, Json
+from orderflow.contracts import MESSAGES, Workflow
+from orderflow.routing import COORDINATOR, TABLE, Route
+from orderflow.saga import STEPS
+
+UNDONE: Final = {step.undone.__name__: step.name for step in STEPS}
+_ENDS: Final = ("OrderConfirmed", "OrderCancelled")
+_PATIENCE: Final = 10.0
+"""Seconds that following an order goes on while the order service doesn't answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of a timeline. `ms`: since the order was accepted. `receivers`: where its message went."""
+
+    ms: float
+    service: str
+    kind: str
+    """command, event or note."""
+    type: str
+    receivers: tuple[str, ...]
+    message_id: str | None
+    note: str = ""
+    resend: int = 0
+    """How often the message had been sent before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """What is known of an order at one moment."""
+
+    order: Json
+    moments: tuple[Moment, ...]
+    waiting: tuple[Json, ...]
+    incomplete: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return str(self.order["id"])
+
+    @property
+    def workflow(self) -> Workflow:
+        return Workflow(self.order["workflow"])
+
+    @property
+    def done(self) -> bool:
+        return self.order["status"] in TERMINAL
+
+    @property
+    def messages(self) -> int:
+        """Distinct messages: what was sent again counts once."""
+        return len({m.message_id for m in self.moments if m.message_id})
+
+    @property
+    def undone(self) -> tuple[str, ...]:
+        """The steps that were taken back, in the order they were."""
+        return tuple(dict.fromkeys(UNDONE[m.type] for m in self.moments if m.type in UNDONE))
+
+    @property
+    def took(self) -> float | None:
+        """Milliseconds from acceptance to the arbiter's decision; None while there is none."""
+        return next((m.ms for m in self.moments if m.service == "order" and m.type in _ENDS), None)
+
+
+def place(api: Api, body: Json, key: str | None = None) -> Json:
+    """Places an order. Raises ApiProblem."""
+    return api.post("order", "/orders", body, key=key)
+
+
+def look(api: Api, order_id: str) -> Journey:
+    """The order and its timeline as they are now. Raises ApiProblem."""
+    order = api.get("order", f"/orders/{order_id}")
+    # The timeline is read after the order: a decided order's timeline then has its end.
+    return journey(order, api.get("order", f"/orders/{order_id}/timeline"))
+
+
+def journey(order: Json, timeline: Json) -> Journey:
+    """Puts together what the API says."""
+    entries = timeline["entries"]
+    began = _time(entries[0]["at"]) if entries else _time(order["created_at"])
+    workflow = Workflow(order["workflow"])
+    moments = (
+        Moment(
+            ms=(_time(e["at"]) - began).total_seconds() * 1000,
+            service=e["service"],
+            kind=e["kind"],
+            type=e["type"],
+            receivers=receivers(workflow, e["type"]) if e["message_id"] else (),
+            message_id=e["message_id"],
+            note=e.get("note", ""),
+            resend=e.get("resend", 0),
+        )
+        for e in entries
+    )
+    return Journey(order, tuple(moments), tuple(timeline["waiting_for"] or ()), tuple(timeline.get("incomplete", ())))
+
+
+def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("inf")) -> Iterator[Journey]:
+    """The journey each time something was added or half a second went by; the last one is terminal.
+
+    Ends early after `limit` seconds. Raises ApiProblem when the order service stays away for 10 s.
+    """
+    began = answered = time.monotonic()
+    shown: tuple[int, str] = (-1, "")
+    shown_at = 0.0
+    while True:
+        try:
+            now = look(api, order_id)
+        except ApiProblem as problem:
+            if problem.status not in (0, 503) or time.monotonic() - answered > _PATIENCE:
+                raise
+            time.sleep(0.3)
+            continue
+        answered = time.monotonic()
+        state = (len(now.moments), str(now.order["status"]))
+        if state != shown or answered - shown_at > 0.5 or now.done:
+            shown, shown_at = state, answered
+            yield now
+        if now.done or answered - began > limit:
+            return
+        time.sleep(every)
+
+
+def settle(api: Api, order_id: str, seconds: float = 3.0, calm: Callable[[Journey], bool] | None = None) -> Journey:
+    """The journey once its coordinator has written its last line, too: read until two looks agree."""
+    ends = time.monotonic() + seconds
+    last = look(api, order_id)
+    while time.monotonic() < ends:
+        time.sleep(0.1)
+        now = look(api, order_id)
+        if now.moments == last.moments and (calm is None or calm(now)):
+            return now
+        last = now
+    return last
+
+
+def route_of(workflow: Workflow, name: str) -> Route | None:
+    """Where a message goes under a workflow, by its short name; None if the table doesn't have it."""
+    model = MESSAGES.get(name)
+    return TABLE.get(workflow, {}).get(model) if model else None
+
+
+def receivers(workflow: Workflow, name: str) -> tuple[str, ...]:
+    """Those that a message goes to."""
+    route = route_of(workflow, name)
+    return route.listeners if route else ()
+
+
+def lanes_of(workflow: Workflow, moments: Sequence[Moment] = ()) -> tuple[str, ...]:
+    """Those who take part in a workflow, in the order they are drawn."""
+    ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS), *(m.service for m in moments))
+    return tuple(dict.fromkeys(ranked))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

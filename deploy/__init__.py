@@ -1,0 +1,1 @@
+"""What is deployed: the stack's generator (`stack`), images (`containers`), policies (`aws`)."""

@@ -1,0 +1,5 @@
+"""Containers of a Compose project."""
+
+from runtime.containers.system import ContainerRuntime
+
+__all__ = ["ContainerRuntime"]

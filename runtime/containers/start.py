@@ -1,0 +1,126 @@
+"""The start of a compose project: images built, containers made, every part waited for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from runtime.containers import docker
+from runtime.containers.docker import Compose
+from runtime.containers.status import ContainerParts, part_name
+from runtime.home import Home
+from runtime.plan import Plan
+from runtime.problems import RuntimeProblem
+from runtime.progress import Report
+
+READY_SECONDS: Final = 240.0
+"""For all parts, once their images are there. It takes 25 s on two quiet cores."""
+_DEATHS_TOLERATED: Final = 2
+_POLL_SECONDS: Final = 0.5
+_TAKEN: Final = re.compile(r"(?:listen tcp4?|Bind for) [\d.]+:(\d+)")
+
+
+class ContainerStart:
+    """Brings one project to what its plan says, reporting each part as it goes."""
+
+    def __init__(self, compose: Compose, plan: Plan, home: Home, report: Report) -> None:
+        self._compose = compose
+        self._plan = plan
+        self._home = home
+        self._report = report
+        self._told: dict[str, str] = {}
+        self._deaths: dict[str, int] = {}
+
+    def build(self) -> None:
+        """Builds the services' images; a second where nothing has changed. Raises RuntimeProblem with the log's end."""
+        self._report("images", "building", "about a minute the first time")
+        began = time.monotonic()
+        log = self._home.log("build")
+        if self._run(log, "--progress", "plain", "build"):
+            raise RuntimeProblem(
+                f"The images couldn't be built.\n{_last_lines(log.read_text(errors='replace'))}",
+                f"The whole log: {log}. Check that the package index can be reached, then try again.",
+            )
+        self._report("images", "ready", f"{time.monotonic() - began:.1f} s")
+
+    def all(self) -> None:
+        """Makes and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
+        log = self._home.log("compose")
+        began = time.monotonic()
+        self._deaths = {c.id: c.restarts for c in docker.containers(self._compose.project)}
+        with log.open("w") as file:
+            going = self._compose.start(file, "--progress", "plain", "up", "--detach", "--no-build", "--remove-orphans")
+            try:
+                while True:
+                    done = going.poll()  # before the look: what was ready may be about to be made anew
+                    if done:
+                        raise self._failed(log.read_text(errors="replace"))
+                    if self._look(began) and done == 0:
+                        return
+                    if time.monotonic() - began > READY_SECONDS:
+                        raise self._late()
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                _end(going)
+
+    def _run(self, log: Path, *arguments: str) -> int:
+        with log.open("w") as file:
+            going = self._compose.start(file, *arguments)
+            try:
+                return going.wait()
+            finally:
+                _end(going)
+
+    def _look(self, began: float) -> bool:
+        """Reports what has changed; whether all parts are ready."""
+        containers = docker.containers(self._compose.project)
+        for container in containers:
+            if container.restarts - self._deaths.get(container.id, 0) > _DEATHS_TOLERATED:
+                name = part_name(container)
+                raise RuntimeProblem(
+                    f"{name} ends as soon as it is started.\n{self._log_of(name)}", f"See: orderflow logs {name}"
+                )
+        parts = ContainerParts(self._plan).all(containers)
+        for part in parts:
+            state = "waiting" if part.state in ("stopped", "starting") and not part.pid else part.state
+            if self._told.get(part.name) != state and not (state == "waiting" and part.name in self._told):
+                self._told[part.name] = state
+                self._report(part.name, state, f"{time.monotonic() - began:.1f} s" if state == "ready" else "")
+        return all(part.state == "ready" for part in parts)
+
+    def _failed(self, said: str) -> RuntimeProblem:
+        if found := _TAKEN.search(said):
+            port = int(found[1])
+            name = next((n for n, p in self._plan.ports.items() if p == port), "its variable")
+            return RuntimeProblem(
+                f"Port {port} ({name}) is taken.", f"End what listens there, or choose another port: {name}=… make up"
+            )
+        if found := re.search(r"container \S+?-([a-z]+)-\d+ (is unhealthy|exited \(\d+\))", said):
+            return RuntimeProblem(
+                f"{found[1]} {found[2]}; nothing can start without it.\n{self._log_of(found[1])}",
+                f"See: orderflow logs {found[1]}",
+            )
+        return RuntimeProblem(f"`docker compose up` failed.\n{_last_lines(said)}", "See: docker compose ps --all")
+
+    def _late(self) -> RuntimeProblem:
+        late = sorted(name for name, state in self._told.items() if state != "ready")
+        logs = "\n".join(f"{name}:\n{self._log_of(name)}" for name in late[:2])
+        return RuntimeProblem(f"Not ready after {READY_SECONDS:.0f} s: {', '.join(late)}.\n{logs}", "orderflow logs")
+
+    def _log_of(self, name: str) -> str:
+        service = re.sub(r"-\d+$", "", name)
+        return _last_lines(self._compose.run("logs", "--no-color", "--no-log-prefix", "--tail", "8", service).stdout)
+
+
+def _end(going: subprocess.Popen[str]) -> None:
+    if going.poll() is None:  # the caller has been interrupted, or has given up
+        going.terminate()
+        going.wait()
+
+
+def _last_lines(text: str, count: int = 12) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in lines[-count:])

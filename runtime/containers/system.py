@@ -1,0 +1,291 @@
+"""The system in containers: `docker compose` with the project's own compose file, behind the runtime's verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from orderflow.routing import SERVICES
+from runtime import preflight
+from runtime.containers import docker
+from runtime.containers.docker import Compose, Container
+from runtime.containers.logs import ContainerLogs
+from runtime.containers.start import ContainerStart
+from runtime.containers.status import ContainerParts, part_name
+from runtime.home import PROJECT, Home, write_private
+from runtime.parts import Part
+from runtime.plan import Plan, changes, make_plan
+from runtime.probe import refusal
+from runtime.problems import RuntimeProblem
+from runtime.progress import Report, silent
+
+OWN_SETTINGS: Final = (
+    "LOCALSTACK_IMAGE", "LOCALSTACK_AUTH_TOKEN", "ORDERFLOW_IMAGE_TAG", "POSTGRES_PASSWORD",
+    "OTEL_TRACES_SAMPLER_ARG",
+    *(f"{owner.upper()}_DATABASE_PASSWORD" for owner in (*SERVICES, "providers")),
+)  # fmt: skip
+"""Variables of the compose file beyond those of the plan."""
+
+_MOUNTED: Final = ("localstack/init/ready.d/*.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
+                   "otel/jaeger.yaml")  # fmt: skip
+
+
+class ContainerRuntime:
+    """One compose project: its settings, and the verbs on it. The same contract as `EmbeddedRuntime`'s.
+
+    `settings` maps variables to values, `overrides` adds variables to single services. The project's name is
+    COMPOSE_PROJECT_NAME; a `home` of one's own has one of its own. Verbs raise RuntimeProblem.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self.home = Home.at(home)
+        self._settings = dict(settings or {})
+        self._overrides = {name: dict(more) for name, more in (overrides or {}).items()}
+        default = "orderflow" if home is None else f"orderflow-{self.home.key}"
+        self.project = self._settings.get("COMPOSE_PROJECT_NAME") or default
+        self._logs = ContainerLogs(self.compose)
+
+    @property
+    def plan(self) -> Plan:
+        """The checked settings."""
+        return make_plan(self._settings, self._overrides)
+
+    @property
+    def running(self) -> bool:
+        """Whether the system is up, in whatever state its parts are."""
+        return docker.engine() is not None and any(container.alive for container in self.containers())
+
+    def containers(self) -> list[Container]:
+        """Every container of the project, running or not."""
+        return docker.containers(self.project)
+
+    def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
+        """Builds the images whose code has changed, starts what isn't running, makes anew what has other settings;
+        returns when all parts are ready. Returns setting → (old, new) of what changed on a running system.
+
+        A first start that fails is taken back.
+        """
+        plan = self.plan
+        self.home.make()
+        docker.check_engine()
+        _check_readable()
+        with self.home.exclusive():
+            there = self.containers()
+            self._check_folder(there)
+            running = any(container.alive for container in there)
+            old = _plan_of(there).visible() if running else {}
+            ours = {str(port) for container in there if container.alive for port in container.ports.values()}
+            preflight.check_ports({name: port for name, port in plan.ports.items() if str(port) not in ours})
+            start = ContainerStart(self._compose(plan), plan, self.home, report)
+            try:
+                start.build()
+                start.all()
+            except BaseException as error:  # also Ctrl-C
+                if running:
+                    raise
+                report("containers", "stopping", "what had been started")
+                self._compose(plan).run(*docker.PROFILES, "down", "--remove-orphans")
+                if isinstance(error, RuntimeProblem):
+                    raise RuntimeProblem(
+                        error.what, f"{error.way_out}\nWhat had been started is stopped again."
+                    ) from error
+                raise
+        return changes(old, plan.visible()) if running else {}
+
+    def down(self) -> bool:
+        """Stops and removes the containers; the data's volume stays. Returns whether there was anything to stop."""
+        return self._down()
+
+    def reset(self) -> None:
+        """Stops everything and deletes data and logs."""
+        self._down("--volumes")
+
+    def status(self) -> list[Part]:
+        """Every part as it is now."""
+        there = self.containers() if docker.engine() else []
+        return ContainerParts(_plan_of(there) if there else self.plan).all(there)
+
+    def running_plan(self) -> Plan:
+        """The settings that the running system was given, by this runtime or by `docker compose up`."""
+        there = self.containers() if docker.engine() else []
+        return _plan_of(there) if any(container.alive for container in there) else self.plan
+
+    def logs(self, name: str) -> str:
+        """What a part has written, as far as Docker keeps it."""
+        return self._logs.text(name)
+
+    def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
+        """As far as Docker keeps it."""
+        return self._logs.follow(name, from_start=from_start)
+
+    def database_urls(self) -> dict[str, str]:
+        """Connection URLs from this machine, by service, and that of the `providers`."""
+        port = self.running_plan().port("postgres")
+        passwords = {o: self._settings.get(f"{o.upper()}_DATABASE_PASSWORD") or o for o in (*SERVICES, "providers")}
+        return {
+            owner: f"postgresql://orderflow_{owner}:{password}@127.0.0.1:{port}/orderflow_{owner}"
+            for owner, password in passwords.items()
+        }
+
+    def pid(self, name: str) -> int:
+        """The pid of a part's first process, as the engine's machine sees it; 0 where it isn't running."""
+        return next((c.pid for c in self._of(name) if c.status == "running"), 0)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """`docker kill` of a part; SIGSTOP and SIGCONT pause it with all its processes. Returns the pid it had.
+
+        Docker takes `docker kill` for a decision and doesn't start the container again: `start` does. `crash` is a
+        death that its restart policy makes good.
+        """
+        verbs = {signal.SIGSTOP: ("pause",), signal.SIGCONT: ("unpause",)}
+        found = [c for c in self._of(name) if c.status in ("running", "paused")]
+        if not found:
+            raise LookupError(f"{name} isn't running")
+        verb = verbs.get(signal.Signals(number), ("kill", "--signal", str(int(number))))
+        docker.ask(*verb, *(c.id for c in found))
+        return found[0].pid
+
+    def crash(self, name: str) -> int:
+        """kill -9 of a part's first process behind Docker's back, with all its children. Returns its pid.
+
+        Needs root on the engine's own machine; raises PermissionError or ProcessLookupError elsewhere.
+        """
+        pid = self.pid(name)
+        if not pid:
+            raise LookupError(f"{name} isn't running")
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def stop(self, name: str) -> None:
+        """Stops a part gracefully; it stays down until `start`."""
+        if found := self._of(name):
+            docker.ask("stop", *(c.id for c in found), seconds=60)
+
+    def start(self, name: str) -> None:
+        """Starts a part that was stopped or killed, without waiting until it is ready."""
+        if found := self._of(name):
+            docker.ask("start", *(c.id for c in found))
+
+    def scale(self, service: str, count: int) -> None:
+        """`docker compose up --scale`; nothing else is touched."""
+        done = self._compose(self.plan).run(
+            "up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"{service}={count}", service
+        )
+        if done.returncode:
+            raise RuntimeProblem(f"{service} can't be scaled: {done.stderr.strip()[-500:]}", "See: docker compose ps")
+
+    def _down(self, *more: str) -> bool:
+        docker.check_engine()
+        with self.home.exclusive():
+            there = bool(self.containers())
+            done = self.compose().run(*docker.PROFILES, "down", "--remove-orphans", *more)
+            if done.returncode:
+                raise RuntimeProblem(f"Stopping failed: {done.stderr.strip()[-500:]}", "See: docker compose ps --all")
+        return there
+
+    def plan_or_default(self) -> Plan:
+        """The settings; the defaults where they are wrong: stopping needs none."""
+        try:
+            return self.plan
+        except RuntimeProblem:
+            return make_plan({})
+
+    def compose(self) -> Compose:
+        """`docker compose` for this project, with its settings."""
+        return self._compose(self.plan_or_default())
+
+    def _of(self, name: str) -> list[Container]:
+        return [c for c in self.containers() if name in (part_name(c), c.service)]
+
+    def _compose(self, plan: Plan) -> Compose:
+        own = {name: self._settings[name] for name in OWN_SETTINGS if self._settings.get(name)}
+        ports = {name: str(port) for name, port in plan.ports.items()}
+        return Compose(self.project, own | dict(plan.settings) | ports, self._override_files())
+
+    def _override_files(self) -> list[Path]:
+        if not self._overrides:
+            return []
+        services = {name: {"environment": more} for name, more in self._overrides.items()}
+        self.home.make()
+        path = self.home.run / "compose.override.json"
+        write_private(path, json.dumps({"services": services}))
+        return [path]
+
+    def _check_folder(self, there: list[Container]) -> None:
+        foreign = {c.folder for c in there if c.folder and Path(c.folder) != PROJECT}
+        if foreign:
+            raise RuntimeProblem(
+                f"The containers of project {self.project!r} are of another clone: {', '.join(sorted(foreign))}.",
+                "Stop that one (`make down` there), or give this one a name and ports of its own:\n"
+                "COMPOSE_PROJECT_NAME=other ORDER_PORT=… make up  (.env.example lists the ports)",
+            )
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """A part that stands still for a while."""
+        self.kill(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.kill(name, signal.SIGCONT)
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Until every part is ready. Raises RuntimeProblem that names those which aren't."""
+        ends = time.monotonic() + seconds
+        while late := {part.name: part.state for part in self.status() if part.state != "ready"}:
+            if time.monotonic() > ends:
+                plan = self.running_plan()
+                told = [
+                    f"{name} is {state}" + (f" ({refusal(plan.url(name) + '/readyz')})" if name in SERVICES else "")
+                    for name, state in late.items()
+                ]
+                raise RuntimeProblem(f"Not ready after {seconds:.0f} s: {'; '.join(told)}", "See: orderflow logs")
+            time.sleep(0.3)
+
+
+def _plan_of(there: list[Container]) -> Plan:
+    """The plan that containers were made by, read off them."""
+    services = [c for c in there if c.service in SERVICES]
+    values = dict(services[0].environment) if services else {}
+    for container in there:
+        values |= published(container)
+    # Set by the compose file itself unless the user did.
+    if values.get("JAEGER_URL") == f"http://127.0.0.1:{values.get('JAEGER_PORT', 16686)}":
+        del values["JAEGER_URL"]
+    if values.get("OTEL_EXPORTER_OTLP_ENDPOINT") == "http://jaeger:4318":
+        del values["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    try:
+        return make_plan(values)
+    except RuntimeProblem:  # made by another version
+        return make_plan({})
+
+
+def published(container: Container) -> dict[str, str]:
+    """Port variable → port, of one container."""
+    names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
+    return {
+        names.get(own, f"{container.service.upper()}_PORT"): str(here)
+        for own, here in container.ports.items()
+        if not container.service.endswith("-worker")
+    }
+
+
+def _check_readable() -> None:
+    """A clone made with umask 077 can't be read by the containers' users."""
+    mounted = [path for pattern in _MOUNTED for path in sorted(PROJECT.glob(pattern))]
+    closed = [str(path.relative_to(PROJECT)) for path in mounted if not path.stat().st_mode & 0o004]
+    if closed and os.name == "posix":
+        raise RuntimeProblem(
+            f"The containers' users can't read {', '.join(closed)}.", f"Let them: chmod o+r {' '.join(closed)}"
+        )
