@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
-from rich.console import Console
-
-from cli.views import common
 from client import checks
 from client.api import Api, Json
 from client.timeline import Journey, Moment, follow, place, settle
-from orderflow.contracts import OrderPaid, OrderPlaced, Workflow
-from orderflow.routing import COORDINATOR, TABLE, Channel
+from diagrams.model import decider
+from orderflow.contracts import Workflow
+from orderflow.routing import variants
 from orderflow.saga import STEPS
 
 PLACED: Final = "order: placed"
@@ -47,10 +47,6 @@ class Compared:
     journey: Journey
     undone: tuple[str, ...] = ()
     """The steps that were taken back, as their services have it."""
-
-    @property
-    def title(self) -> str:
-        return common.mode(self.workflow, self.event_bus)
 
     @property
     def segments(self) -> dict[str, Segment]:
@@ -90,25 +86,18 @@ class Compared:
         }  # fmt: skip
 
 
-def decider(workflow: Workflow) -> str:
-    """Who decides an order's next step, read off the routing table."""
-    if COORDINATOR[workflow] == "order":
-        return "each service"
-    if TABLE[workflow][OrderPlaced].channel is Channel.START:
-        return "the state machine"
-    return "the orchestrator, then each service" if OrderPaid in TABLE[workflow] else "the orchestrator"
+During = Callable[[str, str], AbstractContextManager[object]]
+"""What a variant is run within, by its workflow and bus."""
 
 
 def compare(
-    api: Api, body: Json, workflow: str | None, event_bus: str | None, console: Console | None
+    api: Api, body: Json, workflow: str | None, event_bus: str | None, during: During = lambda *_: nullcontext()
 ) -> list[Compared]:
-    """Places `body` once per variant, one after the other, each until it is terminal. Raises ApiProblem."""
+    """Places `body` once per variant, one after the other, each until it is terminal, within `during(workflow, bus)`.
+    Raises ApiProblem."""
     found = []
-    for name, bus in common.variants(workflow, event_bus):
-        if console is not None and console.is_terminal:
-            with console.status(f"{common.mode(name, bus)} …"):
-                found.append(_one(api, body, name, bus))
-        else:
+    for name, bus in variants(workflow, event_bus):
+        with during(name, bus):
             found.append(_one(api, body, name, bus))
     return found
 

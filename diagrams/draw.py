@@ -7,9 +7,8 @@ from typing import Final
 
 from rich.text import Text
 
-from client.compare import decider
 from diagrams.lanes import Arrow, Lanes, is_command, style_of
-from diagrams.model import OUTCOMES, Tell, lanes, play
+from diagrams.model import OUTCOMES, Tell, decider, lanes, play
 from orderflow.contracts import Workflow
 from orderflow.routing import TABLE, Channel
 

@@ -119,3 +119,12 @@ def lanes(workflow: Workflow) -> tuple[str, ...]:
     named = {name for tell in told for name in (tell.sender, *tell.receivers)}
     ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS))
     return tuple(name for name in dict.fromkeys(ranked) if name in named)
+
+
+def decider(workflow: Workflow) -> str:
+    """Who decides an order's next step, read off the routing table."""
+    if COORDINATOR[workflow] == "order":
+        return "each service"
+    if TABLE[workflow][c.OrderPlaced].channel is Channel.START:
+        return "the state machine"
+    return "the orchestrator, then each service" if c.OrderPaid in TABLE[workflow] else "the orchestrator"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from orderflow import routing
 from orderflow.contracts import Address, EventBus, Item, Money, OrderSnapshot, Workflow
-from orderflow.routing import TABLE, Channel
+from orderflow.routing import uses_bus
 
 ITEMS: Final = (("BOOK-1", 2), ("MUG-1", 1))
 CARD: Final = "pm_card_visa"
@@ -41,26 +42,16 @@ class Variant:
         return cls(Workflow(workflow), EventBus(event_bus))
 
 
-def uses_bus(workflow: Workflow) -> bool:
-    """Whether any message of a workflow goes over the event bus."""
-    return any(route.channel is Channel.BUS for route in TABLE[workflow].values())
-
-
 def variants(workflow: str | None = None, event_bus: str | None = None) -> list[Variant]:
     """Every built workflow, over each bus where it uses one; narrowed to what was asked for.
 
     Hybrid is measured over SNS unless it, or a bus, is asked for: its bus carries two of its messages.
     """
-    found = []
-    for built in TABLE:
-        buses = list(EventBus) if uses_bus(built) else [EventBus.SNS]
-        if built is Workflow.HYBRID and workflow is None and event_bus is None:
-            buses = [EventBus.SNS]
-        found += [Variant(built, bus) for bus in buses]
+    asked = workflow is not None or event_bus is not None
     return [
-        v
-        for v in found
-        if workflow in (None, v.workflow.value) and (event_bus in (None, v.event_bus.value) or not uses_bus(v.workflow))
+        Variant(built, bus)
+        for built, bus in routing.variants(workflow, event_bus)
+        if asked or built is not Workflow.HYBRID or bus is EventBus.SNS
     ]
 
 

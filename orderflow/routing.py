@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from orderflow import contracts as c
-from orderflow.contracts import Message, Workflow, name_of
+from orderflow.contracts import EventBus, Message, Workflow, name_of
 from orderflow.saga import SHIPMENT, STEPS
 
 SERVICES: Final = ("order", "inventory", "payment", "shipping", "orchestrator")
@@ -174,6 +174,21 @@ def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:
         for workflow, table in TABLE.items()
     }
     return {workflow: names for workflow, names in heard.items() if names}
+
+
+def uses_bus(workflow: Workflow) -> bool:
+    """Whether any message of a workflow goes over the event bus."""
+    return any(cell.channel is Channel.BUS for cell in TABLE[workflow].values())
+
+
+def variants(workflow: str | None = None, event_bus: str | None = None) -> list[tuple[Workflow, EventBus]]:
+    """Everything that is built and differs; narrowed to what is asked for. Where the bus makes no difference it is the
+    one that is asked for, or SNS."""
+    found = []
+    for built in TABLE:
+        buses = list(EventBus) if uses_bus(built) else [EventBus(event_bus) if event_bus else EventBus.SNS]
+        found += [(built, bus) for bus in buses]
+    return [(w, b) for w, b in found if workflow in (None, w) and event_bus in (None, b)]
 
 
 def hears(service: str, workflow: Workflow, message: type[Message]) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cli.options import BusOption, WorkflowOption, one_of
-from cli.views import common
+from cli.views import common, lifecycle
 from lab import observe
 from lab.bare.side import BareLoop
 from lab.bench import report
@@ -95,7 +95,13 @@ def bench(
             raise RuntimeProblem(f"{option} says nothing without --tracing.", "Add --tracing, or leave it out.")
     settings = {"LONG_POLL": str(_SHORT_POLL)} if tracing else {}
     settings |= {"OTEL_TRACES_SAMPLER": "parentbased_always_on"} if every_order else {}
-    with alone(), running(console, settings, receiver(spans) if tracing else None) as system, ExitStack() as sides:
+    with (
+        alone(),
+        running(
+            settings, receiver(spans) if tracing else None, lifecycle.progress(console), console.status("Stopping …")
+        ) as system,
+        ExitStack() as sides,
+    ):
         _say_how_long(console, effort, chosen, compare=compare, stored=bool(stored), tracing=tracing)
         try:
             circumstances = about(system, machine) | {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -20,6 +20,7 @@ from client.checks import Stock
 from client.cost import Cost
 from client.order_bodies import basket
 from client.timeline import Journey, follow, place, settle
+from orderflow.routing import variants
 from runtime import runtime
 
 _LIMIT: Final = 75.0
@@ -100,7 +101,7 @@ def demo(
     _bring_up(console)
     api = connect.connect()
     chosen = [s for s in SCENARIOS if not scenario or s.name in scenario]
-    runs = list(_run_all(api, common.variants(workflow, bus), chosen, demo_view.Stage(console, quiet=as_json)))
+    runs = list(_run_all(api, variants(workflow, bus), chosen, demo_view.Stage(console, quiet=as_json)))
     held = all(not run.broken for run in runs)
     if as_json:
         common.print_json({
@@ -127,7 +128,7 @@ def _bring_up(console: Console) -> None:
 
 
 def _run_all(
-    api: Api, variants: list[tuple[str, str]], scenarios: list[Scenario], stage: demo_view.Stage
+    api: Api, variants: Sequence[tuple[str, str]], scenarios: list[Scenario], stage: demo_view.Stage
 ) -> Iterator[Run]:
     before = cost.settled(api)
     stocked = checks.stock(api)

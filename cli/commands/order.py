@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Final
 
 import typer
@@ -62,7 +63,12 @@ def place_order(
     body = basket(lines, payment_method, postal_code, workflow, bus, customer)
     console = common.console()
     if comparing:
-        found = compare(api, body, workflow, bus, console if not as_json else None)
+
+        def during(name: str, event_bus: str) -> AbstractContextManager[object]:
+            told = console.is_terminal and not as_json
+            return console.status(f"{common.mode(name, event_bus)} …") if told else nullcontext()
+
+        found = compare(api, body, workflow, bus, during)
         common.print_json([one.as_dict() for one in found]) if as_json else compare_view.show(console, found)
         return
     order = place(api, body, key)

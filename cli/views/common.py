@@ -14,7 +14,7 @@ from rich.text import Text
 
 from client.api import Api, Json
 from orderflow.contracts import EventBus, Workflow
-from orderflow.routing import TABLE, Channel
+from orderflow.routing import TABLE, uses_bus
 
 _STATUS: Final = {
     "CONFIRMED": "bold green", "CANCELLED": "red", "CANCELLING": "magenta", "NEEDS_ATTENTION": "bold yellow",
@@ -36,26 +36,12 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def uses_bus(workflow: Workflow) -> bool:
-    """Whether it matters to a workflow which event bus there is."""
-    return any(route.channel is Channel.BUS for route in TABLE[workflow].values())
-
-
 def mode(workflow: str, event_bus: str) -> str:
     """A workflow, with its bus where that matters."""
     known = Workflow(workflow)
     if known in TABLE and not uses_bus(known):
         return workflow
     return f"{workflow} · {_BUS[EventBus(event_bus)]}"
-
-
-def variants(workflow: str | None = None, event_bus: str | None = None) -> list[tuple[str, str]]:
-    """(workflow, bus) of everything that is built and differs; narrowed to what was asked for."""
-    found = []
-    for built in TABLE:
-        buses = list(EventBus) if uses_bus(built) else [EventBus(event_bus) if event_bus else EventBus.SNS]
-        found += [(built.value, bus.value) for bus in buses]
-    return [(w, b) for w, b in found if workflow in (None, w) and event_bus in (None, b)]
 
 
 def money(amount: Json | None) -> str:

@@ -42,7 +42,7 @@ def table(compared: Sequence[Compared], width: int) -> Table:
     found = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", show_edge=False, pad_edge=False)
     found.add_column("", style="dim", no_wrap=True, width=_LABELS - 2)
     for one in compared:
-        found.add_column(one.title, overflow="fold", width=width)
+        found.add_column(common.mode(one.workflow, one.event_bus), overflow="fold", width=width)
     found.add_row("who decides", *(Text(one.decider, "bold") for one in compared))
     found.add_section()
     names = dict.fromkeys(name for one in compared for name in one.segments)

@@ -13,9 +13,9 @@ from rich.text import Text
 from cli.views import common
 from cli.views.watch import MARGIN, row, waiting
 from client import cost
-from client.compare import decider
 from client.timeline import Journey, lanes_of
 from diagrams.lanes import Lanes, legend
+from diagrams.model import decider
 from orderflow.contracts import Workflow
 
 if TYPE_CHECKING:

@@ -9,12 +9,9 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
-from rich.console import Console
-
-from cli.views import lifecycle
 from lab.lines import Child
 from orderflow.routing import SERVICES
 from runtime import EmbeddedRuntime, RuntimeProblem
@@ -22,10 +19,13 @@ from runtime.embedded.postgres import Postgres
 from runtime.embedded.programs import Program
 from runtime.home import PROJECT
 from runtime.plan import PORTS, Plan
+from runtime.progress import Report
 
 HOME: Final = PROJECT / ".orderflow" / "bench"
 LOGS_OF_FAILURE: Final = PROJECT / ".orderflow" / "bench-logs"
 """The logs of a run that failed; those of others go with it."""
+
+Starting = AbstractContextManager[Report]
 
 SPANS: Final = ("jaeger", "sink")
 """What may receive spans."""
@@ -112,23 +112,26 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def running(console: Console, settings: Mapping[str, str], receiver: str | None) -> Iterator[BenchSystem]:
-    """A fresh system; gone afterwards, however this ends."""
+def running(
+    settings: Mapping[str, str], receiver: str | None, starting: Starting, stopping: AbstractContextManager[object]
+) -> Iterator[BenchSystem]:
+    """A fresh system; gone afterwards, however this ends. It comes up within `starting`, which gives whom to tell how
+    far it is, and ends within `stopping`."""
     system = BenchSystem(settings, receiver)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         shutil.rmtree(LOGS_OF_FAILURE, ignore_errors=True)
         system.runtime.reset()  # what an earlier run may have left
         system.runtime.home.make()
-        with lifecycle.progress(console) as progress:
-            system.runtime.up(progress)
+        with starting as report:
+            system.runtime.up(report)
         yield system
     except Exception:
         shutil.copytree(system.folder, LOGS_OF_FAILURE, dirs_exist_ok=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        with console.status("Stopping …"):
+        with stopping:
             system.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cli.commands.order_logs import lines_of
-from cli.views.common import money, variants
+from cli.views.common import money
 from cli.views.compare import show
 from client import checks, cost
 from client.compare import Compared
@@ -18,7 +18,7 @@ from client.cost import Cost
 from client.timeline import journey
 from diagrams.lanes import Arrow, Lanes
 from orderflow.contracts import Workflow
-from orderflow.routing import SERVICES, TABLE
+from orderflow.routing import SERVICES, TABLE, variants
 from tests.support.cli import CONFIRMED, MOVED, ORDER, ORDER_ID, TIMELINE, answer, api, entry, problem
 
 # Journeys
