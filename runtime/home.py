@@ -15,7 +15,7 @@ from typing import Final
 
 from runtime.problems import RuntimeProblem
 
-PROJECT: Final = Path(__file__).resolve().parents[2]
+PROJECT: Final = Path(__file__).resolve().parents[1]
 """The clone that this package is installed from."""
 
 _SOCKET_PATH_MAX: Final = 90

@@ -30,7 +30,7 @@ cli)
     pip --python /opt/orderflow/bin/python install --quiet --no-cache-dir --no-compile --only-binary :all: --no-deps \
         --require-hashes --target "$packages" -r /tmp/more.txt
     python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$packages"
-    cp -R cli /selected/app/
+    cp -R cli client diagrams runtime /selected/app/
     if [ -d lab ]; then cp -R lab /selected/app/; fi
     ;;
 *)

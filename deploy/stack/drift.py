@@ -20,7 +20,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-STACK: Final = Path(__file__).with_name("stack.yaml")
+STACK: Final = Path(__file__).parents[2] / "localstack" / "stack.yaml"
 ACCOUNT: Final = "000000000000"
 _DEPTH: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 

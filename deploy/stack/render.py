@@ -16,8 +16,8 @@ from deploy.stack import alarms, policies, state_machine
 from deploy.stack.cloudformation_yaml import Block, Equals, Flow, GetAtt, If, Not, Ref, Sub, dump
 from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 
-STACK: Final = Path(__file__).with_name("stack.yaml")
-POLICIES: Final = Path(__file__).with_name("policies.yaml")
+STACK: Final = Path(__file__).parents[2] / "localstack" / "stack.yaml"
+POLICIES: Final = Path(__file__).parents[2] / "deploy" / "aws" / "policies.yaml"
 
 MAX_RECEIVES: Final = 200
 """Backstop only: the consumer parks a message by its own count long before (DESIGN §4). One that waits for a provider

@@ -11,9 +11,9 @@ from typing import Final
 from orderflow.routing import SERVICES
 from runtime.embedded import localstack
 from runtime.embedded.postgres import Postgres
+from runtime.embedded.status import ServiceProbe
 from runtime.embedded.supervisor import Supervisor
 from runtime.home import Home
-from runtime.parts import ServiceProbe
 from runtime.plan import Plan
 from runtime.problems import RuntimeProblem
 from runtime.progress import Report

@@ -19,10 +19,11 @@ from runtime.embedded import leftovers, localstack, programs
 from runtime.embedded.postgres import Postgres
 from runtime.embedded.programs import Program
 from runtime.embedded.start import Start
+from runtime.embedded.status import ServiceProbe
 from runtime.embedded.supervisor import Supervisor
 from runtime.home import PROJECT, Home, write_private
 from runtime.log_file import LogFile
-from runtime.parts import Part, ServiceProbe
+from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
 from runtime.problems import RuntimeProblem
 from runtime.progress import Report, silent

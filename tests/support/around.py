@@ -10,7 +10,8 @@ from runtime import EmbeddedRuntime
 from runtime.embedded import programs
 from runtime.embedded.postgres import Postgres
 from runtime.embedded.programs import Program
-from runtime.parts import Part, ServiceProbe
+from runtime.embedded.status import ServiceProbe
+from runtime.parts import Part
 from runtime.plan import Plan
 from runtime.progress import Report, silent
 from tests.support.infrastructure import PARTS

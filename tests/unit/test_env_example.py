@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from orderflow.settings import Settings
-from runtime.containers import OWN_SETTINGS
+from runtime.containers.system import OWN_SETTINGS
 from runtime.containers.docker import COMPOSE_FILE
 from runtime.plan import PORTS
 
