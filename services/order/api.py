@@ -16,7 +16,7 @@ from orderflow.settings import Settings
 from orderflow.web import Answer, body, once, operation, query
 from orderflow.web.idempotency import HEADER, key_of, replayed, turns
 from services.order import coordinator, models, retrying
-from services.order.models import Order
+from services.order.aggregate import Order
 from services.order.placing import Placing
 from services.order.reading import Reading
 from services.order.schemas import (

@@ -18,7 +18,6 @@ import structlog
 from orderflow.contracts import (
     Message,
     OrderCancellationRequested,
-    OrderCancelled,
     OrderPlaced,
     OrderSnapshot,
     name_of,
@@ -27,29 +26,18 @@ from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.outbox_dead_letters import refused
-from orderflow.routing import COORDINATOR, MACHINE
-from orderflow.saga import DEADLINE, PAYMENT, SHIPMENT, STEP_UNDONE, STEPS, STOCK, still_owed
+from orderflow.saga import DEADLINE, STEPS, still_owed
 from orderflow.saga.answers import Answers
 from orderflow.saga.audit_log import LogEntry
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 from services.order import due, models
+from services.order.aggregate import FORWARD, Order
 from services.order.domain import Status
-from services.order.models import Order
 
 log = structlog.get_logger(__name__)
 
-KNOWN_FACTS: Final = frozenset(
-    {DEADLINE, STEP_UNDONE, name_of(OrderCancellationRequested)}
-    | {name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone)}
-)
-
-_FORWARD: Final = {
-    Status.PLACED: STOCK.service,
-    Status.STOCK_RESERVED: PAYMENT.service,
-    Status.PAID: SHIPMENT.service,
-}
-_ASKED: Final = {status: [service] for status, service in _FORWARD.items()} | {
+_ASKED: Final = {status: [service] for status, service in FORWARD.items()} | {
     Status.CANCELLING: [step.service for step in STEPS]
 }
 """Who has to answer, in choreography, by the order's status."""
@@ -65,29 +53,14 @@ _TRUST: Final = 600.0
 may have been restored from a backup. But for a state machine's slowest undo its own times are over by then."""
 
 
-def is_ours(order: Order) -> bool:
-    """Whether this service coordinates the order."""
-    return COORDINATOR[order.workflow] == "order"
-
-
-def runs_by_machine(order: Order) -> bool:
-    """Whether a state machine coordinates the order: it sends again by itself, and can only be lost as a whole."""
-    return COORDINATOR[order.workflow] == MACHINE
-
-
 def in_good_hands(order: Order) -> bool:
     """Whether another coordinator has answered, and not been silent for too long since."""
     return order.answered and order.waited < _TRUST
 
 
-def waits_for(order: Order) -> str | None:
-    """The service whose answer takes an order of ours forward."""
-    return _FORWARD.get(order.status) if is_ours(order) else None
-
-
 def first_look(order: Order, settings: Settings) -> float:
     """Seconds from now until its owner looks after the order."""
-    undoes = order.cancelling and not runs_by_machine(order)
+    undoes = order.cancelling and not order.runs_by_machine
     return settings.undo_resend_every if undoes else settings.resend_after[0]
 
 
@@ -97,24 +70,13 @@ def progressed(order: Order, settings: Settings) -> None:
     order.next_in = first_look(order, settings)
 
 
-def conclude(order: Order) -> list[Message]:
-    """CancelOrder to itself, as soon as nothing is owed any more."""
-    if order.open and order.cancelling and not still_owed(order.facts):
-        order.facts.add(name_of(OrderCancelled))
-        order.attention = False
-        return [OrderCancelled(reason=order.reason)]
-    return []
-
-
 def request_cancellation(order: Order, reason: str, settings: Settings) -> Envelope | None:
     """Makes an open order cancelling; the message that says so, or None if it was cancelling by request already."""
-    if name_of(OrderCancellationRequested) in order.facts:
+    message = order.request_cancellation(reason)
+    if message is None:
         return None
-    order.facts.add(name_of(OrderCancellationRequested))
-    order.reason = order.reason or reason
-    order.answered = False  # by a coordinator: it has to answer this, too
     progressed(order, settings)
-    return _compose(order, OrderCancellationRequested(reason=order.reason), order.cancel_id)
+    return _compose(order, message, order.cancel_id)
 
 
 class OrderSweeper:
@@ -141,9 +103,9 @@ class OrderSweeper:
             orders, more = due.due(unit.connection, lag, waits, _LIMIT)
             if not orders:
                 return more
-            placed = [o.id for o in orders if not (o.cancelling and is_ours(o))]
+            placed = [o.id for o in orders if not (o.cancelling and o.is_ours)]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
-            unheard = [o.id for o in orders if not is_ours(o) and not in_good_hands(o)]
+            unheard = [o.id for o in orders if not o.is_ours and not in_good_hands(o)]
             refusals = refused(unit.connection, unheard) if unheard else {}
             entries: list[LogEntry] = []
             done: list[tuple[str, dict[str, str]]] = []
@@ -172,7 +134,7 @@ class OrderSweeper:
 
     def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
         """A coordinator can't cancel what it never heard of: its OrderPlaced may be what got lost."""
-        if envelope.name != name_of(OrderCancellationRequested) or is_ours(order):
+        if envelope.name != name_of(OrderCancellationRequested) or order.is_ours:
             return [envelope]
         return [_compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), envelope]
 
@@ -183,17 +145,17 @@ class OrderSweeper:
         if order.attention:
             order.next_in = FAR  # an operator must look first
             return None, ""
-        if not is_ours(order) and in_good_hands(order):
+        if not order.is_ours and in_good_hands(order):
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
         if refusal:  # its coordinator can't hear of it, so nobody else would end it
             order.attention, order.next_in = True, FAR
             order.reason = order.reason or f"its coordinator can't be told: {refusal}"
             return None, order.reason
-        if order.cancelling and not runs_by_machine(order):
+        if order.cancelling and not order.runs_by_machine:
             return self._undo_again(order)
-        down = is_ours(order) and order.waited > resumed  # while it waited, and it was not asked since
-        if is_ours(order) and order.waited >= settings.undo_after and not down:
+        down = order.is_ours and order.waited > resumed  # while it waited, and it was not asked since
+        if order.is_ours and order.waited >= settings.undo_after and not down:
             if order.waited + lag < self._answers.least_wait(_ASKED[order.status], settings.undo_after):
                 order.next_in = settings.resend_after[0]
                 return None, ""
@@ -212,9 +174,9 @@ class OrderSweeper:
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
-        if is_ours(order):
+        if order.is_ours:
             return next_look(self._settings, order.waited, order.sends)
-        if order.sends < len(times) and not runs_by_machine(order):
+        if order.sends < len(times) and not order.runs_by_machine:
             return max(times[0], times[order.sends] - order.waited)
         return _PATIENCE
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from orderflow.database import Connection, Database
 from orderflow.saga.retry_budget import PUT_OFF
-from services.order.models import ASIDE, COLUMNS, Order, order_of
+from services.order.aggregate import Order
+from services.order.models import ASIDE, COLUMNS, order_of
 
 _PUT_OFF: Final = b"""
 UPDATE orders SET look_at = orders.next_at FROM (

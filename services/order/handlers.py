@@ -7,19 +7,12 @@ from typing import Final
 
 from orderflow.contracts import (
     CancelOrder,
-    ConfirmationRejected,
     ConfirmOrder,
     DeadLetterSettled,
     Message,
     OrderAccepted,
-    OrderCancellationRequested,
-    OrderCancelled,
-    OrderConfirmed,
     OrderNeedsAttention,
-    Refusal,
-    ShipmentScheduled,
     kind_of,
-    name_of,
 )
 from orderflow.database import Connection, Cursor, Database
 from orderflow.database.holders import Need
@@ -27,13 +20,12 @@ from orderflow.errors import Rejected
 from orderflow.messaging.application import Incoming, Reply
 from orderflow.messaging.outbox import Unit
 from orderflow.metrics import Histogram
-from orderflow.saga import STEPS, fact_of, still_owed
+from orderflow.saga import STEPS
 from orderflow.saga.answers import Answers
 from orderflow.saga.audit_log import LogEntry
 from orderflow.saga.retry_budget import RetryBudget
 from orderflow.settings import Settings
 from services.order import coordinator, models
-from services.order.models import Order
 
 _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)} | {
     ConfirmOrder,
@@ -88,8 +80,8 @@ class Orders:
                 replies.append(Rejected(f"there is no order {incoming.order_id}"))
                 continue
             envelope = incoming.envelope
-            before, asked = len(order.facts), coordinator.waits_for(order)
-            caused = [incoming.answer(m, self.service) for m in self._apply(order, incoming)]
+            before, asked = len(order.facts), order.waits_for
+            caused = [incoming.answer(m, self.service) for m in order.apply(incoming.message)]
             if len(order.facts) > before or not incoming.known:
                 kind, note = kind_of(envelope.name), _note(incoming.message)
                 log.append(
@@ -110,68 +102,6 @@ class Orders:
             if not order.open:
                 order_seconds.observe(order.age, order.workflow.value, order.status.value)
         return replies
-
-    def _apply(self, order: Order, incoming: Incoming) -> list[Message]:
-        message = incoming.message
-        # What a state machine sends does not say that anybody watches it; only OrderAccepted does.
-        order.answered |= isinstance(message, OrderAccepted) or not (
-            coordinator.is_ours(order) or coordinator.runs_by_machine(order)
-        )
-        match message:
-            case ConfirmOrder():
-                return [confirm(order)]
-            case CancelOrder(reason=reason, facts=facts):
-                answer = cancel(order, reason, facts)
-                return [answer] if answer else []
-            case OrderNeedsAttention(reason=reason):
-                order.attention, order.reason = order.open, order.reason or reason
-                return []
-            case OrderAccepted():
-                return []
-        order.facts.add(fact_of(message))
-        if isinstance(message, Refusal) and order.cancelling:
-            order.reason = order.reason or message.reason
-        answers: list[Message] = []
-        if isinstance(message, ShipmentScheduled):
-            # The reaction: ShipmentScheduled → ConfirmOrder, this service's own command.
-            answers.append(confirm(order))
-        if coordinator.is_ours(order):
-            answers += coordinator.conclude(order)
-        return answers
-
-
-def confirm(order: Order) -> Message:
-    """ConfirmOrder: the arbiter confirms what is not cancelling. Decided once, under the row's lock."""
-    if order.confirmed:
-        return OrderConfirmed()
-    if order.cancelling or order.cancelled:
-        return ConfirmationRejected(reason="the order is being cancelled")
-    order.facts.add(name_of(OrderConfirmed))
-    order.attention, order.reason = False, ""
-    return OrderConfirmed()
-
-
-def cancel(order: Order, reason: str, facts: Sequence[str]) -> Message | None:
-    """CancelOrder: CANCELLED if nothing is owed any more, else cancelling; never once it is confirmed.
-
-    No answer to who has undone all that it knows of while a step is owed that it doesn't know: it is of an older
-    version, and would go round. A newer one will ask, or an operator."""
-    if order.confirmed:
-        return OrderConfirmed()
-    if order.cancelled:
-        return OrderCancelled(reason=order.reason)
-    order.reason = order.reason or reason
-    if not facts:
-        order.facts.add(name_of(OrderCancellationRequested))
-    order.facts |= set(facts) & coordinator.KNOWN_FACTS
-    if not order.cancelling or still_owed(order.facts):
-        order.facts.add(name_of(OrderCancellationRequested))
-        if name_of(OrderCancellationRequested) in facts:
-            return None
-        return OrderCancellationRequested(reason=order.reason)
-    order.facts.add(name_of(OrderCancelled))
-    order.attention = False
-    return OrderCancelled(reason=order.reason)
 
 
 def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> LogEntry:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from orderflow.contracts import (
     EventBus,
-    OrderCancelled,
-    OrderConfirmed,
     OrderSnapshot,
-    PaymentCharged,
-    StockReserved,
     Workflow,
-    name_of,
 )
 from orderflow.database import Connection, Cursor, Database
 from orderflow.database.clock_set_back import TOLERANCE, Ahead
@@ -24,11 +18,10 @@ from orderflow.database.partitions import BUSINESS, Partitioned
 from orderflow.database.retention import Deleted, Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
-from orderflow.saga import owed
 from orderflow.saga.audit_log import Trail
 from orderflow.saga.retry_budget import LOOK_AT
 from orderflow.settings import Settings
-from services.order.domain import Progress, Status, status
+from services.order.aggregate import Order
 
 TABLES: Final = """
 CREATE TABLE products (
@@ -82,60 +75,6 @@ CREATE TABLE idempotency_keys (
 
 LOG: Final = Trail("order_log")
 """The order's own timeline."""
-
-
-@dataclass(slots=True)
-class Order:
-    """An order as the arbiter sees it. `sends` counts what was sent again since the last progress; `waited` is the
-    seconds since then (or since its question was sent, if that was later), by the database's clock, and `age` those
-    since it was placed."""
-
-    id: str
-    workflow: Workflow
-    event_bus: EventBus
-    traceparent: str | None
-    placed_id: str
-    cancel_id: str
-    facts: set[str]
-    reason: str
-    answered: bool
-    attention: bool
-    sends: int
-    waited: float
-    age: float
-    next_in: float | None = field(default=None)
-    """Seconds until its owner looks again; None leaves it as it is."""
-    progressed: bool = field(default=False)
-
-    @property
-    def confirmed(self) -> bool:
-        return name_of(OrderConfirmed) in self.facts
-
-    @property
-    def cancelled(self) -> bool:
-        return name_of(OrderCancelled) in self.facts
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it can't be confirmed any more."""
-        return not self.confirmed and owed(self.facts) is not None
-
-    @property
-    def open(self) -> bool:
-        return not (self.confirmed or self.cancelled)
-
-    @property
-    def status(self) -> Status:
-        return status(
-            Progress(
-                reserved=name_of(StockReserved) in self.facts,
-                paid=name_of(PaymentCharged) in self.facts,
-                confirmed=self.confirmed,
-                cancelling=self.cancelling,
-                cancelled=self.cancelled,
-                needs_attention=self.attention,
-            )
-        )
 
 
 COLUMNS: Final = """id::text, workflow, event_bus, traceparent, placed_id::text, cancel_id::text, facts, reason,

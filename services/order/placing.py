@@ -20,8 +20,8 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
 from services.order import coordinator, domain, former_keys, models
+from services.order.aggregate import Order
 from services.order.domain import Product, Status
-from services.order.models import Order
 from services.order.reading import trace_of
 from services.order.schemas import Amount, OrderAnswer, OrderRequest
 

@@ -10,8 +10,8 @@ from orderflow.messaging.outbox import Unit
 from orderflow.saga.audit_log import LogEntry
 from orderflow.settings import Settings
 from orderflow.web import OperatorRequest
-from services.order import attention, coordinator, models
-from services.order.models import Order
+from services.order import attention, models
+from services.order.aggregate import Order
 from services.order.schemas import BulkRetryAnswer, BulkRetryRequest
 
 
@@ -23,7 +23,7 @@ def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, setting
         order.attention, order.sends, order.next_in = False, 0, 0.0
         order.reason = order.reason if order.cancelling else ""  # that was why it needed attention
         message_id = None
-        if not coordinator.is_ours(order):
+        if not order.is_ours:
             order.next_in, order.answered = settings.resend_after[0], False
             envelope = _request(order, asked)
             unit.stage([envelope])

@@ -14,8 +14,8 @@ import yaml
 
 from orderflow.routing import SERVICES
 from orderflow.settings import Settings
-from runtime.containers.system import OWN_SETTINGS
 from runtime.containers.docker import COMPOSE_FILE
+from runtime.containers.system import OWN_SETTINGS
 from runtime.home import PROJECT
 from runtime.plan import PORTS, make_plan
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from orderflow.settings import Settings
-from runtime.containers.system import OWN_SETTINGS
 from runtime.containers.docker import COMPOSE_FILE
+from runtime.containers.system import OWN_SETTINGS
 from runtime.plan import PORTS
 
 TEXT = (Path(__file__).parents[2] / ".env.example").read_text()
