@@ -11,8 +11,11 @@ import pytest
 
 from tests.support import environment  # noqa: F401 # isort: skip  (before anything reads what it clears)
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orderflow import failpoints
+from orderflow import failpoints, telemetry
 from orderflow.contracts import Workflow
 from tests.faults.matrix import workflows_of
 from tests.support import aims
@@ -115,3 +118,15 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[..., No
 def _no_failpoint_stays_armed() -> Iterator[None]:
     yield
     failpoints.disarm()
+
+
+@pytest.fixture
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """Every span that this process makes, in memory."""
+    found = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(found))
+    telemetry.use(provider, stack="orderflow")
+    yield found
+    telemetry.use(None)
+    provider.shutdown()

@@ -5,7 +5,7 @@ the client is slow with, or never does, costs an entry in the selector: until it
 place or the memory. docs/adr/0029-slow-clients.md has what else was measured.
 
 It stands on gunicorn's `ThreadWorker`: `run`, the thread pool and all of HTTP are gunicorn's;
-tests/unit/test_buffering.py fails where gunicorn's side of that changes.
+tests/unit/serve/test_buffering.py fails where gunicorn's side of that changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """FAULTS rows 26 and 27 in every workflow: the broker, or one destination of it, takes nothing for a while.
 
-In one process (see `tests.support.world`); the lanes with their threads are in tests/unit/test_lanes.py.
+In one process (see `tests.support.world`); the lanes with their threads are in tests/component/test_lanes.py.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def settle_dead_letters(system: System, order_id: str) -> None:
 
 def test_policies_allow_what_services_do(system: System, policies: dict[str, Rights]) -> None:
     """Whatever a service asks for, its policy allows on just that resource; and no action is allowed that it never asks
-    for. That no resource is too much is held by `tests/unit/test_stack_policies.py`."""
+    for. That no resource is too much is held by `tests/unit/deploy/test_stack_policies.py`."""
     system.clean()
     with watched(system) as used:
         order_id = place_all(system)

@@ -14,7 +14,7 @@ from orderflow import clock
 from orderflow import contracts as c
 from orderflow.envelope import Envelope, compose
 from orderflow.saga import DEADLINE, STEPS
-from tests.unit.test_state_machine import placed
+from tests.unit.deploy.test_state_machine import placed
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.environment import clear
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = {
     "GITHUB_ACTIONS": "true", "FORCE_COLOR": "1", "COLUMNS": "20", "LINES": "5", "TTY_COMPATIBLE": "1",
     "LOG_LEVEL": "NONSENSE", "WORKFLOW_MODE": "nonsense", "EVENT_BUS": "nonsense", "PAYMENT_PORT": "tcp://10.0.0.1:80",

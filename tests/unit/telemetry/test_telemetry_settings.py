@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orderflow.environment import do_without
-from tests.unit.test_serve import answer, free_port, serving
+from tests.unit.serve.test_serve import answer, free_port, serving
 
 PROPAGATORS = "OTEL_PROPAGATORS"
 

@@ -23,10 +23,10 @@ from orderflow.messaging import backlog, lane
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.publisher import Publisher
 from orderflow.routing import Channel
+from tests.component.test_publisher import envelope, run, stage
 from tests.support.load import sizes
 from tests.support.steps import in_background
 from tests.support.system import until
-from tests.unit.test_publisher import envelope, run, stage
 
 Key = tuple[Channel, str]
 Send = Callable[[Sequence[Parcel]], Sequence[SendFailure]]

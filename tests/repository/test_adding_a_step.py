@@ -102,7 +102,7 @@ def test_the_example_works(copy: Path, postgres: Server) -> None:
     done = run(
         copy, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'adding-a-step'}",
         # The next test says why this one can't hold.
-        "--deselect=tests/unit/test_stack_template.py::test_cloudformation_takes_the_file_as_it_is",
+        "--deselect=tests/unit/deploy/test_stack_template.py::test_cloudformation_takes_the_file_as_it_is",
         *(f"tests/unit/{name}" for name in RULES),
         PYTEST_XDIST_WORKER="copy",  # so that its tests join the PostgreSQL that runs
     )  # fmt: skip

@@ -21,7 +21,7 @@ from orderflow.envelope import Envelope, compose
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, fact_of
 from orderflow.settings import Settings
 from tests.support.asl import UNSENT, Answer, Walk
-from tests.unit.test_engine import FORWARD
+from tests.unit.orchestrator.test_engine import FORWARD
 
 DEFINITION = state_machine.definition()
 STATES: dict[str, Any] = DEFINITION["States"]

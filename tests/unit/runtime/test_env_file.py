@@ -12,7 +12,7 @@ from runtime.home import Home
 from runtime.plan import make_plan, user_settings
 from runtime.problems import RuntimeProblem
 
-EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text()
+EXAMPLE = (Path(__file__).parents[3] / ".env.example").read_text()
 LINES = re.findall(r"^#([A-Z][A-Z_]+=.*)$", EXAMPLE, re.MULTILINE)
 TEXT = "# größer\nWORKFLOW_MODE=orchestration\nORDERFLOW_OPERATOR_KEYS='schlüssel'\n"
 

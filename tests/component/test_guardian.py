@@ -17,7 +17,7 @@ from orderflow.broker.aws.step_functions import Execution
 from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import BrokerUnavailable
 from tests.support.world import World, world_on
-from tests.unit.test_state_machine import placed
+from tests.unit.deploy.test_state_machine import placed
 
 
 def watched(**changes: Any) -> Watched:

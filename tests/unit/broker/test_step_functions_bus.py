@@ -19,7 +19,7 @@ from orderflow.errors import BrokerUnavailable
 from orderflow.routing import Channel, route_of
 from orderflow.settings import Settings
 from tests.support.steps import in_background
-from tests.unit.test_state_machine import placed
+from tests.unit.deploy.test_state_machine import placed
 
 SETTINGS = Settings(aws_endpoint_url="http://127.0.0.1:1")
 

@@ -22,7 +22,7 @@ from orderflow.serve import listen, main
 from orderflow.settings import Settings
 from tests.support.rude import KINDS, Rude, ask
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 

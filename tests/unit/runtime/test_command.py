@@ -11,7 +11,7 @@ import pytest
 
 from runtime.embedded import localstack
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMAND = Path(sys.executable).with_name("orderflow")
 OURS = ("cli", "services", "orchestrator", "lab", "localstack")
 

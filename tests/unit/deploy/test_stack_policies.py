@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import yaml
 
 from deploy.stack import render
-from orderflow.broker import Parcel, SendFailure
-from orderflow.contracts import EventBus
 from orderflow.routing import SERVICES, TABLE, Channel, heard_by
 from orderflow.saga import STEPS
-from tests.support.system import KINDS
-from tests.support.world import World
 
 RESOURCELESS = {"states:SendTaskSuccess": "it knows no resource: the token says which task is meant"}
 """Actions that AWS lets nobody narrow down, by the service authorization reference (no resource type), and why that is
@@ -118,41 +113,6 @@ def test_executions_are_the_coordinators(service: str) -> None:
     if service == "orchestrator":
         expected |= {"states:DescribeExecution", "states:GetExecutionHistory"}
     assert found == expected
-
-
-def test_what_is_sent_is_what_may_be_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders of all kinds, through success, refusals, cancellation, and what is sent again: each service uses every way
-    out that it is allowed, and no other."""
-    used: dict[str, set[str]] = defaultdict(set)
-    send = world.broker.send
-
-    def recorded(channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        action = {
-            Channel.BUS: "sns:Publish" if target == EventBus.SNS else "events:PutEvents",
-            Channel.QUEUE: f"sqs:SendMessage {target}", Channel.START: "states:StartExecution",
-            Channel.TOKEN: "states:SendTaskSuccess",
-        }[channel]  # fmt: skip
-        for parcel in batch:
-            used[parcel.envelope.sender].add(action)
-        return send(channel, target, batch)
-
-    monkeypatch.setattr(world.broker, "send", recorded)
-    refusals = ({}, {"sku": "SOLDOUT-1"}, {"payment_method": "pm_card_declined"}, {"postal_code": "00000"})
-    for workflow, bus in KINDS:
-        for changes in refusals:
-            world.place(workflow=workflow, event_bus=bus, **changes)
-        assert world.cancel(world.place(workflow=workflow, event_bus=bus)) == 202
-        world.place(workflow=workflow, event_bus=bus)
-        world.pass_time(25)  # before it went anywhere: it is sent again
-        world.settle()
-    for service in SERVICES:
-        found = allowed(service)
-        ways = {f"sqs:SendMessage {queue}" for queue in found["sqs:SendMessage"] if not queue.endswith("-dlq")}
-        ways |= {a for a in found if a in ("sns:Publish", "events:PutEvents", *RESOURCELESS, "states:StartExecution")}
-        by_operators = {f"sqs:SendMessage {service}", "sqs:SendMessage order"}  # a redrive, and the note on it
-        guards = {"states:StartExecution"} if service == "orchestrator" else set()  # past the outbox
-        assert used[service] <= ways, service
-        assert ways - used[service] <= by_operators | guards, service
 
 
 def test_quotas_are_kept() -> None:
