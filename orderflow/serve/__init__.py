@@ -3,6 +3,6 @@
 `python -m orderflow.serve order` runs one.
 """
 
-from orderflow.serve.main import listen, main
+from orderflow.serve.command import listen, main
 
 __all__ = ["listen", "main"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from orderflow.serve.main import main
+from orderflow.serve.command import main
 
 sys.exit(main())

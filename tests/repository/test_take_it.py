@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/take-it.md").read_text()
-OURS = ("orderflow", "orchestrator", "services", "localstack", "cli", "lab", "tests")
+OURS = ("orderflow", "orchestrator", "services", "deploy", "runtime", "client", "diagrams", "cli", "lab", "tests")
 NONE = "\N{EN DASH}"
 ROW = re.compile(r"^\| \*\*(.+?)\*\*.*? \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
@@ -105,7 +105,7 @@ FOR = {
     },
     "Provider calls": {"orderflow/providers/calls.py"},
     "Saga, orchestrated": {"orchestrator/handlers.py", "orchestrator/timers.py"},
-    "Saga, Step Functions": {"localstack/__init__.py", "deploy/stack/state_machine.py", "orchestrator/guardian.py"},
+    "Saga, Step Functions": {"deploy/stack/__init__.py", "deploy/stack/state_machine.py", "orchestrator/guardian.py"},
 }
 WITHOUT_AWS = "Provider calls and saga, orchestrated, without AWS"
 each_part = pytest.mark.parametrize("name", PARTS)

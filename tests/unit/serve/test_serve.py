@@ -100,7 +100,7 @@ def test_a_wrong_setting_stops_the_start(
     """One message on stderr that names setting, value and choices; exit status 2."""
     for name, value in {**environment(), **settings}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("orderflow.serve.main.main.seal_aws", lambda settings: None)
+    monkeypatch.setattr("orderflow.serve.command.seal_aws", lambda settings: None)
     monkeypatch.setattr("orderflow.telemetry.logs.configure", lambda service, level: None)
     assert main(["inventory"]) == 2
     printed = capsys.readouterr().err

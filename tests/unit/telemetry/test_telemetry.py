@@ -255,7 +255,7 @@ def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemor
     [step] = tracing.begin("payment", [placed(ORDERS[0], ROOT)])
 
     def call() -> None:
-        with telemetry.provider_call("charge", step, "payments"):
+        with telemetry.provider_call("charge", step.span, "payments"):
             raise TimeoutError("pm_card_timeout")
 
     with pytest.raises(TimeoutError):
