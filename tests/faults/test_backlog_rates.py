@@ -62,7 +62,7 @@ class SlowQueue(MemoryQueue):
 
 
 class SlowBroker(MemoryBroker):
-    """Calls take CALL seconds. `sick` are destinations that take nothing; no destination does while it is `unavailable`."""
+    """Calls take CALL seconds. `sick` destinations take nothing; no destination does while it is `unavailable`."""
 
     def __init__(self) -> None:
         super().__init__()
