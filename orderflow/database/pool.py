@@ -118,7 +118,8 @@ class _Connection(Session):
 
 class Database:
     """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the
-    transaction for a reason that may pass (a restart), Contended where that was a lock time-out or a deadlock."""
+    transaction for a reason that may pass (a restart), Contended where that was a lock time-out, a deadlock, or a row
+    that met a partition being attached."""
 
     def __init__(self, url: str, *, size: int = 10, name: str = "orderflow") -> None:
         if not url:
@@ -243,5 +244,11 @@ def _translated() -> Iterator[None]:
         yield
     except _CONTENDED as error:
         raise Contended(f"{type(error).__name__}: {str(error).strip()}") from error
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name:
+            raise
+        # A partition's bounds, which are no constraint with a name: while the row was on its way to DEFAULT, the
+        # partition that it belongs to was attached. The next try finds that.
+        raise Contended(f"a partition was attached meanwhile: {error.diag.message_primary}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error

@@ -14,7 +14,7 @@ from orderflow import clock
 from orderflow.database import Database, partitions
 from orderflow.database.partitions import Partitioned, existing, keep_up
 from orderflow.database.retention import Deleted, Retention, forget
-from orderflow.errors import DatabaseUnavailable
+from orderflow.errors import Contended, DatabaseUnavailable
 from orderflow.messaging import inbox
 from orderflow.saga.audit_log import LogEntry, Trail, table
 from tests.support.system import until
@@ -251,3 +251,39 @@ def test_rows_without_partitions_are_deleted_to_the_last(database: Database, mon
     assert forget(database, Deleted("notes", "at", 40.5, only="gone")) == 25
     assert forget(database, Deleted("notes", "at", 40.5)) == 25
     assert database.query("SELECT count(*) FROM notes") == [(40,)]
+
+
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_a_row_that_meets_a_partition_being_attached_comes_again(url: str, database: Database) -> None:
+    """It was on its way to DEFAULT, which may not hold it any more: nobody's failure, and gone at the next try."""
+    message_id = clock.new_id()
+    [part, *_] = partitions._missing(INBOX, [], time.time(), HOUR)
+    met: list[BaseException] = []
+
+    def arrive() -> None:
+        try:
+            with database.transaction(lock_timeout=10) as connection:
+                inbox.claim(connection, "order", [(message_id, "")])
+        except DatabaseUnavailable as error:
+            met.append(error)
+
+    with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as watcher:
+        for statement in partitions._creation(INBOX, part):
+            other.execute(statement.encode())
+        arriving = threading.Thread(target=arrive)
+        arriving.start()
+        until(lambda: watcher.execute(WAITING).fetchall(), 10)
+        other.commit()
+        arriving.join(10)
+    assert [type(error) for error in met] == [Contended]
+    assert "attached" in str(met[0])
+    claim(database, message_id)
+    assert known(database, message_id) == {message_id}
+
+
+def test_a_check_of_our_own_is_no_such_thing(database: Database) -> None:
+    database.query("CREATE TABLE checked (n int CHECK (n > 0))")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.query("INSERT INTO checked VALUES (0)")
