@@ -12,7 +12,8 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
-from orderflow.serving import web
+
+from orderflow.serve import gunicorn as web
 
 
 def _answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
