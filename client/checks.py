@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from client.api import Api, ApiProblem, Json
-from client.timeline import Journey
+from client.timeline import OrderTimeline
 
 _TAKEN_BACK: Final = ("released", "undone")
 _PAGES: Final = {
@@ -25,7 +25,7 @@ def stock(api: Api) -> Stock:
 
 def broken(
     api: Api,
-    journey: Journey,
+    timeline: OrderTimeline,
     items: Mapping[str, int],
     expected: str,
     owed: Collection[str],
@@ -33,11 +33,11 @@ def broken(
 ) -> list[str]:
     """What doesn't hold, in words; empty where every promise does. `items`: SKU → pieces ordered; `owed`: the
     steps to be undone; `stocks`: before and after, None where other orders were under way. Raises ApiProblem."""
-    order = journey.order
+    order = timeline.order
     status = str(order["status"])
     found = [] if status == expected else [f"the order is {status}, not {expected}"]
     confirmed = status == "CONFIRMED"
-    paid, shipped = _ledger(api, "payment", journey.id), _ledger(api, "shipping", journey.id)
+    paid, shipped = _ledger(api, "payment", timeline.id), _ledger(api, "shipping", timeline.id)
     if paid is not None:
         found += _balanced(Counter(i["kind"] for i in paid), "charge", "refund", confirmed)
         found += [
@@ -47,10 +47,10 @@ def broken(
         ]
     if shipped is not None:
         found += _balanced(Counter(i["kind"] for i in shipped), "shipment", "cancellation", confirmed)
-    found += _reserved(api.find("inventory", f"/reservations/{journey.id}"), items, confirmed)
+    found += _reserved(api.find("inventory", f"/reservations/{timeline.id}"), items, confirmed)
     if stocks is not None:
         found += _moved(*stocks, items if confirmed else {})
-    back = undone(api, journey.id)
+    back = undone(api, timeline.id)
     if set(back) != set(owed):
         found.append(f"undone: {', '.join(back) or 'nothing'}; owed: {', '.join(owed) or 'nothing'}")
     return found

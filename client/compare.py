@@ -9,7 +9,7 @@ from typing import Final
 
 from client import checks
 from client.api import Api, Json
-from client.timeline import Journey, Moment, follow, place, settle
+from client.timeline import OrderTimeline, TimelineEvent, follow, place, settle
 from diagrams.model import decider
 from orderflow.contracts import Workflow
 from orderflow.routing import variants
@@ -34,7 +34,7 @@ class Segment:
     """What led to one step's end: its messages in order of time, and the milliseconds it took."""
 
     name: str
-    moments: tuple[Moment, ...]
+    moments: tuple[TimelineEvent, ...]
     ms: float
 
 
@@ -44,7 +44,7 @@ class Compared:
 
     workflow: str
     event_bus: str
-    journey: Journey
+    timeline: OrderTimeline
     undone: tuple[str, ...] = ()
     """The steps that were taken back, as their services have it."""
 
@@ -52,9 +52,9 @@ class Compared:
     def segments(self) -> dict[str, Segment]:
         """The steps in the order they ended, by name."""
         found: dict[str, Segment] = {}
-        pending: list[Moment] = []
+        pending: list[TimelineEvent] = []
         before = 0.0
-        for moment in self.journey.moments:
+        for moment in self.timeline.moments:
             pending.append(moment)
             name = _STEP_OF.get(moment.type)
             if name is not None and not moment.resend and name not in found:
@@ -69,14 +69,14 @@ class Compared:
     @property
     def commands(self) -> int:
         """Commands that travelled as messages; in choreography each service gives them to itself."""
-        return len({m.message_id for m in self.journey.moments if m.kind == "command" and m.message_id})
+        return len({m.message_id for m in self.timeline.moments if m.kind == "command" and m.message_id})
 
     def as_dict(self) -> Json:
         """For machines."""
-        journey = self.journey
+        timeline = self.timeline
         return {
-            "workflow": self.workflow, "event_bus": self.event_bus, "decides": self.decider, "order": journey.order,
-            "milliseconds": journey.took, "messages": journey.messages, "commands": self.commands,
+            "workflow": self.workflow, "event_bus": self.event_bus, "decides": self.decider, "order": timeline.order,
+            "milliseconds": timeline.took, "messages": timeline.messages, "commands": self.commands,
             "undone": list(self.undone),
             "steps": [
                 {"step": s.name, "milliseconds": round(s.ms, 1),

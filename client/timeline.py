@@ -20,7 +20,7 @@ _PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimelineEvent:
     """One line of a timeline. `ms`: since the order was accepted. `receivers`: where its message went."""
 
     ms: float
@@ -36,11 +36,11 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Journey:
+class OrderTimeline:
     """What is known of an order at one moment."""
 
     order: Json
-    moments: tuple[Moment, ...]
+    moments: tuple[TimelineEvent, ...]
     waiting: tuple[Json, ...]
     incomplete: tuple[str, ...]
 
@@ -77,20 +77,20 @@ def place(api: Api, body: Json, key: str | None = None) -> Json:
     return api.post("order", "/orders", body, key=key)
 
 
-def look(api: Api, order_id: str) -> Journey:
+def look(api: Api, order_id: str) -> OrderTimeline:
     """The order and its timeline as they are now. Raises ApiProblem."""
     order = api.get("order", f"/orders/{order_id}")
     # The timeline is read after the order: a decided order's timeline then has its end.
-    return journey(order, api.get("order", f"/orders/{order_id}/timeline"))
+    return timeline_of(order, api.get("order", f"/orders/{order_id}/timeline"))
 
 
-def journey(order: Json, timeline: Json) -> Journey:
+def timeline_of(order: Json, document: Json) -> OrderTimeline:
     """Puts together what the API says."""
-    entries = timeline["entries"]
+    entries = document["entries"]
     began = _time(entries[0]["at"]) if entries else _time(order["created_at"])
     workflow = Workflow(order["workflow"])
     moments = (
-        Moment(
+        TimelineEvent(
             ms=(_time(e["at"]) - began).total_seconds() * 1000,
             service=e["service"],
             kind=e["kind"],
@@ -102,11 +102,12 @@ def journey(order: Json, timeline: Json) -> Journey:
         )
         for e in entries
     )
-    return Journey(order, tuple(moments), tuple(timeline["waiting_for"] or ()), tuple(timeline.get("incomplete", ())))
+    waiting, incomplete = tuple(document["waiting_for"] or ()), tuple(document.get("incomplete", ()))
+    return OrderTimeline(order, tuple(moments), waiting, incomplete)
 
 
-def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("inf")) -> Iterator[Journey]:
-    """The journey each time something was added or half a second went by; the last one is terminal.
+def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("inf")) -> Iterator[OrderTimeline]:
+    """The timeline each time something was added or half a second went by; the last one is terminal.
 
     Ends early after `limit` seconds. Raises ApiProblem when the order service stays away for 10 s.
     """
@@ -131,8 +132,10 @@ def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("i
         time.sleep(every)
 
 
-def settle(api: Api, order_id: str, seconds: float = 3.0, calm: Callable[[Journey], bool] | None = None) -> Journey:
-    """The journey once its coordinator has written its last line, too: read until two looks agree."""
+def settle(
+    api: Api, order_id: str, seconds: float = 3.0, calm: Callable[[OrderTimeline], bool] | None = None
+) -> OrderTimeline:
+    """The timeline once its coordinator has written its last line, too: read until two looks agree."""
     ends = time.monotonic() + seconds
     last = look(api, order_id)
     while time.monotonic() < ends:
@@ -156,7 +159,7 @@ def receivers(workflow: Workflow, name: str) -> tuple[str, ...]:
     return route.listeners if route else ()
 
 
-def lanes_of(workflow: Workflow, moments: Sequence[Moment] = ()) -> tuple[str, ...]:
+def lanes_of(workflow: Workflow, moments: Sequence[TimelineEvent] = ()) -> tuple[str, ...]:
     """Those who take part in a workflow, in the order they are drawn."""
     ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS), *(m.service for m in moments))
     return tuple(dict.fromkeys(ranked))

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 from flask import Blueprint
 from pydantic import BaseModel, Field
 
-from orchestrator import executions
+from orchestrator import execution_history
 from orchestrator.engine import State, decide
-from orchestrator.executions import Histories
+from orchestrator.execution_history import Histories
 from orchestrator.store import LOG
 from orderflow.contracts import Id, Workflow
 from orderflow.database import Database
@@ -80,11 +80,11 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
     asking = threading.Semaphore(max(1, settings.web_threads // 2))
     """Threads that may wait for Step Functions."""
 
-    def _told(histories: Histories, order_id: str) -> executions.Story | None:
+    def _summary(histories: Histories, order_id: str) -> execution_history.ExecutionSummary | None:
         if not asking.acquire(blocking=False):
             raise BrokerUnavailable("too many requests wait for Step Functions already")
         try:
-            return executions.story(database, histories, order_id)
+            return execution_history.story(database, histories, order_id)
         finally:
             asking.release()
 
@@ -112,8 +112,8 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
     @operation("One saga with its audit trail", answers={200: SagaAnswer}, problems=(404,))
     def show(order_id: str) -> Answer:
         rows = database.query(f"SELECT {_COLUMNS} FROM sagas WHERE order_id = %s", [order_id])  # noqa: S608
-        if not rows and histories and (told := _told(histories, order_id)):
-            return _of_execution(order_id, told, _log(database, order_id, told.created_at))
+        if not rows and histories and (summary := _summary(histories, order_id)):
+            return _of_execution(order_id, summary, _log(database, order_id, summary.created_at))
         if not rows:
             raise Problem(404, "Unknown saga", f"there is no saga for order {order_id}")
         saga = _answer(settings, rows[0])
@@ -126,21 +126,21 @@ def _log(database: Database, order_id: str, since: datetime) -> list[LogLine]:
     return [LogLine(**asdict(line)) for line in LOG.read(database, order_id, since)]
 
 
-def _of_execution(order_id: str, told: executions.Story, log: list[LogLine]) -> SagaAnswer:
+def _of_execution(order_id: str, summary: execution_history.ExecutionSummary, log: list[LogLine]) -> SagaAnswer:
     """An order that runs by the state machine, in the same shape."""
-    waiting = told.waiting and [Waiting(**asdict(told.waiting))]
-    lines = [LogLine(**asdict(line)) for line in told.lines] + log
+    waiting = summary.waiting and [Waiting(**asdict(summary.waiting))]
+    lines = [LogLine(**asdict(line)) for line in summary.lines] + log
     return SagaAnswer(
         order_id=order_id,
-        state=told.state,
-        needs_attention=told.needs_attention,
+        state=summary.state,
+        needs_attention=summary.needs_attention,
         workflow=Workflow.STEP_FUNCTIONS,
-        version=told.version,
-        facts=sorted(told.facts),
-        reason=told.reason or None,
+        version=summary.version,
+        facts=sorted(summary.facts),
+        reason=summary.reason or None,
         waiting_for=waiting,
-        created_at=told.created_at,
-        updated_at=told.updated_at,
+        created_at=summary.created_at,
+        updated_at=summary.updated_at,
         log=sorted(lines, key=lambda line: line.at),
     )
 

@@ -21,8 +21,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from orchestrator import store, watch
-from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched, execution_name
+from orchestrator import store, watched_executions
+from orchestrator.watched_executions import ATTENTION, ENDED, WATCHED, Watched, execution_name
 from orderflow.broker.aws.step_functions import Execution
 from orderflow.contracts import OrderNeedsAttention
 from orderflow.database import Database
@@ -30,7 +30,7 @@ from orderflow.envelope import Envelope, compose
 from orderflow.errors import Contended, Transient
 from orderflow.messaging.outbox import Outbox
 from orderflow.saga import NEEDS_ATTENTION
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -108,7 +108,7 @@ class Guardian:
         if self._now() < self._rests_until:
             return False
         # A short lease: whoever looks too gives the execution the same name, but what dies here has its orders wait.
-        due, more = watch.claim(self._database, self._settings.lease, _LIMIT)
+        due, more = watched_executions.claim(self._database, self._settings.lease, _LIMIT)
         for watched in due:
             try:
                 verdict = judge(watched, self._executions.describe(watched.name), self._settings.undo_attempts)
@@ -122,32 +122,32 @@ class Guardian:
                 raise
             except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
                 with self._database.transaction() as connection:
-                    watch.ASIDE.put({watched.order_id: error}, connection.execute)
+                    watched_executions.ASIDE.put({watched.order_id: error}, connection.execute)
             else:
                 self._unanswered = 0
         return more and not due  # what else is due waits for the next turn
 
     def _act(self, watched: Watched, verdict: Verdict) -> None:
         restarts = watched.restarts + verdict.restart
-        entries: list[LogEntry] = []
+        entries: list[NewRecord] = []
         if verdict.restart:
             # Before it is noted: the name makes that it is done once, also if this process dies here.
             name = execution_name(watched.order_id, restarts)
             self._executions.restart(watched.placed, name)
             log.warning("execution started again", order_id=watched.order_id, name=name, reason=verdict.why)
             note = f"{verdict.why}; started again as {name}"
-            entries.append(LogEntry(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
+            entries.append(NewRecord(watched.order_id, "orchestrator", "note", "ExecutionRestarted", note=note))
         with self._outbox.transaction() as unit:
             soonest = self._settings.resend_after[0]
             next_in = soonest if verdict.restart else max(soonest, min(_LONGEST, watched.age / 2))
-            saved = watch.save(unit.connection, watched, verdict.state, restarts, next_in)
+            saved = watched_executions.save(unit.connection, watched, verdict.state, restarts, next_in)
             if saved is None:
                 return
             if saved == ATTENTION:
                 envelope = _needs_attention(watched.placed, verdict.why)
                 unit.stage([envelope])
                 entries.append(
-                    LogEntry(watched.order_id, "orchestrator", "event", envelope.name, envelope.id, note=verdict.why)
+                    NewRecord(watched.order_id, "orchestrator", "event", envelope.name, envelope.id, note=verdict.why)
                 )
             store.LOG.write(unit.connection, entries)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from orchestrator import engine, store, watch
+from orchestrator import engine, store, transitions, watched_executions
 from orchestrator.store import Saga
-from orderflow import clock
 from orderflow.contracts import (
     MESSAGES,
     ConfirmationRejected,
@@ -17,18 +16,17 @@ from orderflow.contracts import (
     OrderPlaced,
     OrderRetryRequested,
     kind_of,
-    name_of,
 )
 from orderflow.database import Connection, Cursor, Database
 from orderflow.database.holders import Need
 from orderflow.envelope import Envelope
 from orderflow.errors import Rejected, Transient
 from orderflow.messaging.application import Incoming, Reply
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 from orderflow.routing import COORDINATOR, MACHINE
 from orderflow.saga import STEPS, fact_of, owed
 from orderflow.saga.answers import Answers
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.saga.retry_budget import RetryBudget
 from orderflow.settings import Settings
 
@@ -56,36 +54,34 @@ class Orchestrator:
         return message if type(message) in _HEARD else None
 
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
-        return [
-            Need(m.order_id, watch.ROWS if COORDINATOR[m.envelope.workflow] == MACHINE else store.ROWS, m.order_id)
-            for m in batch
-        ]
+        rows = {machine: watched_executions.ROWS if machine else store.ROWS for machine in (True, False)}
+        return [Need(m.order_id, rows[COORDINATOR[m.envelope.workflow] == MACHINE], m.order_id) for m in batch]
 
     def lock(self, connection: Connection, batch: Sequence[Incoming]) -> Cursor:
         return store.lock(connection, (m.order_id for m in batch if COORDINATOR[m.envelope.workflow] != MACHINE))
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         machines = [m for m in batch if COORDINATOR[m.envelope.workflow] == MACHINE]
         if not machines:
             return self._handle_sagas(unit, batch)
-        log: list[LogEntry] = []
-        heard = iter(watch.hear(unit.connection, machines, log))
+        log: list[NewRecord] = []
+        heard = iter(watched_executions.hear(unit.connection, machines, log))
         store.LOG.write(unit.connection, log)
         others = [m for m in batch if COORDINATOR[m.envelope.workflow] != MACHINE]
         handled = iter(self._handle_sagas(unit, others))
         return [next(heard if COORDINATOR[m.envelope.workflow] == MACHINE else handled) for m in batch]
 
-    def _handle_sagas(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def _handle_sagas(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         sagas = store.read(unit.locked, (m.order_id for m in batch))
         old = set(sagas)
-        log: list[LogEntry] = []
+        log: list[NewRecord] = []
         replies = [self._apply(sagas, incoming, log) for incoming in batch]
         store.insert(unit.connection, [saga for i, saga in sagas.items() if i not in old])
         store.save(unit.connection, [saga for i, saga in sagas.items() if i in old])
         store.LOG.write(unit.connection, log)
         return replies
 
-    def _apply(self, sagas: dict[str, Saga], incoming: Incoming, log: list[LogEntry]) -> Reply:
+    def _apply(self, sagas: dict[str, Saga], incoming: Incoming, log: list[NewRecord]) -> Reply:
         message, envelope = incoming.message, incoming.envelope
         if COORDINATOR[envelope.workflow] != self.service:
             return Rejected(f"an order under {envelope.workflow.value} has no saga")
@@ -96,7 +92,7 @@ class Orchestrator:
                 return Transient(f"no saga yet for order {incoming.order_id}")
             if not isinstance(message, OrderPlaced):
                 return Rejected(f"there is no saga for order {incoming.order_id}")
-            saga = sagas[incoming.order_id] = _start(incoming, message)
+            saga = sagas[incoming.order_id] = transitions.start(incoming, message)
             started = True
         else:
             started = False
@@ -109,28 +105,30 @@ class Orchestrator:
         caused: list[Envelope] = []
         if started or len(saga.facts) > before or not incoming.known:
             note = str(getattr(message, "reason", "") or getattr(message, "why", ""))
-            log.append(LogEntry(saga.order_id, sender, "event", envelope.name, envelope.id, envelope.causationid, note))
+            log.append(
+                NewRecord(saga.order_id, sender, "event", envelope.name, envelope.id, envelope.causationid, note)
+            )
         if started or len(saga.facts) > before:
             if sender == asked:
                 self._answers.heard(sender, saga.waited)
             saga.waited = 0.0
-            self._budget.came_forward(helped=bool(envelope.resend and saga.sends))
+            self._budget.record_progress(helped=bool(envelope.resend and saga.sends))
             caused += self._advance(saga, incoming)
         if isinstance(message, OrderRetryRequested) and not incoming.known:
             caused += self._retry(saga, incoming)
         if envelope.resend and isinstance(message, OrderPlaced | OrderCancellationRequested):
-            told = watch.reminded(attention=saga.attention, reason=saga.reason)
+            told = watched_executions.reminded(attention=saga.attention, reason=saga.reason)
             caused.append(incoming.answer(told, self.service))
             if not saga.active:
                 # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
                 end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)
                 caused.append(incoming.answer(end, self.service))
-        log += [LogEntry(saga.order_id, self.service, kind_of(e.name), e.name, e.id, envelope.id) for e in caused]
+        log += [NewRecord(saga.order_id, self.service, kind_of(e.name), e.name, e.id, envelope.id) for e in caused]
         return caused
 
     def _advance(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
         """New facts: the saga's times start anew, and what is open now is sent if it wasn't."""
-        message = advance(saga, self._settings)
+        message = transitions.advance(saga, self._settings)
         return [incoming.answer(message, self.service, saga.open_id)] if message else []
 
     def _retry(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
@@ -138,52 +136,6 @@ class Orchestrator:
         if not saga.active or saga.open_type is None:
             return []
         saga.attention, saga.sends = False, 1
-        restart_times(saga, self._settings)
+        transitions.restart_times(saga, self._settings)
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
         return [incoming.answer(message, self.service, saga.open_id).again()]
-
-
-def advance(saga: Saga, settings: Settings) -> Message | None:
-    """Applies the engine's decision to a saga whose facts have changed; the message to send, if it is another one."""
-    decision = engine.decide(saga.workflow, saga.facts)
-    saga.version += 1
-    saga.state = decision.state
-    saga.sends = 0
-    restart_times(saga, settings)
-    open_type = name_of(decision.send) if decision.send else None
-    # CancelOrder again with more facts is another question to the arbiter.
-    if open_type == saga.open_type and open_type != "CancelOrder":
-        return None
-    saga.open_type = open_type
-    saga.open_id = clock.new_id() if decision.send else None
-    if not saga.active:
-        saga.attention = False
-    if decision.send is None:
-        return None
-    return engine.message_for(decision.send, saga.snapshot, saga.facts, saga.reason)
-
-
-def restart_times(saga: Saga, settings: Settings) -> None:
-    """Progress: the deadline starts anew."""
-    saga.progressed = True
-    forward = saga.state is engine.State.RUNNING
-    saga.next_in = settings.resend_after[0] if forward else settings.undo_resend_every
-
-
-def _start(incoming: Incoming, message: OrderPlaced) -> Saga:
-    envelope = incoming.envelope
-    return Saga(
-        order_id=envelope.subject,
-        version=0,
-        workflow=envelope.workflow,
-        event_bus=envelope.eventbus,
-        traceparent=envelope.traceparent,
-        snapshot=message.order,
-        facts=set(),
-        state=engine.State.RUNNING,
-        open_type=None,
-        open_id=None,
-        attention=False,
-        reason="",
-        sends=0,
-    )

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from flask import Blueprint
 
-from orchestrator import api, store, watch
+from orchestrator import api, store, watched_executions
 from orchestrator.guardian import Guardian
 from orchestrator.handlers import Orchestrator
 from orchestrator.timers import SagaSweeper
@@ -61,9 +61,9 @@ def build(settings: Settings, broker: Broker) -> Service:
         broker,
         sweeper=_Owners(*owners),
         answers=answers,
-        ahead=(*store.AHEAD, *watch.AHEAD),
-        kept=(*store.kept(settings.keep_log), *watch.kept(settings.keep_log)),
-        gauges=lambda: (*store.gauges(database), *watch.gauges(database)),
+        ahead=(*store.AHEAD, *watched_executions.AHEAD),
+        kept=(*store.kept(settings.keep_log), *watched_executions.kept(settings.keep_log)),
+        gauges=lambda: (*store.gauges(database), *watched_executions.gauges(database)),
     )
 
 

@@ -16,7 +16,7 @@ from orderflow.database.partitions import BUSINESS, Partitioned
 from orderflow.database.retention import Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
-from orderflow.saga.audit_log import Trail
+from orderflow.saga.audit_log import AuditLog
 from orderflow.saga.retry_budget import LOOK_AT, PUT_OFF
 
 TABLES: Final = """
@@ -49,7 +49,7 @@ CREATE TABLE sagas_default PARTITION OF sagas DEFAULT WITH (fillfactor = 60);
 """ + LOOK_AT.format(table="sagas")
 
 
-LOG: Final = Trail("saga_log")
+LOG: Final = AuditLog("saga_log")
 """The audit trail."""
 
 

@@ -13,15 +13,15 @@ import structlog
 
 from orchestrator import engine, store
 from orchestrator.engine import State
-from orchestrator.handlers import advance
 from orchestrator.store import Saga
+from orchestrator.transitions import advance
 from orderflow.contracts import MESSAGES, Message, OrderNeedsAttention, kind_of
 from orderflow.database import Database
 from orderflow.envelope import Envelope, compose
 from orderflow.messaging.outbox import Outbox
 from orderflow.saga import DEADLINE
 from orderflow.saga.answers import Answers
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 
@@ -53,7 +53,7 @@ class SagaSweeper:
         waits = {asked: self._answers.least_wait([service], silent) for asked, service in engine.ASKED.items()}
         with self._outbox.transaction() as unit:
             sagas, more = store.due(unit.connection, lag, waits, _LIMIT)
-            entries: list[LogEntry] = []
+            entries: list[NewRecord] = []
             done: list[tuple[str, dict[str, str]]] = []
             odd: dict[str, Exception] = {}
             for saga in sagas:
@@ -115,9 +115,9 @@ class SagaSweeper:
         return next_look(self._settings, saga.waited, saga.sends)
 
 
-def _noted(saga: Saga, envelope: Envelope, why: str) -> LogEntry:
+def _noted(saga: Saga, envelope: Envelope, why: str) -> NewRecord:
     note, kind = "" if envelope.resend else why, kind_of(envelope.name)
-    return LogEntry(saga.order_id, "orchestrator", kind, envelope.name, envelope.id, note=note, resend=envelope.resend)
+    return NewRecord(saga.order_id, "orchestrator", kind, envelope.name, envelope.id, note=note, resend=envelope.resend)
 
 
 def _compose(saga: Saga, message: Message, resend: int, *, own_id: bool = True) -> Envelope:

@@ -19,7 +19,7 @@ from client.api import Api, ApiProblem, Json
 from client.checks import Stock
 from client.cost import Cost
 from client.order_bodies import basket
-from client.timeline import Journey, follow, place, settle
+from client.timeline import OrderTimeline, follow, place, settle
 from orderflow.routing import variants
 from runtime import runtime
 
@@ -58,7 +58,7 @@ class Run:
     workflow: str
     event_bus: str
     scenario: Scenario
-    journey: Journey
+    timeline: OrderTimeline
     cost: Cost
     undone: tuple[str, ...]
     broken: tuple[str, ...]
@@ -66,13 +66,13 @@ class Run:
 
     def as_dict(self) -> Json:
         """For machines."""
-        journey = self.journey
+        timeline = self.timeline
         return {
             "workflow": self.workflow, "event_bus": self.event_bus, "scenario": self.scenario.name,
-            "order_id": journey.id, "status": journey.order["status"], "reason": journey.order.get("reason"),
-            "undone": list(self.undone), "messages": journey.messages, "deliveries": self.cost.deliveries,
+            "order_id": timeline.id, "status": timeline.order["status"], "reason": timeline.order.get("reason"),
+            "undone": list(self.undone), "messages": timeline.messages, "deliveries": self.cost.deliveries,
             "aws_calls": self.cost.total, "aws_calls_by_operation": dict(self.cost.calls),
-            "milliseconds": journey.took, "promises_hold": not self.broken, "broken": list(self.broken),
+            "milliseconds": timeline.took, "promises_hold": not self.broken, "broken": list(self.broken),
             "disturbed": self.disturbed,
         }  # fmt: skip
 
@@ -148,13 +148,13 @@ def _run(
     order_id = str(place(api, body)["id"])
     stage.follow(follow(api, order_id, every=0.04, limit=_LIMIT))
     after = cost.settled(api)
-    journey = settle(api, order_id, seconds=1.0)
+    timeline = settle(api, order_id, seconds=1.0)
     newest = api.get("order", "/orders", limit=1)["items"]
     disturbed = not newest or newest[0]["id"] != order_id
     left = checks.stock(api)
     stocks = None if disturbed else (stocked, left)
-    broken = checks.broken(api, journey, items, scenario.expected, scenario.owed, stocks)
+    broken = checks.broken(api, timeline, items, scenario.expected, scenario.owed, stocks)
     undone = checks.undone(api, order_id)
-    run = Run(workflow, bus, scenario, journey, after.since(before), undone, tuple(broken), disturbed)
+    run = Run(workflow, bus, scenario, timeline, after.since(before), undone, tuple(broken), disturbed)
     stage.result(run)
     return run, after, left

@@ -245,8 +245,8 @@ def _print_order(api: Api, order: Json, as_json: bool) -> None:
 
 
 def _print_timeline(api: Api, order_id: str) -> None:
-    journey = settle(api, order_id, seconds=1.0)
+    timeline = settle(api, order_id, seconds=1.0)
     common.print_json({
-        "order": journey.order, "timeline": api.get("order", f"/orders/{order_id}/timeline"),
-        "milliseconds": journey.took, "messages": journey.messages, "undone": list(journey.undone),
+        "order": timeline.order, "timeline": api.get("order", f"/orders/{order_id}/timeline"),
+        "milliseconds": timeline.took, "messages": timeline.messages, "undone": list(timeline.undone),
     })  # fmt: skip

@@ -10,7 +10,7 @@ from cli import connect
 from cli.options import JsonFlag, OrderId, one_of
 from cli.views import common
 from cli.views.watch import picture
-from client.timeline import journey
+from client.timeline import timeline_of
 
 app = typer.Typer(help="Look into the orchestrator's sagas. Orders under choreography have none.", no_args_is_help=True)
 
@@ -71,5 +71,5 @@ def show(order_id: OrderId, as_json: JsonFlag = False) -> None:
     console.print()
     # The audit trail has the form of a timeline.
     order = {"id": saga["order_id"], "status": state, **{k: saga[k] for k in ("workflow", "reason", "created_at")}}
-    trail = journey(order, {"entries": saga["log"], "waiting_for": saga["waiting_for"]})
+    trail = timeline_of(order, {"entries": saga["log"], "waiting_for": saga["waiting_for"]})
     console.print(picture(trail, console.width))

@@ -15,7 +15,7 @@ from cli import connect
 from cli.options import JsonFlag, OrderId
 from cli.views import common
 from client.api import Api, Json
-from client.timeline import Journey, look
+from client.timeline import OrderTimeline, look
 from diagrams.lanes import REFUSALS
 
 _COMING_IN: Final = 8.0
@@ -60,34 +60,34 @@ def show(
 ) -> None:
     """Draw an order's trace: every span in every service, from Jaeger. Without Jaeger, its timeline."""
     api = connect.connect()
-    journey = look(api, connect.resolve(api, order_id))
-    found = fetch(api, journey) if journey.order.get("traced") else None
-    roots = tree(found) if found else from_timeline(journey)
+    timeline = look(api, connect.resolve(api, order_id))
+    found = fetch(api, timeline) if timeline.order.get("traced") else None
+    roots = tree(found) if found else from_timeline(timeline)
     source = "jaeger" if found else "timeline"
     if as_json:
         common.print_json({
-            "order_id": journey.id, "trace_id": journey.order.get("trace_id"), "source": source,
-            "trace_url": api.trace_url(journey.order), "spans": [bar.as_dict() for bar in roots],
+            "order_id": timeline.id, "trace_id": timeline.order.get("trace_id"), "source": source,
+            "trace_url": api.trace_url(timeline.order), "spans": [bar.as_dict() for bar in roots],
         })  # fmt: skip
         return
     console = common.console()
-    console.print(common.order_facts(journey.order, api), soft_wrap=True)
+    console.print(common.order_facts(timeline.order, api), soft_wrap=True)
     console.print()
     if not found:
-        console.print(_why_not(api, journey), style="yellow")
+        console.print(_why_not(api, timeline), style="yellow")
     console.print(waterfall(roots, console))
 
 
-def fetch(api: Api, journey: Journey, patience: float = _COMING_IN) -> Json | None:
+def fetch(api: Api, timeline: OrderTimeline, patience: float = _COMING_IN) -> Json | None:
     """The trace from Jaeger. For an order of the last seconds it waits until no more spans come in, `patience` seconds
     after the order's last update at most."""
-    trace_id = str(journey.order["trace_id"])
-    young = (datetime.now(UTC) - datetime.fromisoformat(journey.order["updated_at"])).total_seconds()
+    trace_id = str(timeline.order["trace_id"])
+    young = (datetime.now(UTC) - datetime.fromisoformat(timeline.order["updated_at"])).total_seconds()
     ends = time.monotonic() + patience - young
     found, grew = api.trace(trace_id), time.monotonic()
     while api.jaeger and (now := time.monotonic()) < ends:
         # An order under way may be quiet for long and go on. Before the first spans, nothing can be told from calm.
-        if journey.done and found and now - grew >= _CALM:
+        if timeline.done and found and now - grew >= _CALM:
             break
         time.sleep(0.5)
         more = api.trace(trace_id)
@@ -118,9 +118,9 @@ def tree(trace: Json) -> list[Bar]:
     return sorted(roots, key=lambda b: b.start)
 
 
-def from_timeline(journey: Journey) -> list[Bar]:
+def from_timeline(timeline: OrderTimeline) -> list[Bar]:
     """What the timeline knows: each message from when it was noted until the next one."""
-    moments = journey.moments
+    moments = timeline.moments
     ends = [m.ms for m in (*moments[1:], *moments[-1:])]
     return [
         Bar(
@@ -178,8 +178,8 @@ def _error(span: Json) -> str:
     return str(tags.get("otel.status_description") or tags.get("error.type") or "failed")
 
 
-def _why_not(api: Api, journey: Journey) -> str:
-    if not journey.order.get("traced"):
+def _why_not(api: Api, timeline: OrderTimeline) -> str:
+    if not timeline.order.get("traced"):
         why = "This order's trace was not recorded: tracing was off, or orders came faster than TRACES_PER_SECOND."
     elif not api.jaeger:
         why = "There is no Jaeger here (a `jaeger` on PATH is started with the system; with Docker, make up brings it)."

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cli.views import common
 from client.compare import PLACED, Compared
-from client.timeline import Moment
+from client.timeline import TimelineEvent
 from diagrams.lanes import is_command, legend, style_of
 
 _NARROWEST: Final = 22
@@ -49,13 +49,13 @@ def table(compared: Sequence[Compared], width: int) -> Table:
     for name in sorted(names, key=lambda n: _rank(n, compared)):
         found.add_row(name, *(_cell(one, name) for one in compared))
     found.add_section()
-    found.add_row("outcome", *(common.status(one.journey.order["status"]) for one in compared))
-    if any(one.journey.order.get("reason") for one in compared):
-        found.add_row("reason", *(one.journey.order.get("reason") or "" for one in compared))
+    found.add_row("outcome", *(common.status(one.timeline.order["status"]) for one in compared))
+    if any(one.timeline.order.get("reason") for one in compared):
+        found.add_row("reason", *(one.timeline.order.get("reason") or "" for one in compared))
     if any(one.undone for one in compared):
         found.add_row("undone", *(", ".join(one.undone) or "nothing" for one in compared))
     found.add_row("messages", *(_messages(one) for one in compared))
-    found.add_row("accept → decided", *(common.milliseconds(one.journey.took) for one in compared))
+    found.add_row("accept → decided", *(common.milliseconds(one.timeline.took) for one in compared))
     return found
 
 
@@ -76,7 +76,7 @@ def _cell(one: Compared, name: str) -> Text:
     return text.append(f"+{common.milliseconds(segment.ms)}" if segment.ms else "in the same transaction", "dim")
 
 
-def _line(moment: Moment) -> Text:
+def _line(moment: TimelineEvent) -> Text:
     mark = "━▶" if is_command(moment.type) else "╌▶" if moment.receivers else "● "
     text = Text.assemble((f"{mark} {moment.type}", style_of(moment.type, moment.kind)))
     if moment.resend:
@@ -85,7 +85,7 @@ def _line(moment: Moment) -> Text:
 
 
 def _messages(one: Compared) -> Text:
-    text = Text(str(one.journey.messages), "bold")
+    text = Text(str(one.timeline.messages), "bold")
     return text.append(
         f" ({one.commands} command{'s' * (one.commands > 1)})" if one.commands else " (events only)", "dim"
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 from cli.views import common
 from cli.views.watch import MARGIN, row, waiting
 from client import cost
-from client.timeline import Journey, lanes_of
+from client.timeline import OrderTimeline, lanes_of
 from diagrams.lanes import Lanes, legend
 from diagrams.model import decider
 from orderflow.contracts import Workflow
@@ -47,51 +47,51 @@ class Stage:
         """The next run."""
         self._console.print(Text.assemble(("▸ ", "bold"), (name, "bold"), (f"  {what}", "dim")))
 
-    def follow(self, journeys: Iterator[Journey]) -> None:
+    def follow(self, timelines: Iterator[OrderTimeline]) -> None:
         """Shows one order until it is terminal."""
         if self._quiet:
-            for _ in journeys:
+            for _ in timelines:
                 pass
         elif self._console.is_terminal:
-            self._live(journeys)
+            self._live(timelines)
         else:
-            self._plain(journeys)
+            self._plain(timelines)
 
     def result(self, run: Run) -> None:
         """One line, when it has been checked."""
-        journey = run.journey
+        timeline = run.timeline
         text = Text("" if self._quiet else "  ")
         text.append("✗ " if run.broken else "✓ ", "bold red" if run.broken else "bold green")
-        text.append_text(common.status(journey.order["status"]))
-        text.append(f" after {common.milliseconds(journey.took)}")
-        if journey.order.get("reason"):
-            text.append(f": {journey.order['reason']}")
+        text.append_text(common.status(timeline.order["status"]))
+        text.append(f" after {common.milliseconds(timeline.took)}")
+        if timeline.order.get("reason"):
+            text.append(f": {timeline.order['reason']}")
         if run.undone:
             text.append(f"; undone: {', '.join(run.undone)}")
-        text.append(f"; {journey.messages} messages, {run.cost.total} calls", "dim")
+        text.append(f"; {timeline.messages} messages, {run.cost.total} calls", "dim")
         self._console.print(text)
         for what in run.broken:
             self._console.print(Text(f"    {what}", "red"))
 
-    def _live(self, journeys: Iterator[Journey]) -> None:
+    def _live(self, timelines: Iterator[OrderTimeline]) -> None:
         rows: list[Text] = []
         with Live(console=self._console, transient=True, auto_refresh=False) as live:
-            for journey in journeys:
-                rows = _rows(self._lanes, journey)
+            for timeline in timelines:
+                rows = _rows(self._lanes, timeline)
                 shown = rows[-max(3, self._console.height - 4) :]
-                waits = [] if journey.done else [waiting(wait, MARGIN) for wait in journey.waiting]
+                waits = [] if timeline.done else [waiting(wait, MARGIN) for wait in timeline.waiting]
                 live.update(Group(*shown, *waits), refresh=True)
         for line in rows:
             self._console.print(line, no_wrap=True, overflow="ellipsis")
 
-    def _plain(self, journeys: Iterator[Journey]) -> None:
-        *_, last = journeys
+    def _plain(self, timelines: Iterator[OrderTimeline]) -> None:
+        *_, last = timelines
         for line in _rows(self._lanes, last):
             self._console.print(line, soft_wrap=True)
 
 
-def _rows(lanes: Lanes, journey: Journey) -> list[Text]:
-    return [row(lanes, moment, str(journey.order.get("reason") or "")) for moment in journey.moments]
+def _rows(lanes: Lanes, timeline: OrderTimeline) -> list[Text]:
+    return [row(lanes, moment, str(timeline.order.get("reason") or "")) for moment in timeline.moments]
 
 
 def summary(console: Console, runs: Sequence[Run], seconds: float) -> None:
@@ -114,12 +114,12 @@ def summary(console: Console, runs: Sequence[Run], seconds: float) -> None:
         about = "≈" if run.disturbed else ""
         table.add_row(
             f"  {run.scenario.name}",
-            common.status(run.journey.order["status"]),
+            common.status(run.timeline.order["status"]),
             ", ".join(run.undone) or Text("nothing", "dim"),
-            str(run.journey.messages),
+            str(run.timeline.messages),
             f"{about}{run.cost.deliveries}",
             f"{about}{run.cost.total}",
-            common.milliseconds(run.journey.took),
+            common.milliseconds(run.timeline.took),
             Text("✗", "bold red") if run.broken else Text("✓", "bold green"),
         )
     console.print("\n")
@@ -149,7 +149,7 @@ def _footnotes(console: Console, runs: Sequence[Run], seconds: float) -> None:
     if wrong:
         console.print(f"[bold red]✗ {len(wrong)} of {len(runs)} orders broke a promise[/] ({seconds:.0f} s):")
         for run in wrong:
-            name = f"{common.mode(run.workflow, run.event_bus)}, {run.scenario.name}, {run.journey.id}"
+            name = f"{common.mode(run.workflow, run.event_bus)}, {run.scenario.name}, {run.timeline.id}"
             console.print(Text(f"  {name}: {'; '.join(run.broken)}"))
     else:
         console.print(f"[bold green]✓ All {len(runs)} orders kept every promise[/] in {seconds:.0f} s.")

@@ -12,37 +12,37 @@ from rich.text import Text
 
 from cli.views import common
 from client.api import Json
-from client.timeline import Journey, Moment, lanes_of
+from client.timeline import OrderTimeline, TimelineEvent, lanes_of
 from diagrams.lanes import NOTE, Arrow, Lanes, is_command, legend, style_of
 
 MARGIN: Final = 11
 
 
-def watch(console: Console, journeys: Iterator[Journey]) -> Journey:
-    """Shows each journey in place of the one before it, and leaves the last one on the screen; returns it."""
+def watch(console: Console, timelines: Iterator[OrderTimeline]) -> OrderTimeline:
+    """Shows each timeline in place of the one before it, and leaves the last one on the screen; returns it."""
     if not console.is_terminal:
-        return _plainly(console, journeys)
-    last: Journey | None = None
+        return _plainly(console, timelines)
+    last: OrderTimeline | None = None
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        for last in journeys:
+        for last in timelines:
             live.update(picture(last, console.width, console.height - 8), refresh=True)
     assert last is not None
     console.print(picture(last, console.width))
     return last
 
 
-def picture(journey: Journey, width: int, rows: int | None = None) -> Group:
+def picture(timeline: OrderTimeline, width: int, rows: int | None = None) -> Group:
     """Lanes with the messages so far (the last `rows` of them), and how it stands."""
-    reason = str(journey.order.get("reason") or "")
-    room = max((len(_aside(moment, reason)) + 2 for moment in journey.moments if _aside(moment, reason)), default=0)
-    lanes = Lanes(lanes_of(journey.workflow, journey.moments), width - min(room, 24), MARGIN)
-    lines = [row(lanes, moment, reason) for moment in journey.moments]
+    reason = str(timeline.order.get("reason") or "")
+    room = max((len(_aside(moment, reason)) + 2 for moment in timeline.moments if _aside(moment, reason)), default=0)
+    lanes = Lanes(lanes_of(timeline.workflow, timeline.moments), width - min(room, 24), MARGIN)
+    lines = [row(lanes, moment, reason) for moment in timeline.moments]
     if rows is not None and len(lines) > rows:
         lines = [Text(f"{'⋮':>{MARGIN - 2}}", "dim"), *lines[len(lines) - rows + 1 :]]
-    return Group(*lanes.head(), *lines, Text(), *standing(journey))
+    return Group(*lanes.head(), *lines, Text(), *standing(timeline))
 
 
-def row(lanes: Lanes, moment: Moment, reason: str = "") -> Text:
+def row(lanes: Lanes, moment: TimelineEvent, reason: str = "") -> Text:
     """One line of a timeline. `reason`: what is told elsewhere and need not be noted here."""
     note = _aside(moment, reason)
     label = moment.type
@@ -61,30 +61,30 @@ def row(lanes: Lanes, moment: Moment, reason: str = "") -> Text:
     )
 
 
-def _aside(moment: Moment, reason: str) -> str:
+def _aside(moment: TimelineEvent, reason: str) -> str:
     """What stands beside a message."""
     if moment.resend:
         return f"again, {moment.resend}"
     return "" if moment.note == reason else moment.note
 
 
-def standing(journey: Journey) -> list[Text]:
+def standing(timeline: OrderTimeline) -> list[Text]:
     """How it stands: decided, or what it waits for and how long already."""
-    lines = [Text(f"{name} does not answer: its part of the timeline is missing", NOTE) for name in journey.incomplete]
-    order = journey.order
+    lines = [Text(f"{name} does not answer: its part of the timeline is missing", NOTE) for name in timeline.incomplete]
+    order = timeline.order
     state = Text.assemble(common.status(order["status"]))
-    if journey.done and journey.took is not None:
-        state.append(f" after {common.milliseconds(journey.took)}, {journey.messages} messages", "default")
-    elif not journey.done:
+    if timeline.done and timeline.took is not None:
+        state.append(f" after {common.milliseconds(timeline.took)}, {timeline.messages} messages", "default")
+    elif not timeline.done:
         so_far = (datetime.now(UTC) - datetime.fromisoformat(order["created_at"])).total_seconds()
         state.append(f" after {max(0.0, so_far):.1f} s", "default")
     if order.get("reason"):
         state.append(f": {order['reason']}", "default")
-    if journey.undone:
-        state.append(f"; undone: {', '.join(journey.undone)}", "default")
+    if timeline.undone:
+        state.append(f"; undone: {', '.join(timeline.undone)}", "default")
     lines.append(state)
-    if not journey.done:
-        lines += [waiting(wait) for wait in journey.waiting]
+    if not timeline.done:
+        lines += [waiting(wait) for wait in timeline.waiting]
     lines.append(legend())
     return lines
 
@@ -100,12 +100,12 @@ def waiting(wait: Json, indent: int = 0) -> Text:
     return text
 
 
-def _plainly(console: Console, journeys: Iterator[Journey]) -> Journey:
+def _plainly(console: Console, timelines: Iterator[OrderTimeline]) -> OrderTimeline:
     """For files and pipes: every line once, as it comes."""
     printed: set[tuple[str | None, str, float]] = set()
     lanes: Lanes | None = None
-    last: Journey | None = None
-    for last in journeys:
+    last: OrderTimeline | None = None
+    for last in timelines:
         if lanes is None:
             lanes = Lanes(lanes_of(last.workflow, last.moments), max(console.width, 100), MARGIN)
             for line in lanes.head():

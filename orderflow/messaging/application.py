@@ -11,7 +11,7 @@ from orderflow.database import Connection, Database
 from orderflow.database.holders import Need
 from orderflow.envelope import Envelope, compose
 from orderflow.messaging.handling import Handling
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Application(Protocol):
 
     def accept(self, message: Message) -> Message | None: ...
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]: ...
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]: ...
 
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
         """The rows that `handle` (or `begin`) locks, as far as they exist. Asked for only while some are locked."""

@@ -22,7 +22,7 @@ from orderflow.envelope import Envelope, decode
 from orderflow.errors import BrokerUnavailable
 from orderflow.messaging import tracing
 from orderflow.messaging.acknowledger import Acknowledger
-from orderflow.messaging.guard import Done, Later, Park, Verdict
+from orderflow.messaging.guard import DeadLettered, Done, Retry, Verdict
 from orderflow.messaging.processor import Processor
 from orderflow.messaging.watermark import Watermark
 
@@ -159,7 +159,7 @@ class Consumer:
         self.acknowledger.acknowledge([d for d, verdict in verdicts if isinstance(verdict, Done)])
         others = [(d, verdict) for d, verdict in verdicts if not isinstance(verdict, Done)]
         try:
-            delays = self._delays([(d, verdict) for d, verdict in others if isinstance(verdict, Later)])
+            delays = self._delays([(d, verdict) for d, verdict in others if isinstance(verdict, Retry)])
             for delivery, verdict in others:
                 try:
                     self._put_off(delivery, verdict, delays.get(delivery.receipt, 0))
@@ -177,15 +177,15 @@ class Consumer:
             self._out_of_hand([delivery for delivery, _ in others])
 
     def _put_off(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
-        if isinstance(verdict, Park):
+        if isinstance(verdict, DeadLettered):
             log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
             self._queue.park(delivery, verdict.reason)
-        elif isinstance(verdict, Later):
+        elif isinstance(verdict, Retry):
             self._database_doubtful |= not verdict.soon
             log.info("message waits", reason=verdict.reason, receive_count=delivery.receive_count, **_about(delivery))
             self._queue.extend([delivery], delay)
 
-    def _delays(self, waiting: Sequence[tuple[Delivery, Later]]) -> dict[str, int]:
+    def _delays(self, waiting: Sequence[tuple[Delivery, Retry]]) -> dict[str, int]:
         """Seconds until each is visible again, by receipt. No longer than the visibility timeout where its order could
         not be noted: then the deadlines of all orders wait for it."""
         delays = {d.receipt: _delay(d.receive_count, soon=verdict.soon) for d, verdict in waiting}

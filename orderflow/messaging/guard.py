@@ -22,7 +22,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class Retry:
     """Not now: let it become visible again. `soon`: what it waits for is rarely held for long, such as a locked row."""
 
     reason: str
@@ -30,13 +30,13 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
+class DeadLettered:
     """Never: move it to the dead-letter queue."""
 
     reason: str
 
 
-Verdict = Done | Later | Park
+Verdict = Done | Retry | DeadLettered
 
 
 class Guard:
@@ -50,22 +50,22 @@ class Guard:
 
     def verdict(
         self, error: Exception, message_id: str, about: Mapping[str, str], handling: Handling | None = None
-    ) -> Later | Park:
+    ) -> Retry | DeadLettered:
         """The verdict on a message whose handling raised `error`. Never raises."""
         if isinstance(error, Rejected):
-            return Park(str(error))
+            return DeadLettered(str(error))
         if isinstance(error, Transient):
-            return Later(str(error), soon=isinstance(error, Contended))
+            return Retry(str(error), soon=isinstance(error, Contended))
         try:
             times = self._count_failure(message_id, repr(error))
         except Transient as away:
-            return Later(str(away))
+            return Retry(str(away))
         except Exception as uncounted:
             log.exception("a failure could not be counted", failure=repr(error), **about)
-            return Later(repr(uncounted))
+            return Retry(repr(uncounted))
         if handling:
             handling.failed(error)
         log.error("handler failed", service=self._service, times=times, exc_info=error, **about)
         if times >= self._parked_at:
-            return Park(f"handler failed {times} times; last: {error!r}")
-        return Later(repr(error))
+            return DeadLettered(f"handler failed {times} times; last: {error!r}")
+        return Retry(repr(error))

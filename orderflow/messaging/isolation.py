@@ -18,7 +18,7 @@ import structlog
 from orderflow.database.holders import Locked
 from orderflow.errors import Contended, DatabaseUnavailable
 from orderflow.messaging.application import Incoming
-from orderflow.messaging.guard import Later, Verdict
+from orderflow.messaging.guard import Retry, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Isolation:
     def _apart(self, handle: Handle, batch: Sequence[Incoming], error: Exception) -> list[Fate]:
         """After a batch failed: each message by itself, so that the error is one message's."""
         if isinstance(error, DatabaseUnavailable) and not isinstance(error, Contended):
-            return [Later(str(error)) for _ in batch]  # alone, each would only wait for it again
+            return [Retry(str(error)) for _ in batch]  # alone, each would only wait for it again
         if len(batch) == 1 and not isinstance(error, psycopg.errors.UniqueViolation):
             return [self._failed(batch[0], error)]
         if len(batch) > 1:
@@ -87,7 +87,7 @@ class Isolation:
             except Exception as error:  # noqa: BLE001 - as above
                 if _twin_was_first(error):
                     if last:  # recording a provider's answer doesn't ask the inbox: the next receive does
-                        return [Later(str(error))]
+                        return [Retry(str(error))]
                 elif last or not isinstance(error, psycopg.errors.UniqueViolation):
                     return [self._failed(incoming, error)]
         raise AssertionError("unreachable")
@@ -96,7 +96,7 @@ class Isolation:
         try:
             held, in_demand = self._look(batch)
         except DatabaseUnavailable as error:  # a lock on the whole table, too
-            return [Later(str(error), soon=isinstance(error, Contended)) for _ in batch]
+            return [Retry(str(error), soon=isinstance(error, Contended)) for _ in batch]
         except Exception as error:  # noqa: BLE001 - as above
             return self._apart(handle, batch, error)
         if held or in_demand:
@@ -144,5 +144,5 @@ def _twin_was_first(error: Exception) -> bool:
     return (table or "").startswith("inbox")
 
 
-def _held(incoming: Incoming) -> Later:
-    return Later(f"a row that order {incoming.order_id} needs is locked elsewhere", soon=True)
+def _held(incoming: Incoming) -> Retry:
+    return Retry(f"a row that order {incoming.order_id} needs is locked elsewhere", soon=True)

@@ -68,7 +68,7 @@ class Addressed(NamedTuple):
 
 
 @dataclass(slots=True)
-class Unit:
+class UnitOfWork:
     """A unit of work: one transaction, and the messages that it causes. `locked`: what `Locks.lock` sent for."""
 
     connection: Connection
@@ -105,7 +105,7 @@ class Outbox:
         return self._database
 
     @contextmanager
-    def transaction(self, *, lock_timeout: float | None = None) -> Iterator[Unit]:
+    def transaction(self, *, lock_timeout: float | None = None) -> Iterator[UnitOfWork]:
         """A unit of work in one transaction. What it stages is stored in it and handed to the publisher after it.
         `lock_timeout` as in `Database.transaction`.
 
@@ -120,7 +120,7 @@ class Outbox:
                 telemetry.transaction(self._database.name),
                 self._database.transaction(lock_timeout=lock_timeout) as connection,
             ):
-                unit = Unit(connection)
+                unit = UnitOfWork(connection)
                 yield unit
                 entries = self._store(connection, unit.staged)
                 if sent:
@@ -177,7 +177,7 @@ class Outbox:
                 failpoints.reached("mark.before")
             failpoints.reached("mark.after")
 
-    def park(self, unit: Unit, entry: Entry, reason: str) -> None:
+    def park(self, unit: UnitOfWork, entry: Entry, reason: str) -> None:
         """Keeps a message that the broker will never take, for an operator; it is not sent again."""
         unit.connection.execute(_PARK, [reason[:1000], entry.id])
 

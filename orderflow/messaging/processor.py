@@ -16,7 +16,7 @@ from orderflow.messaging import inbox, tracing
 from orderflow.messaging.application import Application, Incoming, Locks
 from orderflow.messaging.guard import Done, Guard, Verdict
 from orderflow.messaging.isolation import Fate, Isolation
-from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, UnitOfWork
 from orderflow.routing import hears
 
 
@@ -113,7 +113,7 @@ class Processor:
                 verdicts[i] = self._failed(batch[i], error)
         return verdicts
 
-    def _not_yet_done(self, unit: Unit, todo: list[tuple[int, Incoming]]) -> list[tuple[int, Incoming]]:
+    def _not_yet_done(self, unit: UnitOfWork, todo: list[tuple[int, Incoming]]) -> list[tuple[int, Incoming]]:
         """What is new, and (marked as known) what is asked again. The rest has had its effect and its answer."""
         known = inbox.known(unit.connection, self._app.service, [m.envelope.id for _, m in todo])
         return [

@@ -15,7 +15,7 @@ from orderflow.errors import Transient
 from orderflow.messaging.handling import Handling
 from orderflow.providers import EXPIRED, Answer, Refused, Success, Voided
 from orderflow.providers.breaker import Breaker
-from orderflow.providers.intents import Taken
+from orderflow.providers.intents import Claim
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Called:
     """What came of a call. `answer` is None if nobody knows; `fault` is a bug in the provider's client; `attempted` is
     False where the provider was not asked at all, as it is known to be unreachable, or the process stops."""
 
-    taken: Taken
+    taken: Claim
     answer: Answer | None
     fault: Exception | None = None
     attempted: bool = True
@@ -92,7 +92,7 @@ class Call:
     """The call for an intent that was taken at `began` (monotonic seconds)."""
 
     caller: Caller
-    taken: Taken
+    taken: Claim
     began: float
     handling: Handling | None = None
 

@@ -31,7 +31,7 @@ from orderflow.database.holders import Need
 from orderflow.envelope import Envelope, decode
 from orderflow.errors import Transient, UnreadableRow
 from orderflow.messaging.application import Incoming, Reply
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 from orderflow.metrics import Gauge
 from orderflow.providers import Refused, Success, Voided
 from orderflow.providers.attempts import Call, Called, Limits
@@ -42,21 +42,21 @@ from orderflow.providers.intents import (
     REFUSED,
     UNDOING,
     UNDONE,
-    Asked,
     Intent,
     Intents,
-    Settled,
+    Outcome,
+    Request,
     Waiting,
 )
 from orderflow.providers.waits import Put, Waits, backoff
 from orderflow.saga import Step
 
-__all__ = ["Called", "CallingApplication", "Limits"]
+__all__ = ["Called", "Limits", "ProviderApplication"]
 
 log = structlog.get_logger(__name__)
 
 
-class CallingApplication(ABC):
+class ProviderApplication(ABC):
     """An application of the kernel whose step is done by a provider. Subclasses say what their messages mean.
 
     `executor` runs the calls; by default a pool of its own.
@@ -106,14 +106,14 @@ class CallingApplication(ABC):
     def undone(self, row: Intent) -> Message:
         """The outcome of a row that is undone."""
 
-    def begin(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Callable[[], Called] | None]:
+    def begin(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Callable[[], Called] | None]:
         """Phase 1; see `CallsProvider`."""
         failpoints.reached("intent.before")
         began = time.monotonic()
         asked = [
-            Asked(m.order_id, undo=True)
+            Request(m.order_id, undo=True)
             if isinstance(m.message, self.step.undo)
-            else Asked(m.order_id, undo=False, request=self.request(m.message))
+            else Request(m.order_id, undo=False, request=self.request(m.message))
             for m in batch
         ]
         taken = self.intents.take(unit.connection, asked, self.limits.whole_lease)
@@ -140,7 +140,7 @@ class CallingApplication(ABC):
         future.add_done_callback(lambda _: self._room.release())
         return future
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         """Phase 3: records the answers, then tells every outcome from its row."""
         called = [m.result for m in batch if isinstance(m.result, Called)]
         if called:
@@ -158,7 +158,7 @@ class CallingApplication(ABC):
             self.waits.put(unit.connection, puts)
         return replies
 
-    def record(self, unit: Unit, called: Sequence[Called]) -> None:
+    def record(self, unit: UnitOfWork, called: Sequence[Called]) -> None:
         """Phase 3 of calls that nobody asks for now: gives the answers to who waits for them."""
         self.intents.settle(unit.connection, [_settled(c) for c in called])
         mine = {c.taken.order_id: c for c in called}
@@ -174,7 +174,7 @@ class CallingApplication(ABC):
         if puts:
             self.waits.put(unit.connection, puts)
 
-    def answer(self, unit: Unit, order_ids: Sequence[str]) -> None:
+    def answer(self, unit: UnitOfWork, order_ids: Sequence[str]) -> None:
         """Tells who waits for these orders what another release recorded."""
         rows = self.intents.read_locked(unit.connection, order_ids)
         self._answer(unit, list(rows.values()))
@@ -240,7 +240,7 @@ class CallingApplication(ABC):
         return Waiting(row.order_id, undo, asking.encode(), asking.resend, known.tries if known else 0)
 
     def _answer(
-        self, unit: Unit, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None
+        self, unit: UnitOfWork, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None
     ) -> tuple[list[Intent], Collection[str]]:
         """Answers who waits for these (locked) rows, where they tell it. Returns the rows as they are then, and of
         which orders this release can't read who waits: they are put aside. `newest`: who gets an own answer."""
@@ -286,14 +286,14 @@ def _once_more(waiting: Waiting, called: Called) -> Put:
     return Put(replace(waiting, tries=waiting.tries + 1), backoff(waiting.tries))
 
 
-def _settled(called: Called) -> Settled:
+def _settled(called: Called) -> Outcome:
     match called.answer:
         case Success(reference):
-            return Settled(called.taken, DONE, reference)
+            return Outcome(called.taken, DONE, reference)
         case Refused(reason):
-            return Settled(called.taken, REFUSED, reason=reason)
+            return Outcome(called.taken, REFUSED, reason=reason)
         case Voided(reference, amount, currency):
             money = None if amount is None else {"amount": amount, "currency": currency}
-            return Settled(called.taken, UNDONE, reference, result=money)
+            return Outcome(called.taken, UNDONE, reference, result=money)
         case None:
-            return Settled(called.taken, UNDOING if called.taken.undo else INTENDED)
+            return Outcome(called.taken, UNDOING if called.taken.undo else INTENDED)

@@ -97,7 +97,7 @@ FROM unnest(%s::uuid[]) AS asked(o) JOIN {table} ON order_id = asked.o LEFT JOIN
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """What is wanted for an order: `request` is what the call needs, None for an undo."""
 
     order_id: str
@@ -106,7 +106,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Claim:
     """An intent that is this process's until its lease ends. `age`: seconds since it was first intended."""
 
     order_id: str
@@ -117,10 +117,10 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Outcome:
     """The state that a taken intent is to have. The same as before gives it back for another try."""
 
-    taken: Taken
+    taken: Claim
     state: str
     reference: str | None = None
     reason: str = ""
@@ -187,7 +187,7 @@ class Intents:
             for statement in (_TAKE, _SETTLE, _LOCK, _READ)
         )
 
-    def take(self, connection: Connection, asked: Sequence[Asked], lease: float) -> dict[str, Taken]:
+    def take(self, connection: Connection, asked: Sequence[Request], lease: float) -> dict[str, Claim]:
         """Takes on, for `lease` seconds, what needs a call; by order. Not in it: what is settled, undone, another's, or
         waits already.
 
@@ -203,9 +203,9 @@ class Intents:
                 [None if a.request is None else json.dumps(a.request) for a in asked],
             ],
         )
-        return {o: Taken(o, undo[o], fence, request or {}, age) for o, fence, request, age in rows}
+        return {o: Claim(o, undo[o], fence, request or {}, age) for o, fence, request, age in rows}
 
-    def settle(self, connection: Connection, settled: Sequence[Settled]) -> None:
+    def settle(self, connection: Connection, settled: Sequence[Outcome]) -> None:
         """Records what came of calls, where nobody else has taken the order on meanwhile."""
         connection.execute(
             self._settle,

@@ -15,7 +15,7 @@ from orderflow.messaging import tracing
 from orderflow.messaging.application import Application, Incoming
 from orderflow.messaging.guard import Done, Guard, Verdict
 from orderflow.messaging.isolation import Fate
-from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, UnitOfWork
 from orderflow.messaging.processor import Processor
 
 _LATE: Final = 0.25
@@ -25,7 +25,7 @@ _LATE: Final = 0.25
 class CallsProvider(Application, Protocol):
     """An application that calls a provider, outside any transaction."""
 
-    def begin(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Callable[[], Any] | None]:
+    def begin(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Callable[[], Any] | None]:
         """Phase 1: commits the intents; returns the calls to make, None where none is needed."""
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:

@@ -19,7 +19,7 @@ from orderflow import failpoints
 from orderflow.errors import Transient
 from orderflow.messaging.outbox import Outbox
 from orderflow.providers.attempts import Call, Called
-from orderflow.providers.calls import CallingApplication
+from orderflow.providers.calls import ProviderApplication
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Retrying:
 
     name = "provider-retries"
 
-    def __init__(self, application: CallingApplication, outbox: Outbox) -> None:
+    def __init__(self, application: ProviderApplication, outbox: Outbox) -> None:
         self._app = application
         self._outbox = outbox
         self._places = max(1, application.limits.concurrency // 4)

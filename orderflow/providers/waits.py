@@ -17,7 +17,7 @@ from psycopg import sql
 
 from orderflow.database import Connection, Database
 from orderflow.database.unreadable import PutAside
-from orderflow.providers.intents import UNDOING, Taken, Waiting, waits
+from orderflow.providers.intents import UNDOING, Claim, Waiting, waits
 
 _LONGEST: Final = 300.0
 """Seconds that a call without an answer waits at most until it is made again."""
@@ -70,12 +70,12 @@ class Waits:
             for statement in (_DUE, _PUT, _DROP, _GAUGES)
         )
 
-    def due(self, connection: Connection, limit: int, lease: float, *, undo: bool) -> tuple[list[Taken], list[str]]:
+    def due(self, connection: Connection, limit: int, lease: float, *, undo: bool) -> tuple[list[Claim], list[str]]:
         """Takes on, for `lease` seconds, up to `limit` that are due, the oldest first; and the orders of which another
         release has recorded the answer without giving it to who waits here."""
         rows = connection.execute(self._due, [undo, limit, lease, lease]).fetchall()
         taken = [
-            Taken(o, state == UNDOING, fence, request or {}, age) for o, state, fence, request, age in rows if fence
+            Claim(o, state == UNDOING, fence, request or {}, age) for o, state, fence, request, age in rows if fence
         ]
         return taken, [row[0] for row in rows if row[2] is None]
 

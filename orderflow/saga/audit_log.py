@@ -41,7 +41,7 @@ WHERE order_id = %s AND at >= coalesce(%s::timestamptz - interval '1 hour', '-in
 
 
 @dataclass(frozen=True, slots=True)
-class LogEntry:
+class NewRecord:
     """What is noted: who did it (`service`), whether it is a command, an event or a note, and how often the message had
     been sent before (`resend`)."""
 
@@ -56,7 +56,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Record:
     """What was noted, and when by the database's clock."""
 
     at: datetime
@@ -74,7 +74,7 @@ def table(name: str) -> str:
     return f"{_TABLE.format(name=name)};{GUARD.format(table=name)}"
 
 
-class Trail:
+class AuditLog:
     """The statements over one log, each for a whole batch."""
 
     def __init__(self, name: str) -> None:
@@ -83,7 +83,7 @@ class Trail:
             sql.SQL(statement).format(table=sql.Identifier(name)).as_string() for statement in (_WRITE, _READ)
         )
 
-    def write(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
+    def write(self, connection: Connection, entries: Sequence[NewRecord]) -> None:
         """Appends, in the order given."""
         if entries:
             columns = zip(
@@ -95,10 +95,10 @@ class Trail:
             )
             connection.execute(self._write.encode(), [list(column) for column in columns])
 
-    def read(self, database: Database, order_id: str, since: datetime | None = None) -> list[Line]:
+    def read(self, database: Database, order_id: str, since: datetime | None = None) -> list[Record]:
         """All that is noted of an order, oldest first. `since`: when its first line was written, at the earliest; older
         partitions are not looked at."""
-        return [Line(*row) for row in database.query(self._read, [order_id, since])]
+        return [Record(*row) for row in database.query(self._read, [order_id, since])]
 
     def kept(self, seconds: float) -> Sequence[Kept]:
         """Its lines are kept for so long."""

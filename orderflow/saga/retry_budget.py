@@ -64,7 +64,7 @@ class RetryBudget:
         self._since = now()
         self._lock = threading.Lock()
 
-    def came_forward(self, *, helped: bool) -> None:
+    def record_progress(self, *, helped: bool) -> None:
         """Adds for an order with new facts; `helped`: it had been asked again, and this answers that."""
         with self._lock:
             self._left = min(self._size, self._left + (_REWARD if helped else _SHARE))

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from orderflow.errors import Problem
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 
 _MAX_HEAD: Final = 32 * 1024
 """Bytes of the longest head (request line and fields)."""

@@ -19,7 +19,7 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
         def restock(sku: str) -> Answer:
             asked = body(RestockRequest)
 
-            def add(unit: Unit) -> Answer:
+            def add(unit: UnitOfWork) -> Answer:
                 ...
                 return StockAnswer(...)        # or: StockAnswer(...), 202, {"Location": ...}
 
@@ -37,13 +37,13 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
 - Every view needs an API key (`ORDERFLOW_AUTH=key`) unless its access is "operator" or "open".
 """
 
-from orderflow.web.access import guard
 from orderflow.web.app import create_app
+from orderflow.web.auth import guard
 from orderflow.web.fields import LINE, Time
 from orderflow.web.idempotency import in_steps, once
 from orderflow.web.operations import Answer, operation
+from orderflow.web.parsing import MAX_BODY, OperatorRequest, RequestModel, body, query
 from orderflow.web.problems import not_found
-from orderflow.web.reading import MAX_BODY, OperatorRequest, RequestModel, body, query
 
 __all__ = [
     "LINE", "MAX_BODY", "Answer", "OperatorRequest", "RequestModel", "Time", "body", "create_app", "guard", "in_steps",

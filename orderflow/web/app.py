@@ -13,11 +13,11 @@ from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
 from orderflow.service import Service
-from orderflow.web import dead_letters, metrics, pages, problems, slots
-from orderflow.web.access import Access, guard
+from orderflow.web import common_routes, dead_letters, metrics, problems, slots
+from orderflow.web.auth import Access, guard
 from orderflow.web.idempotency import EXTENSION
 from orderflow.web.operations import Operation, declared
-from orderflow.web.reading import MAX_BODY, refuse_oversized
+from orderflow.web.parsing import MAX_BODY, refuse_oversized
 from orderflow.web.tracing import trace_requests
 from orderflow.web.turns import Turns
 
@@ -84,7 +84,7 @@ def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
     app.before_request(_refuse_nul)
     app.before_request(guard(service.settings, lambda endpoint: access[endpoint]))
     problems.install(app)
-    own = (dead_letters.blueprint(service), pages.blueprint(service), metrics.blueprint(service))
+    own = (dead_letters.blueprint(service), common_routes.blueprint(service), metrics.blueprint(service))
     for blueprint in (*blueprints, *own):
         app.register_blueprint(blueprint)
     _check_repeats(app)

@@ -16,7 +16,7 @@ from orderflow.service import Service
 from orderflow.web.fields import Time
 from orderflow.web.idempotency import in_steps
 from orderflow.web.operations import Answer, operation
-from orderflow.web.reading import OperatorRequest, RequestModel, body, query
+from orderflow.web.parsing import OperatorRequest, RequestModel, body, query
 
 _Id = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9-]*$")]
 

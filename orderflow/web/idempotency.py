@@ -22,9 +22,9 @@ from flask import Response, current_app, g, request
 from orderflow import idempotency
 from orderflow.errors import FieldError, Problem, Transient
 from orderflow.idempotency import Key, Reply, Steps
-from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, UnitOfWork
 from orderflow.web.operations import Answer
-from orderflow.web.reading import RequestModel
+from orderflow.web.parsing import RequestModel
 from orderflow.web.turns import Turns
 
 HEADER: Final = "Idempotency-Key"
@@ -41,7 +41,7 @@ _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _OWN_HEADERS: Final = frozenset({"content-type", "content-length"})
 
 
-def once(outbox: Outbox, asked: RequestModel, effect: Callable[[Unit], Answer]) -> Response:
+def once(outbox: Outbox, asked: RequestModel, effect: Callable[[UnitOfWork], Answer]) -> Response:
     """The answer of `effect`, which runs in a transaction; or the stored one, where the request's key is known.
 
     Raises what `effect` raises, with nothing stored; Problem: 422 (a wrong key, or one of another request), 503 (its

@@ -7,12 +7,14 @@ Counters and histograms are those of all processes of the service, gauges of the
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 import psycopg
+import structlog
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,15 +22,23 @@ from prometheus_client.registry import Collector
 from werkzeug.routing import Rule
 
 from orderflow import metrics
+from orderflow.broker import DeadLetterQueue
 from orderflow.clock import age
 from orderflow.database.migrate import head_of
-from orderflow.errors import DatabaseUnavailable
+from orderflow.errors import DatabaseUnavailable, OrderflowError
 from orderflow.service import Service
-from orderflow.web.depths import Depths
 from orderflow.web.operations import Answer, operation
 from orderflow.web.sparing import Sparing
 
+log = structlog.get_logger(__name__)
+
 requests: Final = metrics.Counts("http_requests", "Answers", "method", "route", "status")
+
+_GOOD_FOR: Final = 30.0
+"""Seconds that an answer serves; a call a queue in that time, however many scrape."""
+
+_PATIENCE: Final = 1.0
+"""Seconds that a scrape waits for the broker; one that is away must not hold up the other metrics."""
 
 _OUTBOX: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float, (SELECT max(version_num) FROM alembic_version),
@@ -170,3 +180,34 @@ def _family(family: metrics.Counts | metrics.Histogram, counted: Mapping[tuple[s
         cumulated = [(end, so_far := so_far + count) for end, count in zip(family.ends, buckets, strict=False)]
         histogram.add_metric(labels, buckets=cumulated, sum_value=total)
     return histogram
+
+
+class Depths:
+    """The depths of some queues. Asks in a thread of its own, one at a time."""
+
+    def __init__(self, queues: Sequence[DeadLetterQueue]) -> None:
+        self._queues = queues
+        self._lock = threading.Lock()
+        self._known: Mapping[str, int] = {}
+        self._asked_at = float("-inf")
+        self._asking: threading.Thread | None = None
+
+    def read(self) -> Mapping[str, int]:
+        """By queue, at most half a minute old; empty while the broker does not answer."""
+        with self._lock:
+            idle = self._asking is None or not self._asking.is_alive()
+            if idle and time.monotonic() - self._asked_at > _GOOD_FOR:
+                self._asked_at = time.monotonic()
+                self._asking = threading.Thread(target=self._ask, name="dlq-depths", daemon=True)
+                self._asking.start()
+            asking = self._asking
+        if asking:
+            asking.join(_PATIENCE)
+        return self._known
+
+    def _ask(self) -> None:
+        try:
+            self._known = {queue.name: queue.depth() for queue in self._queues}
+        except OrderflowError as error:
+            self._known = {}  # better no value than one that may long be wrong
+            log.info("the depth of the dead-letter queues is not known", error=str(error))

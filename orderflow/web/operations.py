@@ -10,8 +10,8 @@ from flask import Response
 from pydantic import BaseModel
 from werkzeug.wrappers import Response as BaseResponse
 
-from orderflow.web.access import Access
-from orderflow.web.reading import RequestModel
+from orderflow.web.auth import Access
+from orderflow.web.parsing import RequestModel
 
 Content = BaseModel | Mapping[str, Any] | Response | str
 Answer = Content | tuple[Content, int] | tuple[Content, int, Mapping[str, str]]

@@ -17,7 +17,7 @@ from orderflow import telemetry
 from orderflow.errors import Problem, Transient, UnknownOutcome
 from orderflow.web.idempotency import HEADER
 from orderflow.web.operations import declared
-from orderflow.web.reading import validation_problem
+from orderflow.web.parsing import validation_problem
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from orderflow.contracts import MAX_QUANTITY, Item
 from orderflow.errors import Problem
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 from orderflow.service import Service
 from orderflow.web import Answer, RequestModel, Time, body, not_found, once, operation
 from services.inventory import models
@@ -65,7 +65,7 @@ def blueprint(service: Service) -> Blueprint:
     def restock(sku: str) -> Answer:
         asked = body(RestockRequest)
 
-        def add(unit: Unit) -> Answer:
+        def add(unit: UnitOfWork) -> Answer:
             row = models.restock(unit.connection, sku, asked.quantity)
             if row is None:
                 if not models.is_sold(unit.connection, sku):

@@ -17,7 +17,7 @@ from orderflow.contracts import (
 from orderflow.database import Connection, Database
 from orderflow.database.holders import Need
 from orderflow.messaging.application import Incoming, Reply
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 from services.inventory import domain, models, reactions
 from services.inventory.models import Reservation
 
@@ -39,7 +39,7 @@ class Inventory:
             for sku in {*(item.sku for item in asked), *reserved.get(m.order_id, ())}:
                 yield Need(m.order_id, models.STOCK, sku)
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         reserve = {
             m.order_id: domain.total((i.sku, i.quantity) for i in m.message.items)
             for m in batch

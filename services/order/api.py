@@ -10,15 +10,15 @@ from flask import Blueprint, Response, request
 from orderflow import telemetry
 from orderflow.database import Connection
 from orderflow.errors import Problem
-from orderflow.messaging.outbox import Outbox, Unit
-from orderflow.saga.audit_log import LogEntry
+from orderflow.messaging.outbox import Outbox, UnitOfWork
+from orderflow.saga.audit_log import NewRecord
 from orderflow.settings import Settings
 from orderflow.web import Answer, body, once, operation, query
 from orderflow.web.idempotency import HEADER, key_of, replayed, turns
 from services.order import coordinator, models, retrying
 from services.order.aggregate import Order
-from services.order.placing import Placing
-from services.order.reading import Reading
+from services.order.placement import Placing
+from services.order.queries import Reading
 from services.order.schemas import (
     Amount,
     BulkRetryAnswer,
@@ -92,7 +92,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
             if envelope:
                 unit.stage([envelope])
                 models.save(unit.connection, [order])
-                entry = LogEntry(order_id, "order", "event", envelope.name, envelope.id, note=reason)
+                entry = NewRecord(order_id, "order", "event", envelope.name, envelope.id, note=reason)
                 models.LOG.write(unit.connection, [entry])
             # In the transaction: a read that failed after its commit would look like a cancellation that did.
             answer = reading.changed(unit.connection, order_id)
@@ -112,7 +112,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
     def retry(order_id: str) -> Answer:
         asked = body(RetryRequest)
 
-        def continue_with(unit: Unit) -> Answer:
+        def continue_with(unit: UnitOfWork) -> Answer:
             order = _locked(unit.connection, order_id)
             if not order.attention:
                 raise Problem(409, "Nothing to retry", f"the order is {order.status.value}, not NEEDS_ATTENTION")

@@ -28,7 +28,7 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.outbox_dead_letters import refused
 from orderflow.saga import DEADLINE, STEPS, still_owed
 from orderflow.saga.answers import Answers
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 from services.order import due, models
@@ -107,7 +107,7 @@ class OrderSweeper:
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
             unheard = [o.id for o in orders if not o.is_ours and not in_good_hands(o)]
             refusals = refused(unit.connection, unheard) if unheard else {}
-            entries: list[LogEntry] = []
+            entries: list[NewRecord] = []
             done: list[tuple[str, dict[str, str]]] = []
             odd: dict[str, Exception] = {}
             for order in orders:
@@ -123,7 +123,7 @@ class OrderSweeper:
                     entries += [_noted(order, e, note) for e in sent]
                     done.append((note, envelope.about))
                 elif note:
-                    entries.append(LogEntry(order.id, "order", "note", "OrderNeedsAttention", note=note))
+                    entries.append(NewRecord(order.id, "order", "note", "OrderNeedsAttention", note=note))
                     done.append(("needs an operator", {"order_id": order.id, "reason": note}))
             models.save(unit.connection, [order for order in orders if order.id not in odd], lag)
             models.ASIDE.put(odd, unit.connection.execute)
@@ -196,9 +196,9 @@ class OrderSweeper:
         return _compose(order, message, order.cancel_id, order.sends), "resent"
 
 
-def _noted(order: Order, envelope: Envelope, why: str) -> LogEntry:
+def _noted(order: Order, envelope: Envelope, why: str) -> NewRecord:
     note = "" if envelope.resend else why
-    return LogEntry(order.id, "order", "event", envelope.name, envelope.id, note=note, resend=envelope.resend)
+    return NewRecord(order.id, "order", "event", envelope.name, envelope.id, note=note, resend=envelope.resend)
 
 
 def _placed(snapshot: str) -> OrderPlaced:

@@ -18,11 +18,11 @@ from orderflow.database import Connection, Cursor, Database
 from orderflow.database.holders import Need
 from orderflow.errors import Rejected
 from orderflow.messaging.application import Incoming, Reply
-from orderflow.messaging.outbox import Unit
+from orderflow.messaging.outbox import UnitOfWork
 from orderflow.metrics import Histogram
 from orderflow.saga import STEPS
 from orderflow.saga.answers import Answers
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.saga.retry_budget import RetryBudget
 from orderflow.settings import Settings
 from services.order import coordinator, models
@@ -64,10 +64,10 @@ class Orders:
     def lock(self, connection: Connection, batch: Sequence[Incoming]) -> Cursor:
         return models.lock(connection, (m.order_id for m in batch))
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         orders = models.read(unit.locked, (m.order_id for m in batch))
         going_on = [order for order in orders.values() if order.open]
-        log: list[LogEntry] = []
+        log: list[NewRecord] = []
         replies: list[Reply] = []
         for incoming in batch:
             order = orders.get(incoming.order_id)
@@ -85,14 +85,14 @@ class Orders:
             if len(order.facts) > before or not incoming.known:
                 kind, note = kind_of(envelope.name), _note(incoming.message)
                 log.append(
-                    LogEntry(order.id, envelope.sender, kind, envelope.name, envelope.id, envelope.causationid, note)
+                    NewRecord(order.id, envelope.sender, kind, envelope.name, envelope.id, envelope.causationid, note)
                 )
-            log += [LogEntry(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
+            log += [NewRecord(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
             if len(order.facts) > before:
                 # Facts come in any order: one that is ahead says nothing of when its service was asked.
                 if (service := envelope.sender) == asked:
                     self._answers.heard(service, order.waited)
-                self._budget.came_forward(helped=bool(envelope.resend and order.sends))
+                self._budget.record_progress(helped=bool(envelope.resend and order.sends))
                 order.waited = 0.0
                 coordinator.progressed(order, self._settings)
             replies.append(caused)
@@ -104,9 +104,9 @@ class Orders:
         return replies
 
 
-def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> LogEntry:
+def _operator_note(incoming: Incoming, settled: DeadLetterSettled) -> NewRecord:
     envelope = incoming.envelope
-    return LogEntry(
+    return NewRecord(
         envelope.subject,
         envelope.sender,
         "note",

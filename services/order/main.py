@@ -16,8 +16,8 @@ from services.order.coordinator import OrderSweeper
 from services.order.due import restart_clocks
 from services.order.handlers import Orders
 from services.order.models import AHEAD, gauges, kept
-from services.order.placing import Placing
-from services.order.reading import Reading
+from services.order.placement import Placing
+from services.order.queries import Reading
 
 
 def build(settings: Settings, broker: Broker) -> Service:

@@ -18,7 +18,7 @@ from orderflow.database.partitions import BUSINESS, Partitioned
 from orderflow.database.retention import Deleted, Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
-from orderflow.saga.audit_log import Trail
+from orderflow.saga.audit_log import AuditLog
 from orderflow.saga.retry_budget import LOOK_AT
 from orderflow.settings import Settings
 from services.order.aggregate import Order
@@ -73,7 +73,7 @@ CREATE TABLE idempotency_keys (
 );
 """ + LOOK_AT.format(table="orders")
 
-LOG: Final = Trail("order_log")
+LOG: Final = AuditLog("order_log")
 """The order's own timeline."""
 
 

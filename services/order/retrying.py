@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from orderflow.contracts import OrderRetryRequested, name_of
 from orderflow.envelope import Envelope, compose
-from orderflow.messaging.outbox import Unit
-from orderflow.saga.audit_log import LogEntry
+from orderflow.messaging.outbox import UnitOfWork
+from orderflow.saga.audit_log import NewRecord
 from orderflow.settings import Settings
 from orderflow.web import OperatorRequest
 from services.order import attention, models
@@ -15,7 +15,7 @@ from services.order.aggregate import Order
 from services.order.schemas import BulkRetryAnswer, BulkRetryRequest
 
 
-def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, settings: Settings) -> None:
+def retry(unit: UnitOfWork, orders: Collection[Order], asked: OperatorRequest, settings: Settings) -> None:
     """Continues with locked orders that need attention: as their owner, or by a message to their coordinator. Kept in
     their timelines."""
     entries = []
@@ -29,12 +29,12 @@ def retry(unit: Unit, orders: Collection[Order], asked: OperatorRequest, setting
             unit.stage([envelope])
             message_id = envelope.id
         note = f"{asked.by}: {asked.why}"
-        entries.append(LogEntry(order.id, "order", "note", name_of(OrderRetryRequested), message_id, note=note))
+        entries.append(NewRecord(order.id, "order", "note", name_of(OrderRetryRequested), message_id, note=note))
     models.save(unit.connection, list(orders))
     models.LOG.write(unit.connection, entries)
 
 
-def retry_all(unit: Unit, asked: BulkRetryRequest, settings: Settings) -> BulkRetryAnswer:
+def retry_all(unit: UnitOfWork, asked: BulkRetryRequest, settings: Settings) -> BulkRetryAnswer:
     """Retries the next orders, by id, that the filter names; `limit` at most. Those that another transaction holds are
     left for the next run."""
     ids = attention.find(unit.connection, asked, asked.limit + 1)

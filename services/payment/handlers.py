@@ -7,14 +7,14 @@ from typing import Any
 
 from orderflow.contracts import ChargePayment, Message, Money, PaymentCharged, PaymentRefunded
 from orderflow.providers import Refused, Success, Voided
-from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.calls import Limits, ProviderApplication
 from orderflow.providers.intents import Intent
 from orderflow.saga import PAYMENT
 from services.payment import models, reactions
 from services.payment.provider import PaymentProvider
 
 
-class Payment(CallingApplication):
+class Payment(ProviderApplication):
     """Payment as an application of the kernel. Commands are idempotent by order: the payment's row answers."""
 
     service = "payment"

@@ -13,12 +13,12 @@ from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
-from orderflow.simulator import Simulated
-from orderflow.simulator import api as simulator
 from services.payment import api
 from services.payment.handlers import Payment
 from services.payment.models import TABLE
 from services.payment.provider import PaymentProvider, simulated
+from simulator import Simulated
+from simulator import api as simulator
 
 
 def build(settings: Settings, broker: Broker, provider: PaymentProvider | None = None) -> Service:

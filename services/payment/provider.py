@@ -6,9 +6,9 @@ from typing import Final, Protocol
 
 from orderflow.providers import Refused, Success, Voided
 from orderflow.settings import Settings
-from orderflow.simulator import Simulated
-from orderflow.simulator.provider import Trade, ledger_of
 from services.payment import domain
+from simulator import Simulated
+from simulator.provider import Trade, ledger_of
 
 TRADE: Final = Trade("payment", "charge", "refund")
 

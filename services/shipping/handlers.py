@@ -7,14 +7,14 @@ from typing import Any
 
 from orderflow.contracts import Message, ScheduleShipment, ShipmentCancelled, ShipmentScheduled
 from orderflow.providers import Refused, Success, Voided
-from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.calls import Limits, ProviderApplication
 from orderflow.providers.intents import Intent
 from orderflow.saga import SHIPMENT
 from services.shipping import models, reactions
 from services.shipping.provider import Carrier
 
 
-class Shipping(CallingApplication):
+class Shipping(ProviderApplication):
     """Shipping as an application of the kernel. Commands are idempotent by order: the shipment's row answers."""
 
     service = "shipping"

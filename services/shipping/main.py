@@ -13,12 +13,12 @@ from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
-from orderflow.simulator import Simulated
-from orderflow.simulator import api as simulator
 from services.shipping import api
 from services.shipping.handlers import Shipping
 from services.shipping.models import TABLE
 from services.shipping.provider import Carrier, simulated
+from simulator import Simulated
+from simulator import api as simulator
 
 
 def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) -> Service:

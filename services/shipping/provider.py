@@ -8,9 +8,9 @@ from typing import Final, Protocol
 from orderflow.contracts import Address, Item
 from orderflow.providers import Refused, Success, Voided
 from orderflow.settings import Settings
-from orderflow.simulator import Simulated
-from orderflow.simulator.provider import Trade, ledger_of
 from services.shipping import domain
+from simulator import Simulated
+from simulator.provider import Trade, ledger_of
 
 TRADE: Final = Trade("carrier", "shipment", "cancellation")
 

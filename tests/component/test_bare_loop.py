@@ -13,7 +13,7 @@ from orderflow.broker import Parcel
 from orderflow.contracts import EventBus, OrderPlaced, Workflow
 from orderflow.envelope import decode
 from orderflow.routing import COORDINATOR, MACHINE, Channel
-from services.order.placing import Placing
+from services.order.placement import Placing
 from services.order.schemas import OrderRequest
 from tests.support.world import World
 

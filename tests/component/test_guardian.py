@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.guardian import NEEDS_ATTENTION, Guardian, judge
-from orchestrator.watch import ATTENTION, ENDED, WATCHED, Watched
+from orchestrator.watched_executions import ATTENTION, ENDED, WATCHED, Watched
 from orderflow import clock
 from orderflow import contracts as c
 from orderflow.broker.aws.step_functions import Execution

@@ -18,7 +18,7 @@ from orderflow.database import holders
 from orderflow.envelope import Envelope
 from orderflow.messaging import consumer, handling, inbox, isolation, tracing
 from orderflow.messaging.application import Incoming
-from orderflow.providers.calls import CallingApplication
+from orderflow.providers.calls import ProviderApplication
 from services.inventory import handlers, models
 from tests.support.world import World
 
@@ -96,8 +96,8 @@ STAGES: Final[dict[str, tuple[str, Patch]]] = {
     "answer": ("inventory", raising(Incoming, "answer", lambda bad, incoming, *_: incoming.order_id == bad)),
     "unroutable": ("inventory", answering(OrderAccepted())),
     "too large": ("inventory", answering(StockReserved(items=(Item(sku="B" * 64, quantity=1),) * 3000))),
-    "intent": ("payment", raising(CallingApplication, "begin", in_batch)),
-    "record": ("payment", raising(CallingApplication, "handle", in_batch)),
+    "intent": ("payment", raising(ProviderApplication, "begin", in_batch)),
+    "record": ("payment", raising(ProviderApplication, "handle", in_batch)),
 }
 
 

@@ -24,7 +24,7 @@ from orderflow.web.turns import Turns
 from tests.support.system import order_body
 from tests.support.web import client_of, problem_of
 from tests.support.world import BUILD, World, world_on
-from tests.unit.web.test_web_access import KEYS, bearer
+from tests.unit.web.test_web_auth import KEYS, bearer
 
 RESTOCK = "/stock/LAMP-1/restock"
 

@@ -25,7 +25,7 @@ from orderflow.messaging.publisher import Publisher
 from orderflow.routing import Channel
 from tests.component.test_publisher import envelope, run, stage
 from tests.support.load import sizes
-from tests.support.steps import in_background
+from tests.support.provider_process import in_background
 from tests.support.system import until
 
 Key = tuple[Channel, str]

@@ -24,7 +24,7 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.publisher import Publisher
 from orderflow.routing import Channel
 from tests.support.load import sizes
-from tests.support.steps import in_background
+from tests.support.provider_process import in_background
 from tests.support.system import until
 
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 from orderflow.database import Database
 from orderflow.messaging.outbox import Outbox
 from orderflow.settings import Settings
-from orderflow.simulator.faults import FaultBox, Faults
-from services.order.placing import Placing
-from tests.support.steps import in_background
+from services.order.placement import Placing
+from simulator.faults import FaultBox, Faults
+from tests.support.provider_process import in_background
 
 
 class Emptied(deque[str]):

@@ -8,7 +8,7 @@ import pytest
 
 from orderflow import clock
 from tests.support.world import BUILD, World, world_on
-from tests.unit.web.test_web_access import CROSS, KEYS, bearer
+from tests.unit.web.test_web_auth import CROSS, KEYS, bearer
 
 CUSTOMERS = {("POST", "/orders"), ("POST", "/orders/<id:order_id>/cancel")}
 """What changes something and needs no operator."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orderflow import clock
-from tests.support.steps import PAYMENT, SHIPPING, Process, World
+from tests.support.provider_process import PAYMENT, SHIPPING, Process, World
 
 
 @pytest.fixture(scope="module", params=[PAYMENT, SHIPPING], ids=lambda kind: kind.service)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orderflow import clock
-from orderflow.messaging.guard import Done, Later
-from tests.support.steps import (
+from orderflow.messaging.guard import Done, Retry
+from tests.support.provider_process import (
     LIMITS,
     PAYMENT,
     Gate,
@@ -58,7 +58,7 @@ class TestDo:
     def test_an_intent_of_another_process_waits(self, world: World, process: Process, order_id: str) -> None:
         """While the lease runs, nobody else calls."""
         bring_to("intended", world, order_id)
-        assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Later]
+        assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Retry]
         assert (world.row(order_id), world.outcomes(order_id)) == (("intended", 1), [])
         assert not process.hooks.calls
 
@@ -106,7 +106,7 @@ class TestUndo:
     def test_an_undo_of_another_process_waits(self, world: World, process: Process, order_id: str) -> None:
         """While the lease runs, nobody else voids."""
         bring_to("undoing", world, order_id)
-        assert kinds_of(process.handle(ask(world.kind.undo, order_id))) == [Later]
+        assert kinds_of(process.handle(ask(world.kind.undo, order_id))) == [Retry]
         assert (world.outcomes(order_id), process.hooks.calls) == ([], {})
 
     def test_an_undo_without_an_answer_is_tried_again(self, world: World, process: Process, order_id: str) -> None:

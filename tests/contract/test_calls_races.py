@@ -9,8 +9,20 @@ import pytest
 
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
-from orderflow.messaging.guard import Done, Later, Park
-from tests.support.steps import LIMITS, Crash, Gate, Process, World, ask, bring_to, fail, in_background, kinds_of, names
+from orderflow.messaging.guard import DeadLettered, Done, Retry
+from tests.support.provider_process import (
+    LIMITS,
+    Crash,
+    Gate,
+    Process,
+    World,
+    ask,
+    bring_to,
+    fail,
+    in_background,
+    kinds_of,
+    names,
+)
 
 AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
 """Where a process can die in the first and the last phase."""
@@ -62,11 +74,11 @@ class TestFence:
         message = ask(world.kind.good, order_id)
         call = in_background(lambda: sleeper.handle(message))
         gate.wait()
-        assert kinds_of(twin.handle(message)) == [Later]
+        assert kinds_of(twin.handle(message)) == [Retry]
         world.expire_lease(order_id)
         assert kinds_of(twin.handle(message)) == [Done]
         gate.open()
-        assert kinds_of(call.result(10)) == [Later]
+        assert kinds_of(call.result(10)) == [Retry]
         assert kinds_of(sleeper.handle(message)) == [Done]
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
@@ -84,8 +96,8 @@ class TestFence:
         working = in_background(lambda: twin.handle(message))
         at_work.wait()
         asleep.open()
-        assert kinds_of(sleeping.result(10)) == [Later]
-        assert kinds_of(third.handle(message)) == [Later]
+        assert kinds_of(sleeping.result(10)) == [Retry]
+        assert kinds_of(third.handle(message)) == [Retry]
         assert third.hooks.calls == {}
         at_work.open()
         assert kinds_of(working.result(10)) == [Done]
@@ -103,7 +115,7 @@ class TestFence:
         world.expire_lease(order_id)
         assert kinds_of(twin.handle(contested)) == [Done]
         gate.open()
-        assert kinds_of(call.result(10)) == [Later, Done]
+        assert kinds_of(call.result(10)) == [Retry, Done]
         assert names(world.outcomes(order_id)) == names(world.outcomes(other.subject)) == [world.kind.success]
 
 
@@ -186,9 +198,9 @@ class TestBatch:
         process.provider.void = lambda key, order_id: 1 / 0 if order_id == bad else original(key, order_id)
         message = ask(world.kind.undo, bad)
         verdicts = process.handle(message, ask(world.kind.undo, good))
-        assert kinds_of(verdicts) == [Later, Done]
+        assert kinds_of(verdicts) == [Retry, Done]
         assert names(world.outcomes(good)) == [world.kind.undone]
-        assert [kinds_of(process.handle(message)) for _ in range(4)] == [[Later]] * 3 + [[Park]]
+        assert [kinds_of(process.handle(message)) for _ in range(4)] == [[Retry]] * 3 + [[DeadLettered]]
 
     def test_the_pool_is_bounded(self, world: World) -> None:
         """With all places taken, the next call waits for one: it would only use up its lease in a queue."""

@@ -10,8 +10,8 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.contracts import Address, EventBus, Item, OrderSnapshot, PaymentCharged, StockReserved, Workflow
 from orderflow.envelope import Envelope, compose
-from orderflow.messaging.guard import Done, Later
-from tests.support.steps import (
+from orderflow.messaging.guard import Done, Retry
+from tests.support.provider_process import (
     LIMITS,
     PAYMENT,
     PRICE,
@@ -234,7 +234,7 @@ class TestRaces:
         message = ask(world.kind.good, order_id)
         call = in_background(lambda: slow.handle(message))
         gate.wait()
-        assert kinds_of(twin.handle(message)) == [Later]
+        assert kinds_of(twin.handle(message)) == [Retry]
         assert world.waits(order_id) is None
         gate.open()
         assert kinds_of(call.result(10)) == [Done]

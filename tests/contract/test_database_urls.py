@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from orderflow.database import Database, check_url
 from orderflow.database.migrate import migrate
 from orderflow.errors import ConfigurationError
-from orderflow.simulator.ledger import Ledger
+from simulator.ledger import Ledger
 from tests.support.ports import free_port
 from tests.support.system import until
 

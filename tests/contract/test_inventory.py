@@ -16,8 +16,8 @@ from orderflow import clock
 from orderflow.contracts import Item, ReleaseStock, ReserveStock
 from orderflow.envelope import Envelope
 from orderflow.messaging.guard import Done
-from tests.support.shop import THREADS, Shop
-from tests.support.steps import ask, names
+from tests.support.inventory_process import THREADS, Shop
+from tests.support.provider_process import ask, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ def test_a_batch_is_decided_in_its_order(shop: Shop) -> None:
 def test_the_last_hundred_are_sold_once(shop: Shop, skus: list[str], measured: Callable[..., None]) -> None:
     """16 threads in each of 4 processes, batches of mixed orders: exactly 100 pieces sold, nobody waits for anybody's
     deadlock."""
-    command = [sys.executable, "-m", "tests.support.shop", shop.url, "160", *skus]
+    command = [sys.executable, "-m", "tests.support.inventory_process", shop.url, "160", *skus]
     pipe = subprocess.PIPE
     buyers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) for _ in range(4)]
     assert [buyer.stdout.readline() for buyer in buyers if buyer.stdout] == ["ready\n"] * 4

@@ -19,7 +19,7 @@ from services.inventory.models import START
 
 NewDatabase = Callable[[str | None], str]
 LOGS = {"order": "order_log", "orchestrator": "saga_log"}
-MODULES = {"orchestrator": ("orchestrator.store", "orchestrator.watch")}
+MODULES = {"orchestrator": ("orchestrator.store", "orchestrator.watched_executions")}
 """With a service's own tables; of other services `models`."""
 
 # Not the order of columns: a revision can only append one. Not the names of NOT NULL constraints: the column says it.

@@ -30,7 +30,7 @@ from orderflow.web import create_app
 from services.inventory import main as inventory
 from services.payment import main as payment
 from services.shipping import main as shipping
-from tests.support.steps import ask
+from tests.support.provider_process import ask
 
 NewDatabase = Callable[[str | None], str]
 ADDRESS = Address(name="Ada Lovelace", line1="1 Main St", city="Berlin", postal_code="10115", country="DE")

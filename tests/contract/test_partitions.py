@@ -16,7 +16,7 @@ from orderflow.database.partitions import Partitioned, existing, keep_up
 from orderflow.database.retention import Deleted, Retention, forget
 from orderflow.errors import Contended, DatabaseUnavailable
 from orderflow.messaging import inbox
-from orderflow.saga.audit_log import LogEntry, Trail, table
+from orderflow.saga.audit_log import AuditLog, NewRecord, table
 from tests.support.system import until
 
 pytestmark = pytest.mark.row(32)
@@ -225,10 +225,10 @@ def test_a_plan_finds_each_ids_partition(database: Database) -> None:
 def test_one_orders_lines_are_read_where_they_can_be(database: Database) -> None:
     """From when the order was placed on; the order of lines is that of their writing, over partitions."""
     keep_up(database, LOG, HOUR)
-    log, order_id = Trail("story"), clock.new_id()
+    log, order_id = AuditLog("story"), clock.new_id()
     for number in range(3):
         with database.transaction() as connection:
-            log.write(connection, [LogEntry(order_id, "order", "note", f"N{number}")])
+            log.write(connection, [NewRecord(order_id, "order", "note", f"N{number}")])
     database.query(
         "INSERT INTO story (order_id, at, service, kind, type)"
         " VALUES (%s, now() - interval '1 day', 'order', 'note', 'Early')",

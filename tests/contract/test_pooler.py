@@ -13,7 +13,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.database import Database
 from orderflow.database.migrate import head_of, migrate
 from orderflow.errors import Contended, DatabaseUnavailable
-from orderflow.simulator.ledger import Ledger
+from simulator.ledger import Ledger
 from tests.support.load import each_kind
 from tests.support.oracle import check
 from tests.support.pooler import pooled

@@ -12,12 +12,12 @@ from orderflow import clock
 from orderflow.contracts import Address, Item
 from orderflow.errors import ConfigurationError, UnknownOutcome
 from orderflow.providers import Refused, Success, Voided
-from orderflow.simulator import Faults
-from orderflow.simulator.ledger import Ledger
 from services.payment.provider import TRADE as PAYMENTS
 from services.payment.provider import SimulatedPayments
 from services.shipping.provider import TRADE as SHIPMENTS
 from services.shipping.provider import SimulatedCarrier
+from simulator import Faults
+from simulator.ledger import Ledger
 
 TIMEOUT = 0.5
 

@@ -30,10 +30,10 @@ from orderflow.messaging.publisher import Publisher
 from orderflow.routing import SERVICES, Channel
 from orderflow.service import Service
 from orderflow.settings import Settings
-from services.order.placing import Placing
+from services.order.placement import Placing
 from tests.support.aims import within
 from tests.support.oracle import check
-from tests.support.steps import in_background
+from tests.support.provider_process import in_background
 from tests.support.system import until
 from tests.support.world import BUILD, request
 

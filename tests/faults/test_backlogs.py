@@ -13,7 +13,7 @@ import pytest
 from orderflow import clock
 from orderflow.broker import Delivery
 from orderflow.contracts import EventBus, Workflow
-from orderflow.messaging.guard import Later
+from orderflow.messaging.guard import Retry
 from orderflow.routing import COORDINATOR, MACHINE
 from tests.support.load import each_kind
 from tests.support.oracle import check
@@ -224,7 +224,7 @@ def test_what_is_given_back_holds_its_own_order_only(world: World, kind: Kind, m
     with short_receives(world, owner, random.Random(0)), monkeypatch.context() as patch:
         patch.setattr(
             service.processor, "process",
-            lambda envelopes: [Later("not yet") if e.subject == given_back else process([e])[0] for e in envelopes],
+            lambda envelopes: [Retry("not yet") if e.subject == given_back else process([e])[0] for e in envelopes],
         )  # fmt: skip
         service.consumer.step(1)
         assert queue.in_hand, "hidden"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from orderflow.routing import SERVICES
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 from tests.support.bodies import valid_body
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
 from tests.support.load import sizes

@@ -17,7 +17,7 @@ from orderflow.envelope import MAX_BYTES, compose, decode
 from orderflow.errors import Problem, Undecodable
 from orderflow.routing import TABLE
 from orderflow.saga import STEPS, Step
-from services.order.placing import HEADROOM
+from services.order.placement import HEADROOM
 from services.order.schemas import MAX_LINES
 from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, sizes
@@ -252,9 +252,9 @@ def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest
     order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
     [(placed,)] = world.execute("order", "SELECT body FROM outbox WHERE order_id = %s", [order_id])
     size = len(placed)
-    monkeypatch.setattr("services.order.placing.MAX_BYTES", size + HEADROOM)
+    monkeypatch.setattr("services.order.placement.MAX_BYTES", size + HEADROOM)
     orders = [order_id, world.place(workflow=Workflow.CHOREOGRAPHY)]
-    monkeypatch.setattr("services.order.placing.MAX_BYTES", size + HEADROOM - 1)
+    monkeypatch.setattr("services.order.placement.MAX_BYTES", size + HEADROOM - 1)
     with pytest.raises(Problem, match="413"):
         world.place(workflow=Workflow.CHOREOGRAPHY)
     world.recover()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
-from orderflow.providers.calls import CallingApplication
-from orderflow.simulator import Faults, Simulated
+from orderflow.providers.calls import ProviderApplication
+from simulator import Faults, Simulated
 from tests.support.load import sizes
 from tests.support.oracle import check
 from tests.support.system import KINDS, kind_id
@@ -31,9 +31,9 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
         yield made
 
 
-def caller(world: World, service: str) -> CallingApplication:
+def caller(world: World, service: str) -> ProviderApplication:
     application = world.services[service].application
-    assert isinstance(application, CallingApplication)
+    assert isinstance(application, ProviderApplication)
     return application
 
 

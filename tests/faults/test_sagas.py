@@ -31,7 +31,7 @@ from orderflow.saga.retry_budget import withheld
 from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, quick
 from tests.support.oracle import check
-from tests.support.steps import in_background
+from tests.support.provider_process import in_background
 from tests.support.system import KINDS, kind_id, until
 from tests.support.world import BUILD, World, world_on
 

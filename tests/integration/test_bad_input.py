@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orderflow.routing import SERVICES
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 from tests.support.raw_http import JSON, post, talk
 from tests.support.system import System, order_body
 

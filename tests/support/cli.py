@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from cli import connect
 from cli.main import app
 from client.api import Api
-from client.timeline import journey
+from client.timeline import timeline_of
 from orderflow.routing import SERVICES
 
 ORDER_ID: Final = "01a20c9c-842a-7161-bc3c-4230b7469cf6"
@@ -101,10 +101,10 @@ class Terminal:
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "140"})
 
 
-MOVED = journey(dict(ORDER), dict(TIMELINE))
+MOVED = timeline_of(dict(ORDER), dict(TIMELINE))
 """An order on its way."""
 
-CONFIRMED = journey(
+CONFIRMED = timeline_of(
     dict(ORDER) | {"status": "CONFIRMED", "reason": None},
     {"entries": [entry(0, "order", "OrderPlaced"), entry(50, "order", "OrderConfirmed")], "waiting_for": None},
 )

@@ -11,7 +11,7 @@ from urllib.parse import quote_from_bytes
 import psutil
 
 from orderflow.contracts import MESSAGES, EventBus, Workflow
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 
 DEEP: Final = 10_000
 """Levels of nesting."""

@@ -265,7 +265,7 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
     kind = EmbeddedRuntime
     if provider() == "containers":
         need_engine()
-        from tests.support.around import AroundContainers  # needs testcontainers
+        from tests.support.services_around_infrastructure import AroundContainers  # needs testcontainers
 
         kind = AroundContainers
     # Tests place more orders at once than the default records, and look at any of them.

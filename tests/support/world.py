@@ -23,17 +23,17 @@ from pydantic import SecretStr
 from orchestrator import main as orchestrator
 from orchestrator.guardian import Guardian
 from orderflow.errors import BrokerUnavailable, Transient
-from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.calls import Limits, ProviderApplication
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from orderflow.settings import Settings
-from orderflow.simulator.ledger import Ledger
 from services.inventory import main as inventory
 from services.order import main as order
-from services.order.placing import Placing
+from services.order.placement import Placing
 from services.order.schemas import OrderRequest
 from services.payment import main as payment
 from services.shipping import main as shipping
+from simulator.ledger import Ledger
 from tests.support.aws_like.memory import AwsLikeBroker
 from tests.support.aws_like.rules import Rules
 from tests.support.machine import Inline
@@ -117,7 +117,7 @@ class World:
             "providers_database_url": SecretStr(self.urls["providers"]),
         }
         service = BUILD[name](Settings(**values), self.broker)
-        if isinstance(service.application, CallingApplication):
+        if isinstance(service.application, ProviderApplication):
             service.application._executor = Inline()
             service.application.breaker.now = lambda: time.monotonic() + self.passed
         service.database.open()

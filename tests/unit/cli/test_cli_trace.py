@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cli.commands import trace
 from cli.commands.trace import from_timeline, tree, waterfall
-from client.timeline import journey
+from client.timeline import timeline_of
 from tests.support.cli import MOVED, ORDER, TIMELINE, api, shown
 
 
@@ -46,7 +46,7 @@ def test_without_jaeger_the_timeline_is_drawn() -> None:
     assert [b.name for b in bars] == [e["type"] for e in TIMELINE["entries"]]
     assert sum(b.took for b in bars) == 140
     assert bars[3].error == "undeliverable address"
-    assert from_timeline(journey(dict(ORDER), {"entries": [], "waiting_for": None})) == []
+    assert from_timeline(timeline_of(dict(ORDER), {"entries": [], "waiting_for": None})) == []
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,6 @@ def test_a_trace_is_waited_for_until_it_grows_no_more(
     monkeypatch.setattr(trace, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     updated = datetime.now(UTC) - timedelta(seconds=age)
     order = dict(ORDER) | {"status": status, "updated_at": updated.isoformat()}
-    found = trace.fetch(api(jaeger, jaeger="http://jaeger"), journey(order, dict(TIMELINE)))
+    found = trace.fetch(api(jaeger, jaeger="http://jaeger"), timeline_of(order, dict(TIMELINE)))
     assert (len(found["spans"]) if found else None) == spans
     assert now == waits

@@ -15,13 +15,13 @@ from cli.views.compare import show
 from client import checks, cost
 from client.compare import Compared
 from client.cost import Cost
-from client.timeline import journey
+from client.timeline import timeline_of
 from diagrams.lanes import Arrow, Lanes
 from orderflow.contracts import Workflow
 from orderflow.routing import SERVICES, TABLE, variants
 from tests.support.cli import CONFIRMED, MOVED, ORDER, ORDER_ID, TIMELINE, answer, api, entry, problem
 
-# Journeys
+# Timelines
 
 
 def test_a_message_that_is_sent_again_counts_once() -> None:
@@ -30,14 +30,14 @@ def test_a_message_that_is_sent_again_counts_once() -> None:
         entry(0, "order", "OrderPlaced", number=1),
         entry(9, "order", "OrderPlaced", resend=1, number=1),
     ]
-    assert journey(dict(ORDER), {"entries": entries, "waiting_for": None}).messages == 1
+    assert timeline_of(dict(ORDER), {"entries": entries, "waiting_for": None}).messages == 1
 
 
 def test_a_journey_knows_its_end_and_what_was_undone() -> None:
     assert MOVED.took == 140
     assert MOVED.undone == ("payment", "stock")
     assert MOVED.moments[1].receivers == ("payment", "order")
-    assert journey(dict(ORDER), {"entries": TIMELINE["entries"][:3], "waiting_for": None}).took is None
+    assert timeline_of(dict(ORDER), {"entries": TIMELINE["entries"][:3], "waiting_for": None}).took is None
 
 
 # Lanes
@@ -87,7 +87,7 @@ def test_a_step_has_the_messages_and_the_time_that_led_to_it() -> None:
         entry(45, "orchestrator", "CancelOrder", "command"),
         entry(60, "order", "OrderCancelled"),
     ]
-    moved = journey(dict(ORDER) | {"workflow": "orchestration"}, {"entries": entries, "waiting_for": None})
+    moved = timeline_of(dict(ORDER) | {"workflow": "orchestration"}, {"entries": entries, "waiting_for": None})
     compared = Compared("orchestration", "sns", moved)
     steps = {name: (round(s.ms), [m.type for m in s.moments]) for name, s in compared.segments.items()}
     assert steps == {

@@ -17,7 +17,7 @@ from orderflow.envelope import Envelope, compose
 from orderflow.errors import DatabaseUnavailable
 from orderflow.messaging import consumer
 from orderflow.messaging.consumer import Consumer
-from orderflow.messaging.guard import Done, Later
+from orderflow.messaging.guard import Done, Retry
 from orderflow.messaging.processor import Processor
 from orderflow.messaging.receivers import Look
 from orderflow.service import Service
@@ -117,7 +117,7 @@ def test_a_long_delay_is_given_only_where_it_was_noted(fails: bool, monkeypatch:
             raise DatabaseUnavailable("gone")
         noted.append(until)
 
-    hand.process = lambda envelopes: [Later("not yet") for _ in envelopes]  # type: ignore[method-assign, assignment, return-value]
+    hand.process = lambda envelopes: [Retry("not yet") for _ in envelopes]  # type: ignore[method-assign, assignment, return-value]
     hand.extend = lambda deliveries, seconds: given_back.append(seconds)  # type: ignore[attr-defined]
     one = Consumer(
         cast(Queue, hand), cast(Processor, hand), database_alive=lambda: True, long_poll=20, visibility=30,

@@ -47,7 +47,7 @@ def test_a_backlog_is_asked_after_once_in_forty(budget: RetryBudget) -> None:
     taken(budget, 100)
     given = 0
     for _ in range(4000):
-        budget.came_forward(helped=False)
+        budget.record_progress(helped=False)
         given += taken(budget, 3)
     assert given == pytest.approx(100, abs=1)
 
@@ -60,7 +60,7 @@ def test_after_a_loss_as_many_as_help(budget: RetryBudget) -> None:
         lost -= asked
         rounds += 1
         for _ in range(asked):
-            budget.came_forward(helped=True)
+            budget.record_progress(helped=True)
         assert asked, "it goes on"
     assert rounds == 20, "never more than its size at once"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orderflow.errors import Problem
 from orderflow.serve.arriving import Arriving
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 from tests.support.rude import CHUNKED, POST
 
 WHOLE = {

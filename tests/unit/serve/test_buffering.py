@@ -23,7 +23,7 @@ from gunicorn.workers import base, gthread
 
 from orderflow.serve import listen
 from orderflow.settings import Settings
-from orderflow.web.reading import MAX_BODY
+from orderflow.web.parsing import MAX_BODY
 from tests.support.ports import free_port
 from tests.support.rude import CHUNKED, FINISHED, KINDS, POST, Rude, ask
 

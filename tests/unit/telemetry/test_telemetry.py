@@ -33,7 +33,7 @@ from orderflow.messaging import tracing
 from orderflow.messaging.application import Incoming, Reply
 from orderflow.messaging.consumer import Consumer
 from orderflow.messaging.guard import Guard
-from orderflow.messaging.outbox import Outbox, Unit
+from orderflow.messaging.outbox import Outbox, UnitOfWork
 from orderflow.messaging.processor import Processor
 from orderflow.messaging.publisher import Publisher
 from tests.support.spans import attributes, spans
@@ -80,7 +80,7 @@ class Inventory:
     def accept(self, message: Message) -> Message | None:
         return message if isinstance(message, OrderPlaced) else None
 
-    def handle(self, unit: Unit, batch: Sequence[Incoming]) -> Sequence[Reply]:
+    def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         replies = [self.replies.get(m.order_id, [StockReserved(items=())]) for m in batch]
         for reply in replies:
             if isinstance(reply, RuntimeError):

@@ -13,7 +13,7 @@ from orderflow.looks import Looks
 from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.web import dead_letters
-from services.order.reading import Reading, SagaView
+from services.order.queries import Reading, SagaView
 from tests.support.web import client_of
 
 THREADS = 8
@@ -62,7 +62,7 @@ def test_a_probe_waits_for_a_moment_only(pool: ThreadPoolExecutor, monkeypatch: 
         return {}
 
     monkeypatch.setattr(Service, "not_ready", hang)
-    monkeypatch.setattr("orderflow.web.pages._PATIENCE", 0.05)
+    monkeypatch.setattr("orderflow.web.common_routes._PATIENCE", 0.05)
     app = client_of().application
     asked = [pool.submit(lambda: app.test_client().get("/readyz").status_code) for _ in range(THREADS)]
     assert [future.result(30) for future in asked] == [503] * THREADS
@@ -103,7 +103,7 @@ def test_one_timeline_at_a_time_waits_for_a_silent_orchestrator(
         return cast("SagaView | None", answers[-1])
 
     monkeypatch.setattr(reading, "_ask", ask)
-    monkeypatch.setattr("services.order.reading._SILENT", 60.0)
+    monkeypatch.setattr("services.order.queries._SILENT", 60.0)
     assert reading._saga("1") is None
     probing = pool.submit(reading._saga, "2")
     assert asking.wait(30)

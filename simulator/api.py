@@ -8,10 +8,10 @@ from flask import Blueprint
 from pydantic import BaseModel, Field
 
 from orderflow.contracts import Id, Money
-from orderflow.simulator.faults import Faults
-from orderflow.simulator.ledger import LedgerEntry
-from orderflow.simulator.provider import Simulated
 from orderflow.web import Answer, RequestModel, Time, body, operation, query
+from simulator.faults import Faults
+from simulator.ledger import LedgerEntry
+from simulator.provider import Simulated
 
 
 class LedgerQuery(RequestModel):

@@ -17,12 +17,12 @@ from orderflow.contracts import Item, Message, ReserveStock
 from orderflow.database import Database
 from orderflow.envelope import Envelope, decode
 from orderflow.messaging import inbox
-from orderflow.messaging.guard import Done, Guard, Later, Verdict
+from orderflow.messaging.guard import Done, Guard, Retry, Verdict
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.processor import Processor
 from services.inventory import models
 from services.inventory.handlers import Inventory
-from tests.support.steps import ask, names
+from tests.support.provider_process import ask, names
 
 THREADS = 16
 
@@ -53,7 +53,7 @@ class Shop:
         verdicts = self.handle(*envelopes)
         for i, envelope in enumerate(envelopes):
             for _ in range(100):
-                if isinstance(verdict := verdicts[i], Later):
+                if isinstance(verdict := verdicts[i], Retry):
                     self.waited.append(verdict.reason)
                     [verdicts[i]] = self.handle(envelope)
         return verdicts

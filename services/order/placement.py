@@ -17,12 +17,12 @@ from orderflow.envelope import MAX_BYTES, Envelope, compose
 from orderflow.errors import FieldError, Problem
 from orderflow.idempotency import CLAIMED_AT, Key, Reply
 from orderflow.messaging.outbox import Outbox
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 from orderflow.settings import Settings
 from services.order import coordinator, domain, former_keys, models
 from services.order.aggregate import Order
 from services.order.domain import Product, Status
-from services.order.reading import trace_of
+from services.order.queries import trace_of
 from services.order.schemas import Amount, OrderAnswer, OrderRequest
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class Placing:
             telemetry.about_order(order.id, workflow.value)
             first_look = coordinator.first_look(order, self._settings)
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
-            models.LOG.write(unit.connection, [LogEntry(order.id, "order", "event", "OrderPlaced", order.placed_id)])
+            models.LOG.write(unit.connection, [NewRecord(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
             # Both rows have the transaction's time: with a key, no statement need be waited for once more.
             accepted = Placed(order.id, foreseen.at(claimed or created()), replayed=False)

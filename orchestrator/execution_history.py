@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from orchestrator import watch
+from orchestrator import watched_executions
 from orchestrator.engine import State
-from orchestrator.watch import execution_name
+from orchestrator.watched_executions import execution_name
 from orderflow.contracts import CancelOrder, OrderCancelled, OrderConfirmed, name_of
 from orderflow.database import Database
 from orderflow.envelope import Envelope, sender_of
 from orderflow.errors import Undecodable
 from orderflow.routing import MACHINE
 from orderflow.saga import DEADLINE, NEEDS_ATTENTION, STEPS, owed
-from orderflow.saga.audit_log import Line
+from orderflow.saga.audit_log import Record
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
 _UNDOES: Final = frozenset(name_of(step.undo) for step in STEPS) | {name_of(CancelOrder)}
@@ -44,12 +44,12 @@ class Open:
 
 
 @dataclass(slots=True)
-class Story:
+class ExecutionSummary:
     """An order's executions as one saga."""
 
     created_at: datetime
     updated_at: datetime
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Record] = field(default_factory=list)
     facts: set[str] = field(default_factory=set)
     reason: str = ""
     version: int = 0
@@ -65,65 +65,67 @@ class Story:
         return State.RUNNING if owed(self.facts) is None else State.COMPENSATING
 
 
-def story(database: Database, histories: Histories, order_id: str) -> Story | None:
+def story(database: Database, histories: Histories, order_id: str) -> ExecutionSummary | None:
     """What is known of an order's executions; None if there are none. Raises BrokerUnavailable."""
-    again = watch.restarts(database, order_id) or 0
+    again = watched_executions.restarts(database, order_id) or 0
     names = [execution_name(order_id, n) for n in range(again + 1)]
-    return tell((name, histories.history(name)) for name in names)
+    return summarise((name, histories.history(name)) for name in names)
 
 
-def tell(histories: Iterable[tuple[str, list[dict[str, Any]]]]) -> Story | None:
+def summarise(histories: Iterable[tuple[str, list[dict[str, Any]]]]) -> ExecutionSummary | None:
     """The story of executions by their events, oldest first."""
-    told: Story | None = None
+    summary: ExecutionSummary | None = None
     for name, events in histories:
         if not events:
             continue  # lost with its broker
         began = events[0]["timestamp"]
-        told = told or Story(began, began)
-        told.lines.append(Line(began, MACHINE, "note", "ExecutionStarted", note=name))
-        _read(events, told)
-    return told
+        summary = summary or ExecutionSummary(began, began)
+        summary.lines.append(Record(began, MACHINE, "note", "ExecutionStarted", note=name))
+        _read(events, summary)
+    return summary
 
 
-def _read(events: list[dict[str, Any]], told: Story) -> None:
+def _read(events: list[dict[str, Any]], summary: ExecutionSummary) -> None:
     times: Mapping[str, Any] = {}
     asked: Envelope | None = None
     since: datetime | None = None
-    told.waiting, told.needs_attention = None, False
+    summary.waiting, summary.needs_attention = None, False
     for event in events:
         at, kind = event["timestamp"], event["type"]
         details: Mapping[str, Any] = next((event[key] for key in event if key.endswith("EventDetails")), {})
-        told.version, told.updated_at = told.version + 1, at
+        summary.version, summary.updated_at = summary.version + 1, at
         if kind == "ExecutionStarted":
             times = json.loads(details["input"]).get("times", {})
         elif kind == "TaskScheduled" and (asked := _asked(details)):
             note = "" if asked.resend else str(asked.data.get("reason", ""))
-            told.lines.append(Line(at, MACHINE, "command", asked.name, asked.id, asked.causationid, note, asked.resend))
+            summary.lines.append(
+                Record(at, MACHINE, "command", asked.name, asked.id, asked.causationid, note, asked.resend)
+            )
             since = since if since and asked.resend else at
             if details["resource"].endswith(".waitForTaskToken"):
-                told.waiting = Open(asked.name, _receiver(details), since, _deadline(asked, since, times))
+                summary.waiting = Open(asked.name, _receiver(details), since, _deadline(asked, since, times))
         elif kind == "TaskSucceeded" and asked and (answer := _answer(details)):
-            told.facts.add(answer["fact"])
-            told.reason = told.reason or answer["reason"]
-            told.waiting, since = None, None
+            summary.facts.add(answer["fact"])
+            summary.reason = summary.reason or answer["reason"]
+            summary.waiting, since = None, None
             name = answer["type"].split(".")[1]
             service = sender_of(answer["source"])
-            told.lines.append(Line(at, service, "event", name, answer["id"], asked.id, answer["reason"]))
+            summary.lines.append(Record(at, service, "event", name, answer["id"], asked.id, answer["reason"]))
         elif kind == "PassStateEntered":
-            _owed_by(json.loads(event["stateEnteredEventDetails"]["input"]), details["name"], at, told)
+            _owed_by(json.loads(event["stateEnteredEventDetails"]["input"]), details["name"], at, summary)
         elif kind in _ENDS:
-            told.waiting = None
-            told.needs_attention = details.get("error") == NEEDS_ATTENTION
-            told.lines.append(Line(at, MACHINE, "note", kind, note=f"{details.get('error', '')}".strip()))
+            summary.waiting = None
+            summary.needs_attention = details.get("error") == NEEDS_ATTENTION
+            summary.lines.append(Record(at, MACHINE, "note", kind, note=f"{details.get('error', '')}".strip()))
 
 
-def _owed_by(data: Mapping[str, Any], state: str, at: datetime, told: Story) -> None:
+def _owed_by(data: Mapping[str, Any], state: str, at: datetime, summary: ExecutionSummary) -> None:
     """A deadline is no answer; it is seen by the state that it leads to."""
     if state.endswith(" deadline"):
-        told.facts.add(DEADLINE)
+        summary.facts.add(DEADLINE)
         reason = f"no answer to {state.removesuffix(' deadline')} in time"
-        told.reason = told.reason or reason
-        told.lines.append(Line(at, MACHINE, "note", DEADLINE, note=reason))
+        summary.reason = summary.reason or reason
+        summary.lines.append(Record(at, MACHINE, "note", DEADLINE, note=reason))
 
 
 def _asked(details: Mapping[str, Any]) -> Envelope | None:

@@ -20,7 +20,7 @@ from orderflow.envelope import Envelope, decode
 from orderflow.errors import Rejected
 from orderflow.messaging.application import Incoming, Reply
 from orderflow.metrics import Gauge
-from orderflow.saga.audit_log import LogEntry
+from orderflow.saga.audit_log import NewRecord
 
 WATCHED: Final = "watched"
 ATTENTION: Final = "attention"
@@ -105,7 +105,7 @@ def execution_name(order_id: str, restarts: int) -> str:
     return f"{order_id}-r{restarts}" if restarts else order_id
 
 
-def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry]) -> list[Reply]:
+def hear(connection: Connection, batch: Sequence[Incoming], log: list[NewRecord]) -> list[Reply]:
     """Handles the messages of orders that run by the state machine."""
     replies: list[Reply] = []
     for incoming in batch:
@@ -117,7 +117,7 @@ def hear(connection: Connection, batch: Sequence[Incoming], log: list[LogEntry])
             if not incoming.known:
                 connection.execute(_RETRY, [envelope.subject])
                 note = f"{incoming.message.by}: {incoming.message.why}"
-                log.append(LogEntry(envelope.subject, "order", "event", envelope.name, envelope.id, note=note))
+                log.append(NewRecord(envelope.subject, "order", "event", envelope.name, envelope.id, note=note))
             replies.append([])
         else:
             replies.append(Rejected(f"{envelope.name} of a {envelope.workflow.value} order is for its state machine"))

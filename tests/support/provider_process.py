@@ -32,16 +32,16 @@ from orderflow.errors import UnknownOutcome
 from orderflow.messaging import inbox
 from orderflow.messaging.guard import Done, Guard, Verdict
 from orderflow.messaging.outbox import Outbox
-from orderflow.providers.calls import CallingApplication, Limits
+from orderflow.providers.calls import Limits, ProviderApplication
 from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
-from orderflow.simulator.ledger import Ledger
 from services.payment.handlers import Payment
 from services.payment.provider import TRADE as PAYMENTS
 from services.payment.provider import SimulatedPayments
 from services.shipping.handlers import Shipping
 from services.shipping.provider import TRADE as SHIPMENTS
 from services.shipping.provider import SimulatedCarrier
+from simulator.ledger import Ledger
 from tests.support.machine import Inline
 from tests.support.world import Crash
 
@@ -119,7 +119,7 @@ class Kind:
     table: str
     does: str
     undoes: str
-    application: Callable[..., CallingApplication]
+    application: Callable[..., ProviderApplication]
     provider: Callable[..., Any]
     good: Message
     bad: Message
@@ -252,7 +252,7 @@ class Process:
         return [v.result(10) if isinstance(v, Future) else v for v in self.processor.process(envelopes)]
 
     def close(self) -> None:
-        CallingApplication.close(self.application)  # the ledger is the world's
+        ProviderApplication.close(self.application)  # the ledger is the world's
         self.database.close()
 
 

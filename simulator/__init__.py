@@ -4,8 +4,8 @@ Its ledger lies in a database of its own, written on connections of its own: it 
 Only `services/payment` and `services/shipping` use this, behind their provider protocols.
 """
 
-from orderflow.simulator.faults import Faults
-from orderflow.simulator.ledger import LedgerEntry
-from orderflow.simulator.provider import Simulated
+from simulator.faults import Faults
+from simulator.ledger import LedgerEntry
+from simulator.provider import Simulated
 
 __all__ = ["Faults", "LedgerEntry", "Simulated"]

@@ -10,8 +10,8 @@ from orderflow import clock
 from orderflow.errors import UnknownOutcome
 from orderflow.providers import Refused, Success, Voided
 from orderflow.settings import Settings
-from orderflow.simulator.faults import FaultBox
-from orderflow.simulator.ledger import Ledger, LedgerEntry
+from simulator.faults import FaultBox
+from simulator.ledger import Ledger, LedgerEntry
 
 _PREFIXES: Final = {"charge": "ch", "refund": "re", "shipment": "sh", "cancellation": "ca"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import executions, watch
+from orchestrator import execution_history, watched_executions
 from orchestrator.engine import State
 from orderflow import clock
 from orderflow import contracts as c
@@ -51,7 +51,7 @@ def test_a_history_is_told_as_a_saga() -> None:
         "type": "orderflow.StockRejected.v1", "id": clock.new_id(), "source": "orderflow/inventory",
         "fact": "StockRejected", "reason": "sold out",
     }  # fmt: skip
-    told = executions.tell(
+    told = execution_history.summarise(
         [("lost", []), ("o-r1", history(order, (reserve, outcome), (charge, None), (charge.again(), None)))]
     )
     assert told is not None
@@ -70,7 +70,7 @@ def test_a_history_is_told_as_a_saga() -> None:
     assert (told.waiting.step, told.waiting.service) == ("RefundPayment", "payment")
     assert told.waiting.deadline == told.waiting.since + timedelta(seconds=10 + 20 + 40)
     assert "secret" not in repr(told)
-    assert executions.tell([("lost", [])]) is None
+    assert execution_history.summarise([("lost", [])]) is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_history_is_told_as_a_saga() -> None:
 def test_an_undo_has_times_of_its_own(name: str, seconds: int) -> None:
     """Told by what it is in the saga, whatever it is called."""
     asked = placed().model_copy(update={"type": f"orderflow.{name}.v1"})
-    told = executions.tell([("o", history(placed(), (asked, None)))])
+    told = execution_history.summarise([("o", history(placed(), (asked, None)))])
     assert told is not None
     assert told.waiting is not None
     assert told.waiting.deadline == told.waiting.since + timedelta(seconds=seconds)
@@ -92,7 +92,7 @@ def test_a_deadline_is_seen_by_the_state_that_it_leads_to() -> None:
     entered = {"name": "ChargePayment deadline", "input": "{}"}
     events = history(placed())
     events.append({"type": "PassStateEntered", "timestamp": START, "stateEnteredEventDetails": entered})
-    told = executions.tell([("o", events)])
+    told = execution_history.summarise([("o", events)])
     assert told is not None
     assert told.facts == {DEADLINE}
     assert (told.lines[-1].type, told.lines[-1].note) == (DEADLINE, "no answer to ChargePayment in time")
@@ -100,5 +100,5 @@ def test_a_deadline_is_seen_by_the_state_that_it_leads_to() -> None:
 
 
 def test_names_of_executions() -> None:
-    assert watch.execution_name("o", 0) == "o"
-    assert watch.execution_name("o", 2) == "o-r2"
+    assert watched_executions.execution_name("o", 0) == "o"
+    assert watched_executions.execution_name("o", 2) == "o-r2"

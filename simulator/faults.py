@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orderflow.errors import UnknownOutcome
-from orderflow.simulator.ledger import Ledger
+from simulator.ledger import Ledger
 
 _FRESH: Final = 1.0
 """Seconds for which the faults, once read, are taken as still set."""
