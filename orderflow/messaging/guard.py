@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import structlog
 
@@ -20,11 +21,14 @@ log = structlog.get_logger(__name__)
 class Done:
     """Handled: acknowledge."""
 
+    label: ClassVar = "done"  # of metrics and spans, as that of the others: public, so it stays when a class is renamed
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Not now: let it become visible again. `soon`: what it waits for is rarely held for long, such as a locked row."""
 
+    label: ClassVar = "later"
     reason: str
     soon: bool = False
 
@@ -33,6 +37,7 @@ class Retry:
 class DeadLettered:
     """Never: move it to the dead-letter queue."""
 
+    label: ClassVar = "park"
     reason: str
 
 

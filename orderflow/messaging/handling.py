@@ -47,19 +47,18 @@ class Handling:
             mark_failed(self._span, error)
 
     @harmless
-    def end(self, verdict: Any) -> None:
+    def end(self, label: str) -> None:
         """What becomes of the message: done, later or park."""
-        kind = type(verdict).__name__.lower()
-        metrics.handled[self._envelope.name, kind] += 1
+        metrics.handled[self._envelope.name, label] += 1
         if self._envelope.resend:
             metrics.resent[self._envelope.name,] += 1
         metrics.handling.observe(time.monotonic() - self._began)
-        if kind == "done" and self._outcome is not None:  # what waits or is parked is told by the consumer
+        if label == "done" and self._outcome is not None:  # what waits or is parked is told by the consumer
             log.info("handled", outcome=self._outcome, **self._envelope.about)
         if self._span:
-            if kind != "done":
-                self._span.set_attribute("orderflow.verdict", kind)
-            if kind == "park":
+            if label != "done":
+                self._span.set_attribute("orderflow.verdict", label)
+            if label == "park":
                 self._span.set_status(Status(StatusCode.ERROR, "parked"))
                 self._span.set_attribute("error.type", "parked")
             self._span.end()

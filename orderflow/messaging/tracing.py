@@ -105,9 +105,9 @@ def end(batch: Sequence[Handling], verdicts: Mapping[int, Any]) -> None:
     for i, handling in enumerate(batch):
         verdict = verdicts[i]
         if isinstance(verdict, Future):
-            verdict.add_done_callback(lambda done, handling=handling: handling.end(done.result()))  # type: ignore[misc]
+            verdict.add_done_callback(lambda done, handling=handling: handling.end(done.result().label))  # type: ignore[misc]
         else:
-            handling.end(verdict)
+            handling.end(verdict.label)
 
 
 @contextmanager

@@ -242,7 +242,7 @@ def test_one_orders_lines_are_read_where_they_can_be(database: Database) -> None
 def test_rows_without_partitions_are_deleted_to_the_last(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many statements as it needs, each of no more rows than it may: no cap, however much there is. Who comes while
     another is at it leaves it alone."""
-    monkeypatch.setattr("orderflow.database.pool.retention._CHUNK", 10)
+    monkeypatch.setattr("orderflow.database.retention._CHUNK", 10)
     database.query("CREATE TABLE notes (at timestamptz, gone bool)")
     database.query("INSERT INTO notes SELECT now() - n * interval '1 s', n % 2 = 0 FROM generate_series(1, 90) AS n")
     with database.transaction() as connection:

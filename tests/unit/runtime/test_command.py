@@ -13,7 +13,7 @@ from runtime.embedded import localstack
 
 ROOT = Path(__file__).parents[3]
 COMMAND = Path(sys.executable).with_name("orderflow")
-OURS = ("cli", "services", "orchestrator", "lab", "localstack")
+OURS = ("cli", "client", "deploy", "diagrams", "lab", "orchestrator", "runtime", "services", "simulator")
 
 
 def run(folder: Path, path: str) -> subprocess.CompletedProcess[str]:
