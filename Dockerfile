@@ -1,4 +1,4 @@
-# One image a service: the kernel, that service, and nothing else.
+# One image per service: the kernel, that service, and nothing else (payment and shipping: the simulator too).
 #
 #   docker build --build-arg SERVICE=payment -t orderflow/payment .      order inventory payment shipping orchestrator
 #   docker build --build-arg SERVICE=cli -t orderflow/cli .              the command line

@@ -21,6 +21,7 @@ order | inventory | payment | shipping)
     mkdir -p /selected/app/services
     cp services/__init__.py /selected/app/services/
     cp -R "services/$service" /selected/app/services/
+    case $service in payment | shipping) cp -R simulator /selected/app/ ;; esac # what their providers are simulated by
     ;;
 orchestrator)
     cp -R orchestrator /selected/app/

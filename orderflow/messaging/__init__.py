@@ -1,17 +1,30 @@
 """One message's way through a service, at least once and with one effect. Knows no provider and no HTTP.
 
-In the order that a message takes it:
+The way of one message of inventory, from its queue to the broker again; each function is called after the one above it
+(`tests/component/test_message_path.py`), and each file can be read after the one above it:
 
-1. `consumer` takes ten off the queue, keeps them invisible, and settles each by its verdict;
-2. `watermark` notes how far the queue has been seen (`receivers`: by all processes of the service);
-3. `processor` opens one transaction for the batch, each order once, with the help of `isolation` where one fails;
-4. `inbox` says which messages have had their effect;
-5. `application` is what the service itself does with them (`services/<name>/handlers.py`);
-6. `outbox` stores what they caused, in the same transaction;
-7. `acknowledger` deletes them from the queue, after the commit;
-8. `publisher` hands what was stored to the `lane` of its destination (`circuit`, `pace`), which sends it;
-   what finds no room waits in the `backlog`;
-9. `guard` counts failures, and what fails five times is a dead letter (`dead_letters`, `outbox_dead_letters`).
+1. `orderflow/messaging/consumer.py`, `step`: takes up to ten messages off the queue and decodes them; a heartbeat
+    keeps them invisible to others;
+2. `orderflow/messaging/processor.py`, `process`: opens one transaction for the batch, with one message of each order
+    in it;
+3. `services/inventory/reactions.py`, `react`: says which command of inventory's own a message is: `OrderPlaced` is
+    `ReserveStock` here;
+4. `orderflow/messaging/inbox.py`, `known`: says which messages have had their effect already;
+5. `services/inventory/handlers.py`, `handle`: the business effect of the batch, unaware of the workflow;
+6. `services/inventory/domain.py`, `decide`: the rule: what can be reserved of what there is; standard library only;
+7. `services/inventory/models.py`, `add`: the rows of that decision, in the same transaction;
+8. `orderflow/messaging/outbox.py`, `stage`: the replies, by the routing table, in the same transaction; then it
+    commits;
+9. `orderflow/messaging/publisher.py`, `hand_over`: after the commit: each reply to the lane of its destination;
+10. `orderflow/messaging/acknowledger.py`, `acknowledge`: deletes the messages from the queue; what crashed before
+    this is delivered again;
+11. `orderflow/messaging/lane.py`, `step`: sends a batch in the thread of this destination; what fails is retried by
+    the circuit breaker;
+12. `orderflow/broker/aws/broker.py`, `send`: SNS, EventBridge, SQS or Step Functions.
 
-`tracing` and `handling` tell of it.
+Beside the way: `watermark` and `receivers` know how far the queue has been seen, by this process and by all of the
+service; `isolation` finds the message of a batch that fails, `guard` turns its error into a verdict, and what has
+failed five times is dead-lettered (`dead_letters`, `outbox_dead_letters`). A lane has a `circuit` breaker, a `pace`
+and a `backlog` for what finds no room, and sends by `sending`; `late` starts the clock of an answer when its question
+is sent. `tracing` and `handling` tell of all this; `application` is what a service gives to the kernel.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROCESSES = ("orderflow", "services", "orchestrator")
+PROCESSES = ("orderflow", "simulator", "services", "orchestrator")
 
 
 def sources(*folders: str) -> list[Path]:

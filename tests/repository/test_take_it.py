@@ -18,7 +18,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/take-it.md").read_text()
-OURS = ("orderflow", "orchestrator", "services", "deploy", "runtime", "client", "diagrams", "cli", "lab", "tests")
+OURS = (
+    "orderflow", "simulator", "orchestrator", "services", "deploy", "runtime", "client", "diagrams", "cli", "lab",
+    "tests",
+)  # fmt: skip
 NONE = "\N{EN DASH}"
 ROW = re.compile(r"^\| \*\*(.+?)\*\*.*? \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
