@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +14,10 @@ from runtime.containers import docker
 from runtime.containers.docker import Compose, Container
 from runtime.containers.logs import ContainerLogs
 from runtime.containers.start import ContainerStart
-from runtime.containers.status import ContainerParts, part_name
+from runtime.containers.status import ContainerParts
 from runtime.home import PROJECT, Home, write_private
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
-from runtime.probe import refusal
 from runtime.problems import RuntimeProblem
 from runtime.progress import Report, silent
 
@@ -138,53 +134,6 @@ class ContainerRuntime:
             for owner, password in passwords.items()
         }
 
-    def pid(self, name: str) -> int:
-        """The pid of a part's first process, as the engine's machine sees it; 0 where it isn't running."""
-        return next((c.pid for c in self._of(name) if c.status == "running"), 0)
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """`docker kill` of a part; SIGSTOP and SIGCONT pause it with all its processes. Returns the pid it had.
-
-        Docker takes `docker kill` for a decision and doesn't start the container again: `start` does. `crash` is a
-        death that its restart policy makes good.
-        """
-        verbs = {signal.SIGSTOP: ("pause",), signal.SIGCONT: ("unpause",)}
-        found = [c for c in self._of(name) if c.status in ("running", "paused")]
-        if not found:
-            raise LookupError(f"{name} isn't running")
-        verb = verbs.get(signal.Signals(number), ("kill", "--signal", str(int(number))))
-        docker.ask(*verb, *(c.id for c in found))
-        return found[0].pid
-
-    def crash(self, name: str) -> int:
-        """kill -9 of a part's first process behind Docker's back, with all its children. Returns its pid.
-
-        Needs root on the engine's own machine; raises PermissionError or ProcessLookupError elsewhere.
-        """
-        pid = self.pid(name)
-        if not pid:
-            raise LookupError(f"{name} isn't running")
-        os.kill(pid, signal.SIGKILL)
-        return pid
-
-    def stop(self, name: str) -> None:
-        """Stops a part gracefully; it stays down until `start`."""
-        if found := self._of(name):
-            docker.ask("stop", *(c.id for c in found), seconds=60)
-
-    def start(self, name: str) -> None:
-        """Starts a part that was stopped or killed, without waiting until it is ready."""
-        if found := self._of(name):
-            docker.ask("start", *(c.id for c in found))
-
-    def scale(self, service: str, count: int) -> None:
-        """`docker compose up --scale`; nothing else is touched."""
-        done = self._compose(self.plan).run(
-            "up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"{service}={count}", service
-        )
-        if done.returncode:
-            raise RuntimeProblem(f"{service} can't be scaled: {done.stderr.strip()[-500:]}", "See: docker compose ps")
-
     def _down(self, *more: str) -> bool:
         docker.check_engine()
         with self.home.exclusive():
@@ -204,9 +153,6 @@ class ContainerRuntime:
     def compose(self) -> Compose:
         """`docker compose` for this project, with its settings."""
         return self._compose(self.plan_or_default())
-
-    def _of(self, name: str) -> list[Container]:
-        return [c for c in self.containers() if name in (part_name(c), c.service)]
 
     def _compose(self, plan: Plan) -> Compose:
         own = {name: self._settings[name] for name in OWN_SETTINGS if self._settings.get(name)}
@@ -230,28 +176,6 @@ class ContainerRuntime:
                 "Stop that one (`make down` there), or give this one a name and ports of its own:\n"
                 "COMPOSE_PROJECT_NAME=other ORDER_PORT=… make up  (.env.example lists the ports)",
             )
-
-    @contextmanager
-    def paused(self, name: str) -> Iterator[None]:
-        """A part that stands still for a while."""
-        self.kill(name, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.kill(name, signal.SIGCONT)
-
-    def wait_ready(self, seconds: float = 120) -> None:
-        """Until every part is ready. Raises RuntimeProblem that names those which aren't."""
-        ends = time.monotonic() + seconds
-        while late := {part.name: part.state for part in self.status() if part.state != "ready"}:
-            if time.monotonic() > ends:
-                plan = self.running_plan()
-                told = [
-                    f"{name} is {state}" + (f" ({refusal(plan.url(name) + '/readyz')})" if name in SERVICES else "")
-                    for name, state in late.items()
-                ]
-                raise RuntimeProblem(f"Not ready after {seconds:.0f} s: {'; '.join(told)}", "See: orderflow logs")
-            time.sleep(0.3)
 
 
 def _plan_of(there: list[Container]) -> Plan:

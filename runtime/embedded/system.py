@@ -6,12 +6,9 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Final
-
-import psutil
 
 from orderflow.routing import SERVICES
 from runtime import preflight
@@ -161,34 +158,6 @@ class EmbeddedRuntime:
         """The pid of a part's first process; 0 where it isn't running."""
         process = self._supervisor.processes().get(name)
         return process.pid if process else 0
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """Sends a signal to a part with all its children, as when a container is killed. Returns the pid.
-
-        SIGKILL: the supervisor starts it again. SIGSTOP and SIGCONT pause it.
-        """
-        pid = self.pid(name)
-        if not pid:
-            raise LookupError(f"{name} isn't running")
-        main = psutil.Process(pid)
-        # Halted first: what it forked while its children are looked for would outlive it. A backend of PostgreSQL that
-        # then waits for a lock of one that was killed does so for ever, and no other server may start beside it.
-        if number == signal.SIGKILL:
-            main.suspend()
-        for process in (main, *main.children(recursive=True)):
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        return pid
-
-    def stop(self, name: str) -> None:
-        """Stops one part gracefully; it stays down until `start`."""
-        self._supervisor.stop([name])
-
-    def start(self, name: str) -> None:
-        """Starts one part that was stopped, without waiting until it is ready."""
-        self._supervisor.start(name)
 
     def _programs(self, plan: Plan, postgres: Postgres) -> list[Program]:
         binary = shutil.which("jaeger")

@@ -6,6 +6,7 @@ from typing import Any
 
 from runtime import ContainerRuntime
 from runtime.containers.docker import docker
+from tests.support import container_parts
 from tests.support.system import System
 
 
@@ -32,5 +33,5 @@ class ContainerSystem(System):
 
     def restart(self, part: str) -> None:
         """Starts a part again, and waits until everything is ready; LocalStack may take its time."""
-        self.runtime.start(part)
+        container_parts.start(self.runtime, part)
         self.until_ready(300)
