@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from runtime.home import PROJECT
@@ -38,7 +39,8 @@ class Container:
     id: str
     service: str
     """Its name in the compose file."""
-    number: int
+    name: str
+    """Of its part: `payment`, or `payment-worker-2` where there may be several."""
     status: str
     """created, running, paused, restarting, exited or dead."""
     health: str
@@ -46,7 +48,6 @@ class Container:
     pid: int
     started: float
     restarts: int
-    exit_code: int
     folder: str
     """Of the compose file that it was made from."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -79,12 +80,18 @@ class Compose:
             errors="replace", check=False,
         )  # fmt: skip
 
-    def start(self, log: IO[str], *arguments: str) -> subprocess.Popen[str]:
-        """Starts it, with its output in `log`."""
-        return subprocess.Popen(
-            self.command(*arguments), env=self._environment, stdin=subprocess.DEVNULL, stdout=log,
+    @contextmanager
+    def started(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Runs it beside the caller, with its output in `log`; it is ended where the caller gives up."""
+        with log.open("w") as file, subprocess.Popen(
+            self.command(*arguments), env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.terminate()  # does nothing to a process that has ended
+                process.wait()  # also after Ctrl-C, when Popen's own exit waits for a moment only
 
 
 def base_environment() -> dict[str, str]:
@@ -173,22 +180,23 @@ def containers(project: str) -> list[Container]:
         return []
     done = docker("inspect", *ids)  # fails for those that went in between, and tells about the others all the same
     found = json.loads(done.stdout or "[]")
-    return sorted((_container(one) for one in found), key=lambda c: (c.service, c.number))
+    return sorted((_container(one) for one in found), key=lambda c: (c.service, len(c.name), c.name))
 
 
 def _container(facts: Mapping[str, Any]) -> Container:
     state, labels = facts["State"], facts["Config"]["Labels"]
     bindings = facts["HostConfig"].get("PortBindings") or {}
+    service = labels.get("com.docker.compose.service", "")
+    number = labels.get("com.docker.compose.container-number", "1")
     return Container(
         id=facts["Id"],
-        service=labels.get("com.docker.compose.service", ""),
-        number=int(labels.get("com.docker.compose.container-number", "1")),
+        service=service,
+        name=f"{service}-{number}" if service.endswith("-worker") else service,
         status=state["Status"],
         health=(state.get("Health") or {}).get("Status", ""),
         pid=state["Pid"],
         started=_time(state["StartedAt"]),
         restarts=facts["RestartCount"],
-        exit_code=state["ExitCode"],
         folder=labels.get("com.docker.compose.project.working_dir", ""),
         environment=dict(line.partition("=")[::2] for line in facts["Config"]["Env"] or ()),
         ports={

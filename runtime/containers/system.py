@@ -14,7 +14,7 @@ from runtime.containers import docker
 from runtime.containers.docker import Compose, Container
 from runtime.containers.logs import ContainerLogs
 from runtime.containers.start import ContainerStart
-from runtime.containers.status import ContainerParts
+from runtime.containers.status import parts
 from runtime.home import PROJECT, Home, write_private
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
@@ -60,7 +60,7 @@ class ContainerRuntime:
     @property
     def running(self) -> bool:
         """Whether the system is up, in whatever state its parts are."""
-        return docker.engine() is not None and any(container.alive for container in self.containers())
+        return any(container.alive for container in self._there())
 
     def containers(self) -> list[Container]:
         """Every container of the project, running or not."""
@@ -109,12 +109,12 @@ class ContainerRuntime:
 
     def status(self) -> list[Part]:
         """Every part as it is now."""
-        there = self.containers() if docker.engine() else []
-        return ContainerParts(_plan_of(there) if there else self.plan).all(there)
+        there = self._there()
+        return parts(_plan_of(there) if there else self.plan, there)
 
     def running_plan(self) -> Plan:
         """The settings that the running system was given, by this runtime or by `docker compose up`."""
-        there = self.containers() if docker.engine() else []
+        there = self._there()
         return _plan_of(there) if any(container.alive for container in there) else self.plan
 
     def logs(self, name: str) -> str:
@@ -125,15 +125,6 @@ class ContainerRuntime:
         """As far as Docker keeps it."""
         return self._logs.follow(name, from_start=from_start)
 
-    def database_urls(self) -> dict[str, str]:
-        """Connection URLs from this machine, by service, and that of the `providers`."""
-        port = self.running_plan().port("postgres")
-        passwords = {o: self._settings.get(f"{o.upper()}_DATABASE_PASSWORD") or o for o in (*SERVICES, "providers")}
-        return {
-            owner: f"postgresql://orderflow_{owner}:{password}@127.0.0.1:{port}/orderflow_{owner}"
-            for owner, password in passwords.items()
-        }
-
     def _down(self, *more: str) -> bool:
         docker.check_engine()
         with self.home.exclusive():
@@ -143,16 +134,16 @@ class ContainerRuntime:
                 raise RuntimeProblem(f"Stopping failed: {done.stderr.strip()[-500:]}", "See: docker compose ps --all")
         return there
 
-    def plan_or_default(self) -> Plan:
-        """The settings; the defaults where they are wrong: stopping needs none."""
-        try:
-            return self.plan
-        except RuntimeProblem:
-            return make_plan({})
-
     def compose(self) -> Compose:
-        """`docker compose` for this project, with its settings."""
-        return self._compose(self.plan_or_default())
+        """`docker compose` with this project's settings; with the defaults where those are wrong: `down` needs none."""
+        try:
+            return self._compose(self.plan)
+        except RuntimeProblem:
+            return self._compose(make_plan({}))
+
+    def _there(self) -> list[Container]:
+        """The containers; none where no engine answers."""
+        return self.containers() if docker.engine() else []
 
     def _compose(self, plan: Plan) -> Compose:
         own = {name: self._settings[name] for name in OWN_SETTINGS if self._settings.get(name)}
@@ -182,8 +173,10 @@ def _plan_of(there: list[Container]) -> Plan:
     """The plan that containers were made by, read off them."""
     services = [c for c in there if c.service in SERVICES]
     values = dict(services[0].environment) if services else {}
+    names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
     for container in there:
-        values |= published(container)
+        for own, here in container.ports.items() if container.name == container.service else ():
+            values[names.get(own, f"{container.service.upper()}_PORT")] = str(here)
     # Set by the compose file itself unless the user did.
     if values.get("JAEGER_URL") == f"http://127.0.0.1:{values.get('JAEGER_PORT', 16686)}":
         del values["JAEGER_URL"]
@@ -193,16 +186,6 @@ def _plan_of(there: list[Container]) -> Plan:
         return make_plan(values)
     except RuntimeProblem:  # made by another version
         return make_plan({})
-
-
-def published(container: Container) -> dict[str, str]:
-    """Port variable → port, of one container."""
-    names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
-    return {
-        names.get(own, f"{container.service.upper()}_PORT"): str(here)
-        for own, here in container.ports.items()
-        if not container.service.endswith("-worker")
-    }
 
 
 def _check_readable() -> None:

@@ -134,10 +134,6 @@ class EmbeddedRuntime:
         except RuntimeProblem:  # applied by another version
             return self.plan
 
-    def database_urls(self) -> dict[str, str]:
-        """Connection URLs, by service, and that of the `providers`."""
-        return {name.removeprefix("orderflow_"): url for name, url in self._postgres().urls().items()}
-
     def env(self, name: str) -> dict[str, str]:
         """The environment of the service `name`, for a process of one's own beside it."""
         for program in self._programs(self.plan, self._postgres()):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from runtime import ContainerRuntime
 from runtime.containers.docker import Container, ask
-from runtime.containers.status import part_name
 
 
 def pid(runtime: ContainerRuntime, name: str) -> int:
@@ -76,4 +75,4 @@ def scale(runtime: ContainerRuntime, service: str, count: int) -> None:
 
 
 def _of(runtime: ContainerRuntime, name: str) -> list[Container]:
-    return [c for c in runtime.containers() if name in (part_name(c), c.service)]
+    return [c for c in runtime.containers() if name in (c.name, c.service)]

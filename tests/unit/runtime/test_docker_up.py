@@ -174,8 +174,8 @@ def test_a_part_that_does_not_get_ready(
     docker: DockerCommand, runtime: ContainerRuntime, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Is named, with the last that it said."""
-    monkeypatch.setattr(start, "READY_SECONDS", 0.2)
-    docker.makes(*whole(settings, jaeger={"health": "starting"}))
+    monkeypatch.setattr(start, "READY_SECONDS", 0.0)
+    docker.there(*whole(settings, jaeger={"health": "starting"}))
     docker.answers("logs", 0, "still loading\n")
     found = problem(runtime)
     assert found.what.endswith("s: jaeger.\njaeger:\n  still loading")

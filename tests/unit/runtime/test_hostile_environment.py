@@ -23,9 +23,9 @@ HOSTILE = {
     "GUNICORN_CMD_ARGS": "--nonsense", "WEB_CONCURRENCY": "nonsense", "FLASK_DEBUG": "1",
 }  # fmt: skip
 SAMPLE = (
-    "test_cli_order.py", "test_cli_views.py", "test_cli_dlq.py", "test_doctor.py", "test_runtime.py",
-    "test_settings.py", "test_sampler.py", "test_telemetry.py", "test_logs.py", "test_web.py",
-    "../contract/test_counters.py",
+    "cli/test_cli_order.py", "cli/test_cli_views.py", "cli/test_cli_dlq.py", "cli/test_doctor.py",
+    "runtime/test_runtime.py", "serve/test_settings.py", "telemetry/test_sampler.py", "telemetry/test_telemetry.py",
+    "telemetry/test_logs.py", "web/test_web.py", "../contract/test_counters.py",
 )  # fmt: skip
 
 
