@@ -1,10 +1,10 @@
-"""What stops a system from starting, said so that its reader can go on."""
+"""The error that users see: what happened, and what to do about it."""
 
 from __future__ import annotations
 
 
 class RuntimeProblem(Exception):
-    """Something a user can put right: `what` happened, and the `way_out` of it."""
+    """Something that a user can fix: `what` happened, and the `way_out`."""
 
     def __init__(self, what: str, way_out: str) -> None:
         super().__init__(f"{what}\n{way_out}")

@@ -1,4 +1,4 @@
-"""The start of a compose project: images built, containers made, every part waited for."""
+"""Starts a Compose project: builds the images, creates the containers, waits for every part."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from runtime.problems import RuntimeProblem
 from runtime.progress import Report
 
 READY_SECONDS: Final = 240.0
-"""For all parts, once their images are there. It takes 25 s on two quiet cores."""
+"""Timeout for all parts once the images are built. A start takes 25 s on two idle cores."""
 _DEATHS_TOLERATED: Final = 2
 _POLL_SECONDS: Final = 0.5
 _UP: Final = ("--progress", "plain", "up", "--detach", "--no-build", "--remove-orphans")
-"""Without --wait: it tells nothing while it waits, and waits for a service that crashes in a loop, too."""
+"""Without --wait, which reports no progress and doesn't notice a service that crashes in a loop."""
 _TAKEN: Final = re.compile(r"(?:listen tcp4?|Bind for) [\d.]+:(\d+)")
 
 
 class ContainerStart:
-    """Brings one project to what its plan says, reporting each part as it goes."""
+    """Brings one project to the state of its plan, and reports the progress of each part."""
 
     def __init__(self, compose: Compose, plan: Plan, home: Home, report: Report) -> None:
         self._compose = compose
@@ -35,7 +35,7 @@ class ContainerStart:
         self._deaths: dict[str, int] = {}
 
     def build(self) -> None:
-        """Builds the services' images; a second where nothing has changed. Raises RuntimeProblem with the log's end."""
+        """Builds the services' images; a second if nothing changed. Raises RuntimeProblem with the log's end."""
         self._report("images", "building", "about a minute the first time")
         began = time.monotonic()
         log = self._home.log("build")
@@ -48,13 +48,13 @@ class ContainerStart:
         self._report("images", "ready", f"{time.monotonic() - began:.1f} s")
 
     def all(self) -> None:
-        """Makes and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
+        """Creates and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
         log = self._home.log("compose")
         began = time.monotonic()
         self._deaths = {c.id: c.restarts for c in docker.containers(self._compose.project)}
         with self._compose.started(log, *_UP) as starting:
             while True:
-                done = starting.poll()  # before the look: what is ready now may be about to be recreated
+                done = starting.poll()  # before the check: a container that is ready now may be about to be recreated
                 if done:
                     raise self._failed(log.read_text(errors="replace"))
                 if self._look(began) and done == 0:
@@ -64,7 +64,7 @@ class ContainerStart:
                 time.sleep(_POLL_SECONDS)
 
     def _look(self, began: float) -> bool:
-        """Reports what has changed; whether all parts are ready."""
+        """Reports state changes; returns whether all parts are ready."""
         containers = docker.containers(self._compose.project)
         for container in containers:
             if container.restarts - self._deaths.get(container.id, 0) > _DEATHS_TOLERATED:

@@ -1,4 +1,4 @@
-"""How the parts of a compose project are doing: what Docker says, and what the services say themselves."""
+"""The state of the parts of a Compose project: from Docker, and from the services' own readiness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.plan import Plan
 from runtime.probe import answers
 
 EXPECTED: Final = ("postgres", "localstack", "jaeger", *SERVICES)
-"""Parts of every system; workers come on top."""
+"""Parts of every system; workers are optional."""
 
 _STATES: Final = {
     "created": "starting", "restarting": "restarting", "paused": "unready", "dead": "failed", "exited": "stopped",
@@ -23,7 +23,7 @@ _STATES: Final = {
 
 
 def parts(plan: Plan, containers: Sequence[Container]) -> list[Part]:
-    """Every part: those expected, there or not, then the workers."""
+    """Every part: the expected ones, whether they exist or not, then the workers."""
     there = {container.name: container for container in containers}
     names = [*EXPECTED, *sorted(there.keys() - set(EXPECTED) - {"cli"})]
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
@@ -47,6 +47,6 @@ def _state(plan: Plan, name: str, container: Container) -> str:
     if container.status != "running":
         return _STATES.get(container.status, "failed")
     healthy = container.health in ("healthy", "")
-    # Services are asked themselves: Docker's health check asks every few seconds only.
+    # Services are probed directly: Docker's health check runs only every few seconds.
     ready = answers(f"{plan.url(name)}/readyz") if name in SERVICES else healthy
     return "ready" if ready else "starting" if container.health == "starting" else "unready"

@@ -1,4 +1,4 @@
-"""The system in containers: `docker compose` with the project's own compose file, behind the runtime's verbs."""
+"""The system in containers: the runtime's verbs over `docker compose` and the project's Compose file."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ OWN_SETTINGS: Final = (
     "OTEL_TRACES_SAMPLER_ARG",
     *(f"{owner.upper()}_DATABASE_PASSWORD" for owner in (*SERVICES, "providers")),
 )  # fmt: skip
-"""Variables of the compose file beyond those of the plan."""
+"""Variables of the Compose file that are not in the plan."""
 
 _MOUNTED: Final = ("localstack/init/ready.d/*.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
                    "otel/jaeger.yaml")  # fmt: skip
 
 
 class ContainerRuntime:
-    """One compose project: its settings, and the verbs on it. The same contract as `EmbeddedRuntime`'s.
+    """One Compose project: its settings, and the verbs on it. The same contract as `EmbeddedRuntime`.
 
-    `settings` maps variables to values, `overrides` adds variables to single services. The project's name is
-    COMPOSE_PROJECT_NAME; a `home` of one's own has one of its own. Verbs raise RuntimeProblem.
+    `settings` maps variables to values, `overrides` adds variables to single services. The project is named by
+    COMPOSE_PROJECT_NAME, by default after `home`. Verbs raise RuntimeProblem.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ContainerRuntime:
 
     @property
     def plan(self) -> Plan:
-        """The checked settings."""
+        """The validated settings."""
         return make_plan(self._settings, self._overrides)
 
     @property
@@ -67,10 +67,10 @@ class ContainerRuntime:
         return docker.containers(self.project)
 
     def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
-        """Builds the images whose code has changed, starts what isn't running, makes anew what has other settings;
-        returns when all parts are ready. Returns setting → (old, new) of what changed on a running system.
+        """Builds changed images, starts stopped containers and recreates those with changed settings; returns when all
+        parts are ready. Returns the changes on a running system as setting → (old, new).
 
-        A first start that fails is taken back.
+        A first start that fails is rolled back.
         """
         plan = self.plan
         self.home.make()
@@ -100,7 +100,7 @@ class ContainerRuntime:
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:
-        """Stops and removes the containers; the data's volume stays. Returns whether there was anything to stop."""
+        """Stops and removes the containers; keeps the data's volume. Returns whether anything was running."""
         return self._down()
 
     def reset(self) -> None:
@@ -108,17 +108,17 @@ class ContainerRuntime:
         self._down("--volumes")
 
     def status(self) -> list[Part]:
-        """Every part as it is now."""
+        """The current state of every part."""
         there = self._there()
         return parts(_plan_of(there) if there else self.plan, there)
 
     def running_plan(self) -> Plan:
-        """The settings that the running system was given, by this runtime or by `docker compose up`."""
+        """The settings of the running system, whether this runtime or `docker compose up` started it."""
         there = self._there()
         return _plan_of(there) if any(container.alive for container in there) else self.plan
 
     def logs(self, name: str) -> str:
-        """What a part has written, as far as Docker keeps it."""
+        """The log of a part, as far as Docker keeps it."""
         return self._logs.text(name)
 
     def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
@@ -135,14 +135,14 @@ class ContainerRuntime:
         return there
 
     def compose(self) -> Compose:
-        """`docker compose` with this project's settings; with the defaults where those are wrong: `down` needs none."""
+        """`docker compose` with this project's settings; with the defaults if those are invalid: `down` needs none."""
         try:
             return self._compose(self.plan)
         except RuntimeProblem:
             return self._compose(make_plan({}))
 
     def _there(self) -> list[Container]:
-        """The containers; none where no engine answers."""
+        """The containers; none if no engine answers."""
         return self.containers() if docker.engine() else []
 
     def _compose(self, plan: Plan) -> Compose:
@@ -170,21 +170,21 @@ class ContainerRuntime:
 
 
 def _plan_of(there: list[Container]) -> Plan:
-    """The plan that containers were made by, read off them."""
+    """The plan that the containers were created with, read from their environments and ports."""
     services = [c for c in there if c.service in SERVICES]
     values = dict(services[0].environment) if services else {}
     names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
     for container in there:
         for own, here in container.ports.items() if container.name == container.service else ():
             values[names.get(own, f"{container.service.upper()}_PORT")] = str(here)
-    # Set by the compose file itself unless the user did.
+    # Defaults of the Compose file, not settings of the user.
     if values.get("JAEGER_URL") == f"http://127.0.0.1:{values.get('JAEGER_PORT', 16686)}":
         del values["JAEGER_URL"]
     if values.get("OTEL_EXPORTER_OTLP_ENDPOINT") == "http://jaeger:4318":
         del values["OTEL_EXPORTER_OTLP_ENDPOINT"]
     try:
         return make_plan(values)
-    except RuntimeProblem:  # made by another version
+    except RuntimeProblem:  # created by another version
         return make_plan({})
 
 

@@ -26,14 +26,14 @@ from runtime.problems import RuntimeProblem
 from runtime.progress import Report, silent
 
 _PASSED_THROUGH: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""All that the parts see of the caller's environment: no AWS_*, no PYTHON*, no proxies."""
+"""The only variables of the caller that the parts inherit: no AWS_*, no PYTHON*, no proxies."""
 
 
 class EmbeddedRuntime:
     """One system: its state folder, its settings, and the verbs on it.
 
     `settings` maps variables (`WORKFLOW_MODE`, `ORDER_PORT`, …) to values, `overrides` adds variables to single
-    services. Verbs raise RuntimeProblem, whose text a user can act on.
+    services. Verbs raise RuntimeProblem, whose text tells a user what to do.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EmbeddedRuntime:
 
     @property
     def plan(self) -> Plan:
-        """The checked settings."""
+        """The validated settings."""
         return make_plan(self._settings, self._overrides)
 
     @property
@@ -60,8 +60,8 @@ class EmbeddedRuntime:
     def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         """Starts the system, or applies changed settings to a running one; returns when all parts are ready.
 
-        Returns setting → (old, new) of what changed; nothing for a system that wasn't up. A first start that fails
-        is taken back.
+        Returns the changes as setting → (old, new), or nothing if the system wasn't running. A first start that fails
+        is rolled back.
         """
         plan = self.plan
         preflight.check_all(self.home)
@@ -102,7 +102,7 @@ class EmbeddedRuntime:
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:
-        """Stops everything and leaves no process; data stays. Returns whether there was anything to stop."""
+        """Stops all processes and keeps the data. Returns whether anything was running."""
         if not self.home.path.exists():
             return False
         with self.home.exclusive():
@@ -120,14 +120,14 @@ class EmbeddedRuntime:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def status(self) -> list[Part]:
-        """Every part as it is now."""
+        """The current state of every part."""
         plan = self.running_plan()
         processes = self._supervisor.processes()
         probe = ServiceProbe(plan, self._postgres())
         return [probe.part(name, processes.get(name)) for name in self._names(processes)]
 
     def running_plan(self) -> Plan:
-        """The settings that the running system was given; those that `up` would give where there is none."""
+        """The settings of the running system; those that `up` would apply if none is running."""
         applied = self._applied() if self.running else {}
         try:
             return make_plan(applied) if applied else self.plan
@@ -135,7 +135,7 @@ class EmbeddedRuntime:
             return self.plan
 
     def env(self, name: str) -> dict[str, str]:
-        """The environment of the service `name`, for a process of one's own beside it."""
+        """The environment of the service `name`, for an additional process of it."""
         for program in self._programs(self.plan, self._postgres()):
             if program.name == name:
                 return self._base_environment() | dict(program.environment)
@@ -147,11 +147,11 @@ class EmbeddedRuntime:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
-        """Over rotations of its file too."""
+        """Follows the log across rotations."""
         return LogFile(self.home.log(name), from_start=from_start).read
 
     def pid(self, name: str) -> int:
-        """The pid of a part's first process; 0 where it isn't running."""
+        """The pid of a part's main process; 0 if it isn't running."""
         process = self._supervisor.processes().get(name)
         return process.pid if process else 0
 
@@ -192,7 +192,7 @@ class EmbeddedRuntime:
     def _stop(self, postgres: Postgres) -> bool:
         names = self._supervisor.processes().keys()
         infrastructure = {"postgres", "localstack", "jaeger"}
-        self._supervisor.stop(names - infrastructure)  # first those that still have something to publish and commit
+        self._supervisor.stop(names - infrastructure)  # services first: they still publish and commit
         self._supervisor.stop(names & infrastructure)
         self._supervisor.shutdown()
         left = leftovers.end(leftovers.find(self.home, postgres.data))
