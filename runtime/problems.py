@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class RuntimeProblem(Exception):
     """Something that a user can fix: `what` happened, and the `way_out`."""
@@ -10,3 +13,15 @@ class RuntimeProblem(Exception):
         super().__init__(f"{what}\n{way_out}")
         self.what = what
         self.way_out = way_out
+
+
+@contextmanager
+def rolled_back(stop: Callable[[], object]) -> Iterator[None]:
+    """Calls `stop` if the block fails, also by Ctrl-C; a RuntimeProblem then says that all is stopped again."""
+    try:
+        yield
+    except BaseException as error:
+        stop()
+        if isinstance(error, RuntimeProblem):
+            raise RuntimeProblem(error.what, f"{error.way_out}\nWhat had been started is stopped again.") from error
+        raise

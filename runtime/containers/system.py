@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from runtime.containers.status import parts
 from runtime.home import PROJECT, Home, write_private
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
-from runtime.problems import RuntimeProblem
+from runtime.problems import RuntimeProblem, rolled_back
 from runtime.progress import Report, silent
 
 OWN_SETTINGS: Final = (
@@ -84,19 +85,14 @@ class ContainerRuntime:
             ours = {str(port) for container in there if container.alive for port in container.ports.values()}
             preflight.check_ports({name: port for name, port in plan.ports.items() if str(port) not in ours})
             start = ContainerStart(self._compose(plan), plan, self.home, report)
-            try:
-                start.build()
-                start.all()
-            except BaseException as error:  # also Ctrl-C
-                if running:
-                    raise
+
+            def stop() -> None:
                 report("containers", "stopping", "what had been started")
                 self._compose(plan).run(*docker.PROFILES, "down", "--remove-orphans")
-                if isinstance(error, RuntimeProblem):
-                    raise RuntimeProblem(
-                        error.what, f"{error.way_out}\nWhat had been started is stopped again."
-                    ) from error
-                raise
+
+            with nullcontext() if running else rolled_back(stop):
+                start.build()
+                start.all()
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:

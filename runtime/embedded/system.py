@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Final
 
 from orderflow.routing import SERVICES
@@ -22,7 +23,7 @@ from runtime.home import PROJECT, Home, write_private
 from runtime.log_file import LogFile
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
-from runtime.problems import RuntimeProblem
+from runtime.problems import RuntimeProblem, rolled_back
 from runtime.progress import Report, silent
 
 _PASSED_THROUGH: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -82,7 +83,12 @@ class EmbeddedRuntime:
                 report("supervisor", "cleaned", f"ended {left} processes of an earlier run")
             self._check_ports(plan, old if running else {})
             start = Start(self._supervisor, postgres, plan, self.home, report)
-            try:
+
+            def stop() -> None:
+                report("supervisor", "stopping", "what had been started")
+                self._stop(postgres)
+
+            with nullcontext() if running else rolled_back(stop):
                 self._supervisor.write(self._programs(plan, postgres))
                 if running:
                     self._supervisor.reload()
@@ -90,15 +96,6 @@ class EmbeddedRuntime:
                     self._supervisor.start_daemon(self._base_environment())
                 write_private(self.home.state / "applied.json", json.dumps(plan.visible(), indent=1))
                 start.all()
-            except BaseException as error:  # also Ctrl-C
-                if not running:
-                    report("supervisor", "stopping", "what had been started")
-                    self._stop(postgres)
-                    if isinstance(error, RuntimeProblem):
-                        raise RuntimeProblem(
-                            error.what, f"{error.way_out}\nWhat had been started is stopped again."
-                        ) from error
-                raise
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:

@@ -113,6 +113,19 @@ def test_a_running_system_stays_up(docker: DockerCommand, runtime: ContainerRunt
     assert docker.calls("build", "up", "down") == [BUILD]
 
 
+def test_interrupted(docker: DockerCommand, runtime: ContainerRuntime, settings: dict[str, str]) -> None:
+    """Ctrl-C while it starts: nothing is left of it."""
+
+    def report(part: str, state: str, detail: str) -> None:
+        if part == "postgres":
+            raise KeyboardInterrupt
+
+    docker.makes(*whole(settings))
+    with pytest.raises(KeyboardInterrupt):
+        runtime.up(report)
+    assert docker.calls("build", "down") == [BUILD, DOWN]
+
+
 def test_a_port_that_is_taken(docker: DockerCommand, runtime: ContainerRuntime, settings: dict[str, str]) -> None:
     """By whom, before anything is built."""
     with socket.create_server(("127.0.0.1", int(settings["ORDER_PORT"]))):
