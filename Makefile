@@ -89,6 +89,7 @@ install: $(READY) # quick if nothing changed
 	@$(BIN)/python -c '' 2>/dev/null || { \
 		echo "The interpreter of $(VENV) is gone. Install again: rm -rf $(VENV) && make up" >&2; exit 1; }
 
+# uv reads neither pip.conf nor PIP_INDEX_URL, PIP_CERT, …: where packages come from there, pip installs them.
 $(READY):
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python 3.11, 3.12 or 3.13 found (looked for python3, python3.13, python3.12, python3.11, python)." >&2; \

@@ -1,6 +1,6 @@
-"""How a system is run on this machine: one set of verbs, whatever is behind them.
+"""Runs a system on this machine: one set of verbs, with an implementation for processes and one for containers.
 
-`runtime()` gives the one that `ORDERFLOW_RUNTIME` names; where it names none, containers if a Docker Engine answers.
+`runtime()` returns the one that `ORDERFLOW_RUNTIME` names; by default containers if a Docker Engine answers.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ __all__ = [
 
 
 class Runtime(Protocol):
-    """The verbs. All raise RuntimeProblem for what a user can put right."""
+    """The verbs. All raise RuntimeProblem for what a user can fix."""
 
     @property
     def plan(self) -> Plan:
-        """The settings that `up` gives."""
+        """The settings that `up` applies."""
 
     def running_plan(self) -> Plan:
-        """The settings that the running system has; those of `plan` where there is none."""
+        """The settings of the running system; `plan` if none is running."""
 
     @property
     def running(self) -> bool:
         """Whether the system is up, in whatever state its parts are."""
 
     def up(self, report: Report = ...) -> dict[str, tuple[str, str]]:
-        """Starts it, or applies changed settings; returns what changed on a running system."""
+        """Starts the system, or applies changed settings; returns what changed on a running system."""
 
     def down(self) -> bool:
-        """Stops it; data stays. Returns whether anything ran."""
+        """Stops the system and keeps its data. Returns whether anything was running."""
 
     def reset(self) -> None:
-        """Stops it and deletes its data."""
+        """Stops the system and deletes its data."""
 
     def status(self) -> list[Part]:
-        """Every part as it is now."""
+        """The current state of every part."""
 
     def logs(self, name: str) -> str:
-        """What a part has written lately."""
+        """The recent log of a part."""
 
     def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
-        """A function that gives the whole lines that a part has written since it was last called. `from_start`: all
-        that is kept of its log at first, otherwise what it writes from now on."""
+        """A function that returns the complete lines that a part has logged since the last call. The first call starts
+        at the beginning of the kept log with `from_start`, and at its current end without."""
 
 
 def runtime() -> Runtime:
-    """The runtime that the environment and `.env` ask for."""
+    """The runtime that the environment and `.env` choose."""
     settings = user_settings()
     home = settings.get("ORDERFLOW_HOME") or None
     kind = settings.get("ORDERFLOW_RUNTIME") or ""

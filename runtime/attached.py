@@ -1,4 +1,4 @@
-"""The command line in a container of its own, beside those of the system: `docker compose run --rm cli demo`."""
+"""The CLI in its own container, next to those of the system: `docker compose run --rm cli demo`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ READY_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class NamedPlan(Plan):
-    """A plan whose parts are reached by their names in the compose file's network, at their own ports."""
+    """A plan whose parts are reached by their service names in the Compose network, at their container ports."""
 
     def url(self, part: str) -> str:
         return f"http://{part}:{PORTS[f'{part.upper()}_PORT']}"
 
 
 class AttachedRuntime:
-    """The verbs that make sense from inside: looking and waiting. Starting and stopping is for the host."""
+    """The verbs that work from inside the network: inspecting and waiting. The host starts and stops."""
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self._settings = dict(settings or {})
 
     @property
     def plan(self) -> Plan:
-        """The checked settings, with the parts' addresses in the network."""
+        """The validated settings, with the parts' addresses in the network."""
         plan = make_plan(self._settings)
         return NamedPlan(plan.ports, plan.settings, plan.overrides)
 
     def running_plan(self) -> Plan:
-        """The same: the compose file gives this container what it gives the services."""
+        """The same as `plan`: the Compose file passes the same settings to this container as to the services."""
         return self.plan
 
     @property
@@ -70,7 +70,7 @@ class AttachedRuntime:
         self._for_the_host("docker compose down --volumes")
 
     def status(self) -> list[Part]:
-        """The services; what is behind them shows in their readiness."""
+        """The services only; a failing database or broker shows in their readiness."""
         plan = self.plan
         return [
             Part(name, "ready" if answers(self._ready_url(name)) else "unready", None,

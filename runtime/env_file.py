@@ -1,4 +1,4 @@
-"""Reads `.env`, as editors and shells of all kinds write it."""
+"""Reads `.env` in the encodings that common editors and shells write."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dotenv.parser import parse_stream
 from runtime.problems import RuntimeProblem
 
 _ENCODINGS: Final = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-"""By the mark at the beginning: PowerShell's `>` writes UTF-16, Notepad may write either."""
+"""By byte order mark: PowerShell's `>` writes UTF-16, Notepad may write either."""
 
 _FOLDERS: Final = ("ORDERFLOW_HOME",)
-"""Settings that are paths: relative ones begin at the file's folder, from wherever the command is called."""
+"""Settings that are paths. Relative ones are resolved against the folder of `.env`, not the current folder."""
 
 
 def read(path: Path) -> dict[str, str]:
-    """Its settings; none where there is no file. Raises RuntimeProblem that names the line."""
+    """The settings in `path`; empty if it doesn't exist. Raises RuntimeProblem that names the invalid line."""
     try:
         written = path.read_bytes()
     except FileNotFoundError:

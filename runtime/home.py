@@ -1,4 +1,4 @@
-"""The state folder of one system, and who may work on it."""
+"""The state folder of one system, and the lock on it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Final
 from runtime.problems import RuntimeProblem
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
-"""The clone that this package is installed from."""
+"""The root of the clone that this package is installed from."""
 
 _SOCKET_PATH_MAX: Final = 90
 """Linux allows 107 characters; supervisord appends its pid while it binds."""
-_SHORT: Final = Path("/tmp")  # noqa: S108 - a folder of our own in it, which no other user can enter
+_SHORT: Final = Path("/tmp")  # noqa: S108 - we create a subfolder that no other user can enter
 _LOCK_WAIT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """`ORDERFLOW_HOME`: data, logs and run-time files of one system. Systems with different homes run side by side."""
+    """`ORDERFLOW_HOME`: data, logs and run-time files of one system. Different homes can run in parallel."""
 
     path: Path
 
@@ -37,7 +37,7 @@ class Home:
 
     @property
     def key(self) -> str:
-        """Names this home where its path can't be part of a name."""
+        """Identifies this home in names that can't contain a path."""
         return hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
 
     @property
@@ -46,12 +46,12 @@ class Home:
 
     @property
     def run(self) -> Path:
-        """Generated configuration, sockets, pids; worth nothing once the system is down."""
+        """Generated configuration, sockets, pids; not needed once the system is down."""
         return self.path / "run"
 
     @property
     def state(self) -> Path:
-        """Passwords, and the settings that the running system was given."""
+        """Passwords, and the settings of the running system."""
         return self.path / "state"
 
     @property
@@ -60,8 +60,8 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """supervisord's socket; in a folder of the machine's where the home's path is too long for one. It depends on
-        nothing but the home: another shell, with another TMPDIR, must find the same system."""
+        """supervisord's socket; under /tmp if the home's path is too long for a socket. It depends on the home only:
+        another shell, with another TMPDIR, must find the same system."""
         near = self.run / "supervisor.sock"
         if len(str(near)) <= _SOCKET_PATH_MAX:
             return near
@@ -71,7 +71,7 @@ class Home:
         return self.logs / f"{part}.log"
 
     def make(self) -> None:
-        """Creates the folders. Raises RuntimeProblem where that isn't allowed."""
+        """Creates the folders. Raises RuntimeProblem if permissions forbid it."""
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
             for folder in (self.logs, self.run, self.state, self.localstack / "tmp", self.socket.parent):
@@ -87,7 +87,7 @@ class Home:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One `up`, `down` or `reset` at a time; another waits up to 30 s, then raises RuntimeProblem."""
+        """Holds the lock: one `up`, `down` or `reset` at a time. Waits up to 30 s, then raises RuntimeProblem."""
         self.make()
         with (self.run / "lock").open("a+") as file:
             ends = time.monotonic() + _LOCK_WAIT_SECONDS
@@ -106,7 +106,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces `path` in one step by a file that only its owner can read."""
+    """Replaces `path` atomically by a file that only its owner can read."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

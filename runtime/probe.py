@@ -1,4 +1,4 @@
-"""One question over HTTP: does it answer, and if not, why not?"""
+"""Probes an HTTP endpoint: does it answer 200, and if not, why?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # these addresses never go by a proxy
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # local addresses never go through a proxy
 
 _SHOWN: Final = 300
-"""Characters of an answer."""
+"""Maximum length of a response that is quoted."""
 
 
 def answers(url: str, seconds: float = 3) -> bool:
@@ -19,7 +19,7 @@ def answers(url: str, seconds: float = 3) -> bool:
 
 
 def refusal(url: str, seconds: float = 3) -> str | None:
-    """Why `url` doesn't answer 200 within `seconds`, in its own words (RFC 9457); None if it does."""
+    """Why `url` doesn't answer 200 within `seconds`: the detail of its problem document (RFC 9457); None if it does."""
     try:
         with _opener.open(url, timeout=seconds) as answer:
             return None if answer.status == 200 else f"HTTP {answer.status}"

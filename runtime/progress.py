@@ -1,4 +1,4 @@
-"""How the verbs of a runtime tell how far they are."""
+"""Progress reports of a runtime's verbs."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ Report = Callable[[str, str, str], None]
 
 
 def silent(part: str, state: str, detail: str) -> None:
-    """Tells nobody."""
+    """Discards the report."""

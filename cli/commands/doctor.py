@@ -36,7 +36,7 @@ from runtime import (
 from runtime.embedded import localstack
 from runtime.home import PROJECT
 
-_DRIFT: Final = PROJECT / "localstack" / "drift.py"
+_DRIFT: Final = PROJECT / "deploy" / "stack" / "drift.py"
 _DRIFT_SECONDS: Final = 60.0
 _MARKS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 _PREFIX: Final = "orderflow_"

@@ -1,4 +1,4 @@
-"""Containers of a Compose project."""
+"""The system in containers, as one Compose project."""
 
 from runtime.containers.system import ContainerRuntime
 

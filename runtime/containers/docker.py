@@ -1,4 +1,4 @@
-"""The `docker` and `docker compose` commands, and what they say about one project's containers."""
+"""The `docker` and `docker compose` commands, and the containers of one Compose project."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from runtime.home import PROJECT
@@ -24,34 +25,34 @@ PROFILES: Final = ("--profile", "cli")
 _PASSED_THROUGH: Final = re.compile(
     r"^(PATH|HOME|USER|LANG|LC_ALL|TMPDIR|SSH_\w+|XDG_\w+|DOCKER_\w+|BUILDKIT_\w+|BUILDX_\w+|\w+_(proxy|PROXY))$"
 )
-"""What Docker's commands see of the caller's environment; the compose file's settings are given by name."""
+"""Variables of the caller that Docker's commands inherit; the Compose file's settings are passed by name."""
 
 _ANSWER_SECONDS: Final = 30.0
 _ENGINE_SECONDS, _CONTEXT_SECONDS = 3.0, 1.5
-"""Together what it takes at most to find out that Docker hangs."""
+"""Their sum is the maximum time to find out that Docker hangs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One container of a project, as Docker sees it."""
+    """One container of a project, as Docker reports it."""
 
     id: str
     service: str
-    """Its name in the compose file."""
-    number: int
+    """Its service in the Compose file."""
+    name: str
+    """The name of its part: `payment`, or `payment-worker-2` if it can be scaled."""
     status: str
     """created, running, paused, restarting, exited or dead."""
     health: str
-    """starting, healthy or unhealthy; empty where there is no health check."""
+    """starting, healthy or unhealthy; empty without a health check."""
     pid: int
     started: float
     restarts: int
-    exit_code: int
     folder: str
-    """Of the compose file that it was made from."""
+    """The folder of the Compose file that it was created from."""
     environment: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[int, int] = field(default_factory=dict)
-    """Its own ports → those of this machine."""
+    """Container port → host port."""
 
     @property
     def alive(self) -> bool:
@@ -59,7 +60,7 @@ class Container:
 
 
 class Compose:
-    """`docker compose` for one project. `environment` is what the compose file's variables are taken from."""
+    """`docker compose` for one project. `environment` holds the values of the Compose file's variables."""
 
     def __init__(self, project: str, environment: Mapping[str, str], more_files: Sequence[Path] = ()) -> None:
         self.project = project
@@ -67,33 +68,39 @@ class Compose:
         self._files = (COMPOSE_FILE, *more_files)
 
     def command(self, *arguments: str) -> list[str]:
-        """The whole command line. No `.env` is read: its settings are in the environment already."""
+        """The full command line. Compose reads no `.env`: its settings are already in the environment."""
         files = [word for path in self._files for word in ("--file", str(path))]
         project = ["--project-name", self.project, "--project-directory", str(PROJECT)]
         return ["docker", "compose", "--env-file", os.devnull, "--ansi", "never", *project, *files, *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs to the end; the caller looks at the result."""
+        """Runs a command to its end; the caller checks the result."""
         return subprocess.run(
             self.command(*arguments), env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             errors="replace", check=False,
         )  # fmt: skip
 
-    def start(self, log: IO[str], *arguments: str) -> subprocess.Popen[str]:
-        """Starts it, with its output in `log`."""
-        return subprocess.Popen(
-            self.command(*arguments), env=self._environment, stdin=subprocess.DEVNULL, stdout=log,
+    @contextmanager
+    def started(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Runs a command in the background with its output in `log`; terminates it when the block is left."""
+        with log.open("w") as file, subprocess.Popen(
+            self.command(*arguments), env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.terminate()  # does nothing to a process that has ended
+                process.wait()  # also after Ctrl-C, when Popen's own exit waits for a moment only
 
 
 def base_environment() -> dict[str, str]:
-    """What every command of Docker's is given."""
+    """The environment of every Docker command."""
     return {name: value for name, value in os.environ.items() if _PASSED_THROUGH.match(name)}
 
 
 def engine() -> str | None:
-    """The version of the Docker Engine that answers; None where none does, or Compose is missing."""
+    """The version of the Docker Engine; None if none answers, or Compose is missing."""
     try:
         return check_engine()
     except RuntimeProblem:
@@ -101,7 +108,7 @@ def engine() -> str | None:
 
 
 def check_engine() -> str:
-    """The engine's version. Raises RuntimeProblem that says what is missing, and how to run without."""
+    """The engine's version. Raises RuntimeProblem that says what is missing, and how to run without Docker."""
     without = "or run without Docker: ORDERFLOW_RUNTIME=embedded make up"
     if shutil.which("docker") is None:
         raise RuntimeProblem("There is no `docker` command on PATH.", f"Install Docker (docs.docker.com), {without}")
@@ -126,7 +133,7 @@ def check_engine() -> str:
 
 
 def _endpoint() -> str:
-    """Where Docker's commands look for the engine; empty if that is not known."""
+    """The address of the engine that Docker's commands use; empty if unknown."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
     found = docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}", seconds=_CONTEXT_SECONDS)
@@ -134,13 +141,13 @@ def _endpoint() -> str:
 
 
 def _here(endpoint: str) -> bool:
-    """Whether that is on this machine: a socket, a pipe, or loopback."""
+    """Whether the engine is on this machine: a socket, a pipe, or loopback."""
     url = urlsplit(endpoint)
     return url.scheme in ("unix", "npipe", "fd") or url.hostname in ("localhost", "127.0.0.1", "::1", None)
 
 
 def docker(*arguments: str, seconds: float = _ANSWER_SECONDS) -> subprocess.CompletedProcess[str]:
-    """Runs a `docker` command that answers within `seconds`; the caller looks at the result."""
+    """Runs a `docker` command that must answer within `seconds`; the caller checks the result."""
     command = ["docker", *arguments]
     with subprocess.Popen(
         command, env=base_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -152,12 +159,12 @@ def docker(*arguments: str, seconds: float = _ANSWER_SECONDS) -> subprocess.Comp
             return subprocess.CompletedProcess(command, 124, "", f"no answer within {seconds:g} s")
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # what it started holds its output, too
+                os.killpg(process.pid, signal.SIGKILL)  # its children also hold the pipes open
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def ask(*arguments: str, seconds: float = _ANSWER_SECONDS) -> str:
-    """The output of a `docker` command. Raises RuntimeProblem with Docker's words if it fails."""
+    """The output of a `docker` command. Raises RuntimeProblem with Docker's error message if it fails."""
     done = docker(*arguments, seconds=seconds)
     if done.returncode:
         raise RuntimeProblem(f"`docker {arguments[0]}` failed: {done.stderr.strip()}", "See: docker info")
@@ -165,30 +172,31 @@ def ask(*arguments: str, seconds: float = _ANSWER_SECONDS) -> str:
 
 
 def containers(project: str) -> list[Container]:
-    """The containers of a project, those of `docker compose run` left out. Raises RuntimeProblem."""
+    """The containers of a project, without those of `docker compose run`. Raises RuntimeProblem."""
     label = "label=com.docker.compose"
     ids = ask("ps", "--all", "--quiet", "--no-trunc", "--filter", f"{label}.project={project}",
               "--filter", f"{label}.oneoff=False").split()  # fmt: skip
     if not ids:
         return []
-    done = docker("inspect", *ids)  # fails for those that went in between, and tells about the others all the same
+    done = docker("inspect", *ids)  # fails if some have been removed since, but still prints the others
     found = json.loads(done.stdout or "[]")
-    return sorted((_container(one) for one in found), key=lambda c: (c.service, c.number))
+    return sorted((_container(one) for one in found), key=lambda c: (c.service, len(c.name), c.name))
 
 
 def _container(facts: Mapping[str, Any]) -> Container:
     state, labels = facts["State"], facts["Config"]["Labels"]
     bindings = facts["HostConfig"].get("PortBindings") or {}
+    service = labels.get("com.docker.compose.service", "")
+    number = labels.get("com.docker.compose.container-number", "1")
     return Container(
         id=facts["Id"],
-        service=labels.get("com.docker.compose.service", ""),
-        number=int(labels.get("com.docker.compose.container-number", "1")),
+        service=service,
+        name=f"{service}-{number}" if service.endswith("-worker") else service,
         status=state["Status"],
         health=(state.get("Health") or {}).get("Status", ""),
         pid=state["Pid"],
         started=_time(state["StartedAt"]),
         restarts=facts["RestartCount"],
-        exit_code=state["ExitCode"],
         folder=labels.get("com.docker.compose.project.working_dir", ""),
         environment=dict(line.partition("=")[::2] for line in facts["Config"]["Env"] or ()),
         ports={
@@ -200,5 +208,5 @@ def _container(facts: Mapping[str, Any]) -> Container:
 
 
 def _time(text: str) -> float:
-    """Seconds since the epoch; Docker gives nanoseconds, which Python doesn't read."""
+    """Seconds since the epoch. Docker writes nanoseconds, which Python doesn't parse."""
     return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp()

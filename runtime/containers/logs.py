@@ -1,4 +1,4 @@
-"""What containers have written, read in steps: Docker is asked for what is new only."""
+"""The logs of containers, read incrementally: Docker is asked for new lines only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runtime.containers.docker import Compose
 
 _LINE: Final = re.compile(r"^(?P<part>[a-z-]+?)-(?P<number>\d+) +\| (?P<at>\d{4}-\S+Z) ?(?P<text>.*)$")
 _FRESH_SECONDS: Final = 0.5
-"""Readers ask for one part after the other: one question to Docker answers them all."""
+"""Readers ask for one part after the other; one `docker compose logs` serves them all."""
 _FOLLOW_SECONDS: Final = 2.0
-"""Each question is a process, and who follows asks all the time."""
+"""Each read starts a process, and followers poll continuously."""
 
 
 class ContainerLogs:
-    """The lines of all parts of one project, as far as Docker keeps them (three files of 10 MB each)."""
+    """The lines of all parts of one project that Docker keeps (three files of 10 MB each)."""
 
     def __init__(self, compose: Callable[[], Compose]) -> None:
         self._compose = compose
@@ -27,7 +27,7 @@ class ContainerLogs:
         self._read_at = float("-inf")
 
     def text(self, part: str) -> str:
-        """All that `part` has written: `payment`, or one of several containers: `payment-worker-2`."""
+        """All kept lines of `part`: `payment`, or one of several containers, `payment-worker-2`."""
         self._read(_FRESH_SECONDS)
         return "".join(self._texts[part])
 
@@ -55,7 +55,7 @@ class ContainerLogs:
         self._read_at = time.monotonic()
 
     def _add(self, part: str, number: str, at: str, text: str) -> None:
-        if at <= self._last.get((part, number), ""):  # `since` goes by whole seconds: seen already
+        if at <= self._last.get((part, number), ""):  # already seen: --since has whole seconds only
             return
         self._last[part, number] = at
         name = f"{part}-{number}" if part.endswith("-worker") else part

@@ -1,30 +1,30 @@
-"""The start of a compose project: images built, containers made, every part waited for."""
+"""Starts a Compose project: builds the images, creates the containers, waits for every part."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import time
-from pathlib import Path
 from typing import Final
 
 from runtime.containers import docker
 from runtime.containers.docker import Compose
-from runtime.containers.status import ContainerParts, part_name
+from runtime.containers.status import parts
 from runtime.home import Home
 from runtime.plan import Plan
 from runtime.problems import RuntimeProblem
 from runtime.progress import Report
 
 READY_SECONDS: Final = 240.0
-"""For all parts, once their images are there. It takes 25 s on two quiet cores."""
+"""Timeout for all parts once the images are built. A start takes 25 s on two idle cores."""
 _DEATHS_TOLERATED: Final = 2
 _POLL_SECONDS: Final = 0.5
+_UP: Final = ("--progress", "plain", "up", "--detach", "--no-build", "--remove-orphans")
+"""Without --wait, which reports no progress and doesn't notice a service that crashes in a loop."""
 _TAKEN: Final = re.compile(r"(?:listen tcp4?|Bind for) [\d.]+:(\d+)")
 
 
 class ContainerStart:
-    """Brings one project to what its plan says, reporting each part as it goes."""
+    """Brings one project to the state of its plan, and reports the progress of each part."""
 
     def __init__(self, compose: Compose, plan: Plan, home: Home, report: Report) -> None:
         self._compose = compose
@@ -35,61 +35,50 @@ class ContainerStart:
         self._deaths: dict[str, int] = {}
 
     def build(self) -> None:
-        """Builds the services' images; a second where nothing has changed. Raises RuntimeProblem with the log's end."""
+        """Builds the services' images; a second if nothing changed. Raises RuntimeProblem with the log's end."""
         self._report("images", "building", "about a minute the first time")
         began = time.monotonic()
         log = self._home.log("build")
-        if self._run(log, "--progress", "plain", "build"):
-            raise RuntimeProblem(
-                f"The images couldn't be built.\n{_last_lines(log.read_text(errors='replace'))}",
-                f"The whole log: {log}. Check that the package index can be reached, then try again.",
-            )
+        with self._compose.started(log, "--progress", "plain", "build") as building:
+            if building.wait():
+                raise RuntimeProblem(
+                    f"The images couldn't be built.\n{_last_lines(log.read_text(errors='replace'))}",
+                    f"The whole log: {log}. Check that the package index can be reached, then try again.",
+                )
         self._report("images", "ready", f"{time.monotonic() - began:.1f} s")
 
     def all(self) -> None:
-        """Makes and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
+        """Creates and starts the containers; returns when every part is ready. Raises RuntimeProblem."""
         log = self._home.log("compose")
         began = time.monotonic()
         self._deaths = {c.id: c.restarts for c in docker.containers(self._compose.project)}
-        with log.open("w") as file:
-            going = self._compose.start(file, "--progress", "plain", "up", "--detach", "--no-build", "--remove-orphans")
-            try:
-                while True:
-                    done = going.poll()  # before the look: what was ready may be about to be made anew
-                    if done:
-                        raise self._failed(log.read_text(errors="replace"))
-                    if self._look(began) and done == 0:
-                        return
-                    if time.monotonic() - began > READY_SECONDS:
-                        raise self._late()
-                    time.sleep(_POLL_SECONDS)
-            finally:
-                _end(going)
-
-    def _run(self, log: Path, *arguments: str) -> int:
-        with log.open("w") as file:
-            going = self._compose.start(file, *arguments)
-            try:
-                return going.wait()
-            finally:
-                _end(going)
+        with self._compose.started(log, *_UP) as starting:
+            while True:
+                done = starting.poll()  # before the check: a container that is ready now may be about to be recreated
+                if done:
+                    raise self._failed(log.read_text(errors="replace"))
+                if self._look(began) and done == 0:
+                    return
+                if time.monotonic() - began > READY_SECONDS:
+                    raise self._late()
+                time.sleep(_POLL_SECONDS)
 
     def _look(self, began: float) -> bool:
-        """Reports what has changed; whether all parts are ready."""
+        """Reports state changes; returns whether all parts are ready."""
         containers = docker.containers(self._compose.project)
         for container in containers:
             if container.restarts - self._deaths.get(container.id, 0) > _DEATHS_TOLERATED:
-                name = part_name(container)
                 raise RuntimeProblem(
-                    f"{name} ends as soon as it is started.\n{self._log_of(name)}", f"See: orderflow logs {name}"
+                    f"{container.name} ends as soon as it is started.\n{self._log_of(container.name)}",
+                    f"See: orderflow logs {container.name}",
                 )
-        parts = ContainerParts(self._plan).all(containers)
-        for part in parts:
+        found = parts(self._plan, containers)
+        for part in found:
             state = "waiting" if part.state in ("stopped", "starting") and not part.pid else part.state
             if self._told.get(part.name) != state and not (state == "waiting" and part.name in self._told):
                 self._told[part.name] = state
                 self._report(part.name, state, f"{time.monotonic() - began:.1f} s" if state == "ready" else "")
-        return all(part.state == "ready" for part in parts)
+        return all(part.state == "ready" for part in found)
 
     def _failed(self, said: str) -> RuntimeProblem:
         if found := _TAKEN.search(said):
@@ -113,12 +102,6 @@ class ContainerStart:
     def _log_of(self, name: str) -> str:
         service = re.sub(r"-\d+$", "", name)
         return _last_lines(self._compose.run("logs", "--no-color", "--no-log-prefix", "--tail", "8", service).stdout)
-
-
-def _end(going: subprocess.Popen[str]) -> None:
-    if going.poll() is None:  # the caller has been interrupted, or has given up
-        going.terminate()
-        going.wait()
 
 
 def _last_lines(text: str, count: int = 12) -> str:

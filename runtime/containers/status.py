@@ -1,4 +1,4 @@
-"""How the parts of a compose project are doing: what Docker says, and what the services say themselves."""
+"""The state of the parts of a Compose project: from Docker, and from the services' own readiness."""
 
 from __future__ import annotations
 
@@ -14,53 +14,39 @@ from runtime.plan import Plan
 from runtime.probe import answers
 
 EXPECTED: Final = ("postgres", "localstack", "jaeger", *SERVICES)
-"""Parts of every system; workers come on top."""
+"""Parts of every system; workers are optional."""
 
-_STATES: Final = {"created": "starting", "restarting": "restarting", "paused": "unready", "dead": "failed"}
-
-
-def part_name(container: Container) -> str:
-    """`payment`, or `payment-worker-2` where there may be several."""
-    several = container.service.endswith("-worker")
-    return f"{container.service}-{container.number}" if several else container.service
+_STATES: Final = {
+    "created": "starting", "restarting": "restarting", "paused": "unready", "dead": "failed", "exited": "stopped",
+    "removing": "stopped",
+}  # fmt: skip
 
 
-class ContainerParts:
-    """Looks at the containers of one system."""
+def parts(plan: Plan, containers: Sequence[Container]) -> list[Part]:
+    """Every part: the expected ones, whether they exist or not, then the workers."""
+    there = {container.name: container for container in containers}
+    names = [*EXPECTED, *sorted(there.keys() - set(EXPECTED) - {"cli"})]
+    with ThreadPoolExecutor(max_workers=len(names)) as pool:
+        return list(pool.map(lambda name: _part(plan, name, there.get(name)), names))
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
 
-    def all(self, containers: Sequence[Container]) -> list[Part]:
-        """Every part: those expected, there or not, then the workers."""
-        there = {part_name(c): c for c in containers}
-        names = [*EXPECTED, *sorted(there.keys() - set(EXPECTED) - {"cli"})]
-        with ThreadPoolExecutor(max_workers=len(names)) as pool:
-            return list(pool.map(lambda name: self.part(name, there.get(name)), names))
+def _part(plan: Plan, name: str, container: Container | None) -> Part:
+    port = plan.port(name) if name in EXPECTED else 0
+    running = container is not None and container.status == "running"
+    return Part(
+        name=name,
+        state=_state(plan, name, container) if container else "stopped",
+        pid=container.pid if container and running else None,
+        port=port,
+        uptime=max(0.1, time.time() - container.started) if container and running else 0.0,
+        url=f"postgresql://127.0.0.1:{port}" if name == "postgres" else f"http://127.0.0.1:{port}" if port else "",
+    )
 
-    def part(self, name: str, container: Container | None) -> Part:
-        """The state of one part."""
-        port = self._plan.port(name) if name in EXPECTED else 0
-        running = container is not None and container.status == "running"
-        return Part(
-            name=name,
-            state=self._state(name, container),
-            pid=container.pid if container is not None and running else None,
-            port=port,
-            uptime=max(0.1, time.time() - container.started) if container is not None and running else 0.0,
-            url=f"postgresql://127.0.0.1:{port}" if name == "postgres" else f"http://127.0.0.1:{port}" if port else "",
-        )
 
-    def _state(self, name: str, container: Container | None) -> str:
-        if container is None or container.status in ("exited", "removing"):
-            return "stopped"
-        if container.status != "running":
-            return _STATES.get(container.status, "failed")
-        if self._ready(name, container):
-            return "ready"
-        return "starting" if container.health == "starting" else "unready"
-
-    def _ready(self, name: str, container: Container) -> bool:
-        if name in SERVICES:  # asked itself: Docker asks every few seconds only
-            return answers(f"http://127.0.0.1:{self._plan.port(name)}/readyz")
-        return container.health in ("healthy", "")
+def _state(plan: Plan, name: str, container: Container) -> str:
+    if container.status != "running":
+        return _STATES.get(container.status, "failed")
+    healthy = container.health in ("healthy", "")
+    # Services are probed directly: Docker's health check runs only every few seconds.
+    ready = answers(f"{plan.url(name)}/readyz") if name in SERVICES else healthy
+    return "ready" if ready else "starting" if container.health == "starting" else "unready"

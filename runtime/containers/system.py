@@ -1,13 +1,11 @@
-"""The system in containers: `docker compose` with the project's own compose file, behind the runtime's verbs."""
+"""The system in containers: the runtime's verbs over `docker compose` and the project's Compose file."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +15,11 @@ from runtime.containers import docker
 from runtime.containers.docker import Compose, Container
 from runtime.containers.logs import ContainerLogs
 from runtime.containers.start import ContainerStart
-from runtime.containers.status import ContainerParts, part_name
+from runtime.containers.status import parts
 from runtime.home import PROJECT, Home, write_private
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
-from runtime.probe import refusal
-from runtime.problems import RuntimeProblem
+from runtime.problems import RuntimeProblem, rolled_back
 from runtime.progress import Report, silent
 
 OWN_SETTINGS: Final = (
@@ -30,17 +27,17 @@ OWN_SETTINGS: Final = (
     "OTEL_TRACES_SAMPLER_ARG",
     *(f"{owner.upper()}_DATABASE_PASSWORD" for owner in (*SERVICES, "providers")),
 )  # fmt: skip
-"""Variables of the compose file beyond those of the plan."""
+"""Variables of the Compose file that are not in the plan."""
 
 _MOUNTED: Final = ("localstack/init/ready.d/*.py", "localstack/stack.yaml", "deploy/containers/databases.sh",
                    "otel/jaeger.yaml")  # fmt: skip
 
 
 class ContainerRuntime:
-    """One compose project: its settings, and the verbs on it. The same contract as `EmbeddedRuntime`'s.
+    """One Compose project: its settings, and the verbs on it. The same contract as `EmbeddedRuntime`.
 
-    `settings` maps variables to values, `overrides` adds variables to single services. The project's name is
-    COMPOSE_PROJECT_NAME; a `home` of one's own has one of its own. Verbs raise RuntimeProblem.
+    `settings` maps variables to values, `overrides` adds variables to single services. The project is named by
+    COMPOSE_PROJECT_NAME, by default after `home`. Verbs raise RuntimeProblem.
     """
 
     def __init__(
@@ -58,23 +55,23 @@ class ContainerRuntime:
 
     @property
     def plan(self) -> Plan:
-        """The checked settings."""
+        """The validated settings."""
         return make_plan(self._settings, self._overrides)
 
     @property
     def running(self) -> bool:
         """Whether the system is up, in whatever state its parts are."""
-        return docker.engine() is not None and any(container.alive for container in self.containers())
+        return any(container.alive for container in self._there())
 
     def containers(self) -> list[Container]:
         """Every container of the project, running or not."""
         return docker.containers(self.project)
 
     def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
-        """Builds the images whose code has changed, starts what isn't running, makes anew what has other settings;
-        returns when all parts are ready. Returns setting → (old, new) of what changed on a running system.
+        """Builds changed images, starts stopped containers and recreates those with changed settings; returns when all
+        parts are ready. Returns the changes on a running system as setting → (old, new).
 
-        A first start that fails is taken back.
+        A first start that fails is rolled back.
         """
         plan = self.plan
         self.home.make()
@@ -88,23 +85,18 @@ class ContainerRuntime:
             ours = {str(port) for container in there if container.alive for port in container.ports.values()}
             preflight.check_ports({name: port for name, port in plan.ports.items() if str(port) not in ours})
             start = ContainerStart(self._compose(plan), plan, self.home, report)
-            try:
-                start.build()
-                start.all()
-            except BaseException as error:  # also Ctrl-C
-                if running:
-                    raise
+
+            def stop() -> None:
                 report("containers", "stopping", "what had been started")
                 self._compose(plan).run(*docker.PROFILES, "down", "--remove-orphans")
-                if isinstance(error, RuntimeProblem):
-                    raise RuntimeProblem(
-                        error.what, f"{error.way_out}\nWhat had been started is stopped again."
-                    ) from error
-                raise
+
+            with nullcontext() if running else rolled_back(stop):
+                start.build()
+                start.all()
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:
-        """Stops and removes the containers; the data's volume stays. Returns whether there was anything to stop."""
+        """Stops and removes the containers; keeps the data's volume. Returns whether anything was running."""
         return self._down()
 
     def reset(self) -> None:
@@ -112,78 +104,22 @@ class ContainerRuntime:
         self._down("--volumes")
 
     def status(self) -> list[Part]:
-        """Every part as it is now."""
-        there = self.containers() if docker.engine() else []
-        return ContainerParts(_plan_of(there) if there else self.plan).all(there)
+        """The current state of every part."""
+        there = self._there()
+        return parts(_plan_of(there) if there else self.plan, there)
 
     def running_plan(self) -> Plan:
-        """The settings that the running system was given, by this runtime or by `docker compose up`."""
-        there = self.containers() if docker.engine() else []
+        """The settings of the running system, whether this runtime or `docker compose up` started it."""
+        there = self._there()
         return _plan_of(there) if any(container.alive for container in there) else self.plan
 
     def logs(self, name: str) -> str:
-        """What a part has written, as far as Docker keeps it."""
+        """The log of a part, as far as Docker keeps it."""
         return self._logs.text(name)
 
     def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
         """As far as Docker keeps it."""
         return self._logs.follow(name, from_start=from_start)
-
-    def database_urls(self) -> dict[str, str]:
-        """Connection URLs from this machine, by service, and that of the `providers`."""
-        port = self.running_plan().port("postgres")
-        passwords = {o: self._settings.get(f"{o.upper()}_DATABASE_PASSWORD") or o for o in (*SERVICES, "providers")}
-        return {
-            owner: f"postgresql://orderflow_{owner}:{password}@127.0.0.1:{port}/orderflow_{owner}"
-            for owner, password in passwords.items()
-        }
-
-    def pid(self, name: str) -> int:
-        """The pid of a part's first process, as the engine's machine sees it; 0 where it isn't running."""
-        return next((c.pid for c in self._of(name) if c.status == "running"), 0)
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """`docker kill` of a part; SIGSTOP and SIGCONT pause it with all its processes. Returns the pid it had.
-
-        Docker takes `docker kill` for a decision and doesn't start the container again: `start` does. `crash` is a
-        death that its restart policy makes good.
-        """
-        verbs = {signal.SIGSTOP: ("pause",), signal.SIGCONT: ("unpause",)}
-        found = [c for c in self._of(name) if c.status in ("running", "paused")]
-        if not found:
-            raise LookupError(f"{name} isn't running")
-        verb = verbs.get(signal.Signals(number), ("kill", "--signal", str(int(number))))
-        docker.ask(*verb, *(c.id for c in found))
-        return found[0].pid
-
-    def crash(self, name: str) -> int:
-        """kill -9 of a part's first process behind Docker's back, with all its children. Returns its pid.
-
-        Needs root on the engine's own machine; raises PermissionError or ProcessLookupError elsewhere.
-        """
-        pid = self.pid(name)
-        if not pid:
-            raise LookupError(f"{name} isn't running")
-        os.kill(pid, signal.SIGKILL)
-        return pid
-
-    def stop(self, name: str) -> None:
-        """Stops a part gracefully; it stays down until `start`."""
-        if found := self._of(name):
-            docker.ask("stop", *(c.id for c in found), seconds=60)
-
-    def start(self, name: str) -> None:
-        """Starts a part that was stopped or killed, without waiting until it is ready."""
-        if found := self._of(name):
-            docker.ask("start", *(c.id for c in found))
-
-    def scale(self, service: str, count: int) -> None:
-        """`docker compose up --scale`; nothing else is touched."""
-        done = self._compose(self.plan).run(
-            "up", "--detach", "--no-build", "--no-recreate", "--no-deps", "--scale", f"{service}={count}", service
-        )
-        if done.returncode:
-            raise RuntimeProblem(f"{service} can't be scaled: {done.stderr.strip()[-500:]}", "See: docker compose ps")
 
     def _down(self, *more: str) -> bool:
         docker.check_engine()
@@ -194,19 +130,16 @@ class ContainerRuntime:
                 raise RuntimeProblem(f"Stopping failed: {done.stderr.strip()[-500:]}", "See: docker compose ps --all")
         return there
 
-    def plan_or_default(self) -> Plan:
-        """The settings; the defaults where they are wrong: stopping needs none."""
-        try:
-            return self.plan
-        except RuntimeProblem:
-            return make_plan({})
-
     def compose(self) -> Compose:
-        """`docker compose` for this project, with its settings."""
-        return self._compose(self.plan_or_default())
+        """`docker compose` with this project's settings; with the defaults if those are invalid: `down` needs none."""
+        try:
+            return self._compose(self.plan)
+        except RuntimeProblem:
+            return self._compose(make_plan({}))
 
-    def _of(self, name: str) -> list[Container]:
-        return [c for c in self.containers() if name in (part_name(c), c.service)]
+    def _there(self) -> list[Container]:
+        """The containers; none if no engine answers."""
+        return self.containers() if docker.engine() else []
 
     def _compose(self, plan: Plan) -> Compose:
         own = {name: self._settings[name] for name in OWN_SETTINGS if self._settings.get(name)}
@@ -231,54 +164,24 @@ class ContainerRuntime:
                 "COMPOSE_PROJECT_NAME=other ORDER_PORT=… make up  (.env.example lists the ports)",
             )
 
-    @contextmanager
-    def paused(self, name: str) -> Iterator[None]:
-        """A part that stands still for a while."""
-        self.kill(name, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.kill(name, signal.SIGCONT)
-
-    def wait_ready(self, seconds: float = 120) -> None:
-        """Until every part is ready. Raises RuntimeProblem that names those which aren't."""
-        ends = time.monotonic() + seconds
-        while late := {part.name: part.state for part in self.status() if part.state != "ready"}:
-            if time.monotonic() > ends:
-                plan = self.running_plan()
-                told = [
-                    f"{name} is {state}" + (f" ({refusal(plan.url(name) + '/readyz')})" if name in SERVICES else "")
-                    for name, state in late.items()
-                ]
-                raise RuntimeProblem(f"Not ready after {seconds:.0f} s: {'; '.join(told)}", "See: orderflow logs")
-            time.sleep(0.3)
-
 
 def _plan_of(there: list[Container]) -> Plan:
-    """The plan that containers were made by, read off them."""
+    """The plan that the containers were created with, read from their environments and ports."""
     services = [c for c in there if c.service in SERVICES]
     values = dict(services[0].environment) if services else {}
+    names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
     for container in there:
-        values |= published(container)
-    # Set by the compose file itself unless the user did.
+        for own, here in container.ports.items() if container.name == container.service else ():
+            values[names.get(own, f"{container.service.upper()}_PORT")] = str(here)
+    # Defaults of the Compose file, not settings of the user.
     if values.get("JAEGER_URL") == f"http://127.0.0.1:{values.get('JAEGER_PORT', 16686)}":
         del values["JAEGER_URL"]
     if values.get("OTEL_EXPORTER_OTLP_ENDPOINT") == "http://jaeger:4318":
         del values["OTEL_EXPORTER_OTLP_ENDPOINT"]
     try:
         return make_plan(values)
-    except RuntimeProblem:  # made by another version
+    except RuntimeProblem:  # created by another version
         return make_plan({})
-
-
-def published(container: Container) -> dict[str, str]:
-    """Port variable → port, of one container."""
-    names = {4317: "OTLP_GRPC_PORT", 4318: "OTLP_HTTP_PORT"}
-    return {
-        names.get(own, f"{container.service.upper()}_PORT"): str(here)
-        for own, here in container.ports.items()
-        if not container.service.endswith("-worker")
-    }
 
 
 def _check_readable() -> None:

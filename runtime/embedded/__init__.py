@@ -1,4 +1,4 @@
-"""Programs of this machine under a supervisor: LocalStack and PostgreSQL from PyPI, services from this checkout."""
+"""Processes under supervisord: LocalStack and PostgreSQL from PyPI, the services from this checkout."""
 
 from runtime.embedded.system import EmbeddedRuntime
 

@@ -1,4 +1,4 @@
-"""Processes that a crashed run left behind."""
+"""Finds and ends processes that a crashed run left behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _GRACE_SECONDS: Final = 5.0
 
 
 def find(home: Home, data: Path | None = None) -> list[psutil.Process]:
-    """Every process of the system at `home` (`data`: its PostgreSQL's folder), supervisord first.
+    """Every process of the system at `home`, supervisord first. `data` is the folder of its PostgreSQL.
 
-    PostgreSQL's children write their title over their environment, so they are known by their working folder.
+    PostgreSQL's children overwrite their environment with their title, so they are found by their working folder.
     """
     own = {p.pid for p in (psutil.Process(), *psutil.Process().parents())}
     found = [p for p in psutil.process_iter() if p.pid not in own and _belongs(p, str(home.path), data)]
@@ -26,12 +26,12 @@ def find(home: Home, data: Path | None = None) -> list[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process]) -> int:
-    """Ends `processes`: asks, then kills after 5 s. Returns how many there were."""
+    """Terminates `processes`, and kills them after 5 s. Returns their number."""
     processes = list(processes)
     for process in processes:
         try:
             if _is_supervisor(process):
-                process.kill()  # or it starts again what ends now
+                process.kill()  # or it would restart the processes that are ended below
             else:
                 process.send_signal(signal.SIGINT if process.name() == "postgres" else signal.SIGTERM)
         except psutil.NoSuchProcess:
@@ -47,14 +47,14 @@ def end(processes: Iterable[psutil.Process]) -> int:
 
 
 def served(data: Path) -> bool:
-    """Whether a process of PostgreSQL works on this folder."""
+    """Whether a PostgreSQL process uses this folder."""
     return any(_serves(process, data) for process in psutil.process_iter())
 
 
 def _serves(process: psutil.Process, data: Path) -> bool:
     try:
         return process.name() == "postgres" and process.cwd() == str(data)
-    except (psutil.Error, OSError):  # another user's, or gone while we looked
+    except (psutil.Error, OSError):  # another user's process, or it has ended
         return False
 
 
@@ -64,7 +64,7 @@ def _belongs(process: psutil.Process, home: str, data: Path | None) -> bool:
             return False
         if process.environ().get(MARKER) == home:
             return True
-    except (psutil.Error, OSError):  # another user's, or gone while we looked
+    except (psutil.Error, OSError):  # another user's process, or it has ended
         return False
     return data is not None and _serves(process, data)
 

@@ -1,4 +1,4 @@
-"""LocalStack from PyPI: an environment of its own, its settings, its readiness."""
+"""LocalStack from PyPI: its virtual environment, its settings, its readiness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runtime.problems import RuntimeProblem
 
 FOLDER: Final = PROJECT / "localstack"
 ENVIRONMENT: Final = PROJECT / ".orderflow" / f"venv-localstack-{sys.version_info[0]}.{sys.version_info[1]}"
-"""Shared by every home of this clone."""
+"""Shared by all homes of this clone."""
 
 _LOCK_FILE: Final = FOLDER / "requirements.txt"
 _SERVICES: Final = "cloudformation,events,iam,sns,sqs,stepfunctions,sts"
@@ -31,11 +31,11 @@ _NOT_ABOUT_SOURCES: Final = re.compile(
     r"PYTHON|VIRTUAL_ENV$|(PIP|UV)_"
     r"(?!.*(INDEX|LINKS|HOST|CERT|TLS|PROXY|HTTP|TIMEOUT|RETRIES|CACHE|CONFIG_FILE|OFFLINE|KEYRING))"
 )
-"""Variables that make Python or an installer find or put things elsewhere. Where packages come from is the caller's."""
+"""Variables that make Python or an installer search or install elsewhere. Package sources stay the caller's choice."""
 
 
 def program(home: Home, plan: Plan) -> Program:
-    """LocalStack on loopback, deploying the stack whenever it starts."""
+    """LocalStack on loopback, which deploys the stack at every start."""
     port = plan.port("localstack")
     return Program(
         name="localstack",
@@ -46,11 +46,11 @@ def program(home: Home, plan: Plan) -> Program:
             "LOCALSTACK_PORT": str(port),
             "ORDERFLOW_STACK": plan.settings.get("ORDERFLOW_STACK", "orderflow"),
             "ORDERFLOW_STACK_FILE": str(FOLDER / "stack.yaml"),
-            # A changed template is a changed program: `up` on a running system starts LocalStack anew with it.
+            # A changed template changes the program: `up` on a running system restarts LocalStack with it.
             "ORDERFLOW_STACK_DIGEST": _digest(FOLDER / "stack.yaml"),
             "FILESYSTEM_ROOT": str(home.localstack),
             "HOME": str(home.localstack),
-            # It deletes and makes TMPDIR/localstack at every start, also another system's.
+            # At every start it deletes TMPDIR/localstack, which could be another system's.
             "TMPDIR": str(home.localstack / "tmp"),
             "SERVICES": _SERVICES,
             "SQS_ENDPOINT_STRATEGY": "path",
@@ -81,7 +81,8 @@ def installed() -> bool:
 
 
 def install() -> None:
-    """Makes the environment from the hash lock (300 MB, once a clone). Raises RuntimeProblem with the tool's words."""
+    """Creates the environment from the hash lock (300 MB, once per clone). Raises RuntimeProblem with the installer's
+    error. pip is tried where uv fails: it reads pip.conf and the PIP_* variables, which uv doesn't."""
     ENVIRONMENT.parent.mkdir(parents=True, exist_ok=True)
     with (ENVIRONMENT.parent / "venv-localstack.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -102,12 +103,12 @@ def install() -> None:
 
 
 def ready(plan: Plan) -> bool:
-    """Whether LocalStack is up and the stack deployed. Raises RuntimeProblem if deploying failed."""
+    """Whether LocalStack is up and the stack is deployed. Raises RuntimeProblem if the deployment failed."""
     return refusal(plan) is None
 
 
 def refusal(plan: Plan) -> str | None:
-    """Why it isn't ready (yet); None if it is. Raises RuntimeProblem if deploying failed."""
+    """Why it isn't ready (yet); None if it is. Raises RuntimeProblem if the deployment failed."""
     try:
         with _opener.open(f"{plan.url('localstack')}/_localstack/init/ready", timeout=2) as answer:
             state = json.load(answer)
@@ -121,11 +122,11 @@ def refusal(plan: Plan) -> str | None:
     return None if state["completed"] and state["scripts"] else "it answers, and is deploying localstack/stack.yaml"
 
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes by a proxy
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
 
 
 def _required() -> set[str]:
-    """The `.dist-info` names of what the lock asks for on every system."""
+    """The `.dist-info` names of the packages that the lock requires on every platform."""
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+) \\$", _LOCK_FILE.read_text(), re.MULTILINE)
     return {f"{re.sub('[-_.]+', '_', name).lower()}-{version}.dist-info" for name, version in pins}
 

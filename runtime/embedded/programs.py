@@ -1,4 +1,4 @@
-"""The processes of a system, as data."""
+"""The processes of a system, as data for supervisord."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.home import PROJECT, Home
 from runtime.plan import Plan
 
 STOP_SECONDS: Final = 10
-"""A service finishes what is in hand within this; then it is killed."""
+"""A service finishes the work in flight within this time; then it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path = PROJECT
     user: str | None = None
-    """Whom to run as; None: whoever runs the supervisor."""
+    """The user to run as; None for the supervisor's."""
     stop_signal: str = "TERM"
 
     def environment_file(self) -> str:
@@ -35,12 +35,12 @@ class Program:
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.environment.items()))
 
     def digest(self) -> str:
-        """Changes with the environment, so that the supervisor sees that the program did."""
+        """Changes with the environment, so that the supervisor detects a changed program."""
         return hashlib.sha256(self.environment_file().encode()).hexdigest()[:16]
 
 
 def service_environment(plan: Plan, service: str, database_urls: Mapping[str, str], tracing: bool) -> dict[str, str]:
-    """What `orderflow.settings` reads in the process of `service`."""
+    """The variables that `orderflow.settings` reads in the process of `service`."""
     environment = {
         **plan.settings,
         f"{service.upper()}_PORT": str(plan.port(service)),
@@ -65,7 +65,7 @@ def service_environment(plan: Plan, service: str, database_urls: Mapping[str, st
 
 
 def services(plan: Plan, database_urls: Mapping[str, str], tracing: bool) -> list[Program]:
-    """The five services, each a gunicorn of its own."""
+    """The five services, each with its own gunicorn."""
     return [
         Program(
             name=service,
@@ -77,12 +77,12 @@ def services(plan: Plan, database_urls: Mapping[str, str], tracing: bool) -> lis
 
 
 def jaeger(plan: Plan, binary: str, home: Home) -> Program:
-    """Jaeger, where it is installed."""
+    """Jaeger, if it is installed."""
     return Program(
         name="jaeger",
         command=(binary, "--config", str(PROJECT / "otel" / "jaeger.yaml")),
         environment={n: str(plan.ports[n]) for n in ("JAEGER_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT")},
         folder=home.run,
-        # Traces are in its memory only: nothing to save, and asked politely it takes more than ten seconds to go.
+        # Traces are in memory only, so there is nothing to save, and it takes more than 10 s to end on SIGTERM.
         stop_signal="KILL",
     )

@@ -1,4 +1,4 @@
-"""The start of a system: what waits for what, side by side where nothing does."""
+"""Starts a system: each part after its dependencies, independent parts in parallel."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from runtime.problems import RuntimeProblem
 from runtime.progress import Report
 
 READY_SECONDS: Final = 120.0
-"""For one part, from its start. LocalStack needs 5 s with its stack, 11 on its first run, when Python compiles it and
-its index is made, and took 52 s on two cores with a load of 11."""
+"""Timeout for one part, from its start. LocalStack needs 5 s with its stack, 11 s on its first run, when it is
+compiled and builds its index, and took 52 s on two cores with a load of 11."""
 _DEATHS_TOLERATED: Final = 2
 _POLL_SECONDS: Final = 0.1
 
 
 class _Cancelled(Exception):
-    """Another part failed; its problem is the one to show."""
+    """Another part failed; that part's problem is raised instead."""
 
 
 class Start:
-    """Brings every part up that isn't, in the order of needs: PostgreSQL before the services; LocalStack beside."""
+    """Starts every part that isn't running: PostgreSQL before the services, LocalStack in parallel."""
 
     def __init__(self, supervisor: Supervisor, postgres: Postgres, plan: Plan, home: Home, report: Report) -> None:
         self._supervisor = supervisor
@@ -43,10 +43,10 @@ class Start:
         self._localstack_started = threading.Event()
         self._localstack_ready = threading.Event()
         self._deaths: dict[str, set[float]] = {}
-        """When a part that then ended had been started, by part."""
+        """Start times of the processes that have ended, by part."""
 
     def all(self) -> None:
-        """Returns when all parts are ready. Raises the first RuntimeProblem, and stops waiting for the others."""
+        """Returns when all parts are ready. Raises the first RuntimeProblem and cancels the other waits."""
         parts = self._supervisor.processes().keys()
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="start") as pool:
             jobs = [pool.submit(self._localstack), pool.submit(self._postgres_and_services)]
@@ -77,7 +77,7 @@ class Start:
         self._postgres.prepare()
         self._part("postgres")
         self._postgres.create_databases()
-        self._wait_for(self._localstack_started)  # while it is being installed they could only wait
+        self._wait_for(self._localstack_started)  # during its installation they could only wait
         began = time.monotonic()
         for service in SERVICES:
             self._supervisor.start(service)

@@ -1,4 +1,4 @@
-"""How the parts are doing: what the supervisor says, and what they say themselves."""
+"""The state of the parts: from the supervisor, and from their own readiness."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _STATES: Final[Mapping[str, str]] = {
 
 
 class ServiceProbe:
-    """Asks the parts of one system whether they are ready."""
+    """Checks whether the parts of one system are ready."""
 
     def __init__(self, plan: Plan, postgres: Postgres) -> None:
         self._plan = plan
         self._postgres = postgres
 
     def part(self, name: str, process: Process | None) -> Part:
-        """The state of one part, from its process (None: unknown to the supervisor)."""
+        """The state of one part, from its process (None if the supervisor doesn't know it)."""
         port = self._plan.port(name)
         running = process is not None and bool(process.pid)
         return Part(
@@ -44,11 +44,11 @@ class ServiceProbe:
         )
 
     def ready(self, name: str) -> bool:
-        """Whether the part does its work. Raises RuntimeProblem if it says why it never will."""
+        """Whether the part is ready. Raises RuntimeProblem if it reports that it never will be."""
         return self.refusal(name) is None
 
     def refusal(self, name: str) -> str | None:
-        """Why the part isn't ready (yet), in its own words; None if it is. Raises RuntimeProblem as `ready` does."""
+        """Why the part isn't ready (yet), as it reports it; None if it is. Raises RuntimeProblem as `ready` does."""
         if name == "postgres":
             return self._postgres.refusal()
         if name == "localstack":

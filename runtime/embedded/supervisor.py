@@ -1,4 +1,4 @@
-"""supervisord: its configuration, its start, and what we ask of it."""
+"""supervisord: its configuration, its start, and its RPC interface."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from runtime.log_file import BACKUPS
 from runtime.problems import RuntimeProblem
 
 MARKER: Final = "ORDERFLOW_SUPERVISED"
-"""In the environment of every process of a system, its home: how leftovers are found."""
+"""Variable in the environment of every process of a system; its value is the home. Leftovers are found by it."""
 
 _EXEC: Final = '/bin/sh -c \'. "$0" && exec "$@"\''
 _GIVE_UP_AFTER: Final = 20
-"""Starts in a row that fail before supervisord gives up; the pause before each grows by a second."""
+"""Consecutive failed starts before supervisord gives up; the pause before each grows by one second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What supervisord knows of a program."""
+    """A program's state according to supervisord."""
 
     name: str
     state: str
-    """STOPPED, STARTING, RUNNING, BACKOFF (died, will be started again), STOPPING, EXITED or FATAL (given up)."""
+    """STOPPED, STARTING, RUNNING, BACKOFF (died, will be restarted), STOPPING, EXITED or FATAL (no more restarts)."""
     pid: int
-    """0 where there is none."""
+    """0 if there is no process."""
     started: float
     """The time of its last start, as seconds since the epoch."""
     uptime: float
-    """Seconds; 0 where there is no process."""
+    """Seconds; 0 if there is no process."""
 
 
 def render(home: Home, programs: Iterable[Program]) -> str:
@@ -65,7 +65,7 @@ def _section(home: Home, program: Program) -> str:
         "command": _escape(command),
         "directory": _escape(str(program.folder)),
         "environment": f'ORDERFLOW_CONFIG="{program.digest()}"',
-        "autostart": "false",  # `up` starts them in the order of their needs
+        "autostart": "false",  # `up` starts them in the order of their dependencies
         "autorestart": "true",
         "startsecs": "1",
         "startretries": str(_GIVE_UP_AFTER),
@@ -112,7 +112,7 @@ class Supervisor:
         return ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
     def pid(self) -> int | None:
-        """The pid of the supervisord that answers; None if none does."""
+        """The pid of the running supervisord; None if none answers."""
         try:
             return int(self._rpc.getPID())
         except OSError:
@@ -128,7 +128,7 @@ class Supervisor:
         write_private(self._conf, render(self._home, programs))
 
     def start_daemon(self, environment: dict[str, str], timeout: float = 10) -> None:
-        """Starts supervisord in the background with no program running. Raises RuntimeProblem if it doesn't come up."""
+        """Starts supervisord in the background without any program. Raises RuntimeProblem if it doesn't start."""
         self._home.socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._conf)]
         made = subprocess.run(
@@ -145,7 +145,7 @@ class Supervisor:
         )
 
     def reload(self) -> list[str]:
-        """Takes over the written configuration: changed and removed programs end. Returns the changed ones' names."""
+        """Loads the written configuration; stops changed and removed programs. Returns the changed ones' names."""
         added, changed, removed = self._rpc.reloadConfig()[0]
         self.stop(changed + removed)
         for name in changed + removed:
@@ -172,7 +172,7 @@ class Supervisor:
         }
 
     def start(self, name: str) -> None:
-        """Starts a program, without waiting for it. Nothing happens if it runs."""
+        """Starts a program without waiting for it. Does nothing if it is running."""
         try:
             self._rpc.startProcess(name, False)
         except Fault as fault:
@@ -182,7 +182,7 @@ class Supervisor:
                 ) from fault
 
     def stop(self, names: Iterable[str]) -> None:
-        """Stops programs side by side and waits until they are gone (their stop time, then they are killed)."""
+        """Stops programs in parallel and waits until they have ended; after their stop time they are killed."""
         waiting = set(names)
         for name in waiting:
             try:
@@ -198,7 +198,7 @@ class Supervisor:
                 time.sleep(0.05)
 
     def shutdown(self) -> None:
-        """Ends supervisord, and waits until it is gone."""
+        """Stops supervisord and waits until it has ended."""
         pid = self.pid()
         if pid is None:
             return

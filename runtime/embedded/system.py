@@ -6,12 +6,10 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Final
-
-import psutil
 
 from orderflow.routing import SERVICES
 from runtime import preflight
@@ -25,18 +23,18 @@ from runtime.home import PROJECT, Home, write_private
 from runtime.log_file import LogFile
 from runtime.parts import Part
 from runtime.plan import Plan, changes, make_plan
-from runtime.problems import RuntimeProblem
+from runtime.problems import RuntimeProblem, rolled_back
 from runtime.progress import Report, silent
 
 _PASSED_THROUGH: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""All that the parts see of the caller's environment: no AWS_*, no PYTHON*, no proxies."""
+"""The only variables of the caller that the parts inherit: no AWS_*, no PYTHON*, no proxies."""
 
 
 class EmbeddedRuntime:
     """One system: its state folder, its settings, and the verbs on it.
 
     `settings` maps variables (`WORKFLOW_MODE`, `ORDER_PORT`, …) to values, `overrides` adds variables to single
-    services. Verbs raise RuntimeProblem, whose text a user can act on.
+    services. Verbs raise RuntimeProblem, whose text tells a user what to do.
     """
 
     def __init__(
@@ -52,7 +50,7 @@ class EmbeddedRuntime:
 
     @property
     def plan(self) -> Plan:
-        """The checked settings."""
+        """The validated settings."""
         return make_plan(self._settings, self._overrides)
 
     @property
@@ -63,8 +61,8 @@ class EmbeddedRuntime:
     def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         """Starts the system, or applies changed settings to a running one; returns when all parts are ready.
 
-        Returns setting → (old, new) of what changed; nothing for a system that wasn't up. A first start that fails
-        is taken back.
+        Returns the changes as setting → (old, new), or nothing if the system wasn't running. A first start that fails
+        is rolled back.
         """
         plan = self.plan
         preflight.check_all(self.home)
@@ -85,7 +83,12 @@ class EmbeddedRuntime:
                 report("supervisor", "cleaned", f"ended {left} processes of an earlier run")
             self._check_ports(plan, old if running else {})
             start = Start(self._supervisor, postgres, plan, self.home, report)
-            try:
+
+            def stop() -> None:
+                report("supervisor", "stopping", "what had been started")
+                self._stop(postgres)
+
+            with nullcontext() if running else rolled_back(stop):
                 self._supervisor.write(self._programs(plan, postgres))
                 if running:
                     self._supervisor.reload()
@@ -93,19 +96,10 @@ class EmbeddedRuntime:
                     self._supervisor.start_daemon(self._base_environment())
                 write_private(self.home.state / "applied.json", json.dumps(plan.visible(), indent=1))
                 start.all()
-            except BaseException as error:  # also Ctrl-C
-                if not running:
-                    report("supervisor", "stopping", "what had been started")
-                    self._stop(postgres)
-                    if isinstance(error, RuntimeProblem):
-                        raise RuntimeProblem(
-                            error.what, f"{error.way_out}\nWhat had been started is stopped again."
-                        ) from error
-                raise
         return changes(old, plan.visible()) if running else {}
 
     def down(self) -> bool:
-        """Stops everything and leaves no process; data stays. Returns whether there was anything to stop."""
+        """Stops all processes and keeps the data. Returns whether anything was running."""
         if not self.home.path.exists():
             return False
         with self.home.exclusive():
@@ -123,26 +117,22 @@ class EmbeddedRuntime:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def status(self) -> list[Part]:
-        """Every part as it is now."""
+        """The current state of every part."""
         plan = self.running_plan()
         processes = self._supervisor.processes()
         probe = ServiceProbe(plan, self._postgres())
         return [probe.part(name, processes.get(name)) for name in self._names(processes)]
 
     def running_plan(self) -> Plan:
-        """The settings that the running system was given; those that `up` would give where there is none."""
+        """The settings of the running system; those that `up` would apply if none is running."""
         applied = self._applied() if self.running else {}
         try:
             return make_plan(applied) if applied else self.plan
         except RuntimeProblem:  # applied by another version
             return self.plan
 
-    def database_urls(self) -> dict[str, str]:
-        """Connection URLs, by service, and that of the `providers`."""
-        return {name.removeprefix("orderflow_"): url for name, url in self._postgres().urls().items()}
-
     def env(self, name: str) -> dict[str, str]:
-        """The environment of the service `name`, for a process of one's own beside it."""
+        """The environment of the service `name`, for an additional process of it."""
         for program in self._programs(self.plan, self._postgres()):
             if program.name == name:
                 return self._base_environment() | dict(program.environment)
@@ -154,41 +144,13 @@ class EmbeddedRuntime:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def follow(self, name: str, *, from_start: bool = False) -> Callable[[], str]:
-        """Over rotations of its file too."""
+        """Follows the log across rotations."""
         return LogFile(self.home.log(name), from_start=from_start).read
 
     def pid(self, name: str) -> int:
-        """The pid of a part's first process; 0 where it isn't running."""
+        """The pid of a part's main process; 0 if it isn't running."""
         process = self._supervisor.processes().get(name)
         return process.pid if process else 0
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """Sends a signal to a part with all its children, as when a container is killed. Returns the pid.
-
-        SIGKILL: the supervisor starts it again. SIGSTOP and SIGCONT pause it.
-        """
-        pid = self.pid(name)
-        if not pid:
-            raise LookupError(f"{name} isn't running")
-        main = psutil.Process(pid)
-        # Halted first: what it forked while its children are looked for would outlive it. A backend of PostgreSQL that
-        # then waits for a lock of one that was killed does so for ever, and no other server may start beside it.
-        if number == signal.SIGKILL:
-            main.suspend()
-        for process in (main, *main.children(recursive=True)):
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        return pid
-
-    def stop(self, name: str) -> None:
-        """Stops one part gracefully; it stays down until `start`."""
-        self._supervisor.stop([name])
-
-    def start(self, name: str) -> None:
-        """Starts one part that was stopped, without waiting until it is ready."""
-        self._supervisor.start(name)
 
     def _programs(self, plan: Plan, postgres: Postgres) -> list[Program]:
         binary = shutil.which("jaeger")
@@ -227,7 +189,7 @@ class EmbeddedRuntime:
     def _stop(self, postgres: Postgres) -> bool:
         names = self._supervisor.processes().keys()
         infrastructure = {"postgres", "localstack", "jaeger"}
-        self._supervisor.stop(names - infrastructure)  # first those that still have something to publish and commit
+        self._supervisor.stop(names - infrastructure)  # services first: they still publish and commit
         self._supervisor.stop(names & infrastructure)
         self._supervisor.shutdown()
         left = leftovers.end(leftovers.find(self.home, postgres.data))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from orderflow.routing import SERVICES
+from tests.support import container_parts
 from tests.support.containers import ContainerSystem
 from tests.support.system import KINDS, until
 
@@ -34,7 +35,7 @@ def test_killed_with_orders_in_flight(system: ContainerSystem, part: str) -> Non
     """`docker kill`, a while away, `docker start`. A LocalStack that comes back empty gets its stack by the hook."""
     placed = place(system)
     assert system.open_orders(), "the kill came too late to be one"
-    system.runtime.kill(part)
+    container_parts.kill(system.runtime, part)
     until(lambda: {p.name: p.state for p in system.runtime.status()}[part] == "stopped")
     system.restart(part)
     settle(system, placed)
@@ -43,10 +44,10 @@ def test_killed_with_orders_in_flight(system: ContainerSystem, part: str) -> Non
 def crashed(system: ContainerSystem, part: str) -> Callable[[], bool]:
     """Kills a part's first process behind Docker's back; gives whether Docker has started it again."""
     try:
-        pid = system.runtime.crash(part)
+        pid = container_parts.crash(system.runtime, part)
     except (PermissionError, ProcessLookupError) as error:
         pytest.skip(f"the engine's processes can't be killed from here: {error}")
-    return lambda: system.runtime.pid(part) not in (0, pid)
+    return lambda: container_parts.pid(system.runtime, part) not in (0, pid)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="killing a container's process takes root")
@@ -63,7 +64,7 @@ def test_what_crashes_is_started_again(system: ContainerSystem) -> None:
 def test_paused_is_not_dead(system: ContainerSystem) -> None:
     """A service that stands still for a while neither loses nor repeats anything."""
     placed = place(system)
-    with system.runtime.paused("shipping"):
+    with container_parts.paused(system.runtime, "shipping"):
         assert {part.name: part.state for part in system.runtime.status()}["shipping"] == "unready"
         until(lambda: system.order(next(iter(placed)))["status"] != "PLACED")
     settle(system, placed)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import container_parts
 from tests.support.containers import ContainerSystem
 from tests.support.system import KINDS, until
 
@@ -13,9 +14,9 @@ from tests.support.system import KINDS, until
 @pytest.fixture
 def workers(system: ContainerSystem) -> Iterator[list[str]]:
     """Two workers of payment, which are gone afterwards."""
-    system.runtime.scale("payment-worker", 2)
+    container_parts.scale(system.runtime, "payment-worker", 2)
     yield ["payment-worker-1", "payment-worker-2"]
-    system.runtime.scale("payment-worker", 0)
+    container_parts.scale(system.runtime, "payment-worker", 0)
     until(lambda: not any(c.service == "payment-worker" for c in system.runtime.containers()))
 
 
@@ -25,7 +26,7 @@ def test_workers_do_the_work_without_a_port(system: ContainerSystem, workers: li
     assert [parts[name].state for name in workers] == ["ready", "ready"]
     containers = [c for c in system.runtime.containers() if c.service == "payment-worker"]
     assert all(not c.ports for c in containers)
-    system.runtime.stop("payment")
+    container_parts.stop(system.runtime, "payment")
     try:
         placed = [system.place(kind) for kind in KINDS for _ in range(3)]
         assert set(system.until_terminal(*placed)) == {"CONFIRMED"}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
+from tests.support import parts
 from tests.support.aims import within
 from tests.support.load import Load, sizes
 from tests.support.logs import LoggedSince
@@ -32,13 +33,13 @@ def test_the_broker_is_silent_for_a_while(
     logged = LoggedSince(system, "order", "inventory", "payment")
     with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:
         load.until_taken(16)
-        system.runtime.kill("localstack", signal.SIGSTOP)
+        parts.kill(system.runtime, "localstack", signal.SIGSTOP)
         try:
             before = len(load.acknowledged)
             time.sleep(seconds)
             assert len(load.acknowledged) > before, "orders are taken while it is away"
         finally:
-            system.runtime.kill("localstack", signal.SIGCONT)
+            parts.kill(system.runtime, "localstack", signal.SIGCONT)
         back = time.monotonic()
         taken = load.finish()
     assert load.answers.keys() == {202}, load.answers
@@ -62,7 +63,7 @@ def test_the_broker_is_wiped(
             load.until_taken(120 * number + 40)
             system.aws("sqs").create_queue(QueueName="made-by-hand")
             lost += sum(system.waiting().values())
-            killed = system.runtime.kill("localstack")
+            killed = parts.kill(system.runtime, "localstack")
             replaced(system, "localstack", killed)
             system.until_ready()
             back = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support import parts
 from tests.support.system import KINDS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("faults-system")]
@@ -11,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 def test_what_is_left_in_the_middle_is_gone(system: System) -> None:
     """Orders of every kind are under way, as when a test has failed: with `clean` nothing of them comes again."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     for kind in KINDS:
         system.place(kind)
     system.clean()

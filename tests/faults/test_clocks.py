@@ -18,6 +18,7 @@ import tests.support
 from orderflow.contracts import ChargePayment, EventBus, Money, Workflow
 from orderflow.envelope import compose
 from orderflow.routing import SERVICES
+from tests.support import parts
 from tests.support.load import Load
 from tests.support.logs import LoggedSince
 from tests.support.processes import apply, workers
@@ -180,7 +181,7 @@ FROM {0} d WHERE d.note = 'deadline' AND d.order_id = ANY(%s::uuid[])
 def lateness(system: System, meanwhile: Callable[[], None] = lambda: None) -> list[float]:
     """Seconds after their deadline at which orders are undone whose payment doesn't answer. `meanwhile` is done while
     they wait for it."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     placed: dict[str, list[str]] = {"order": [], "orchestrator": []}
     for number in range(12):
         workflow, owner = list(OWNERS.items())[number % len(OWNERS)]
@@ -194,7 +195,7 @@ def lateness(system: System, meanwhile: Callable[[], None] = lambda: None) -> li
         return [seconds - float(TIMES["UNDO_AFTER"]) for rows in found for (seconds,) in rows]
 
     until(lambda: len(late()) == 12, what=lambda: str(late()))
-    system.runtime.start("payment")
+    parts.start(system.runtime, "payment")
     orders = [order_id for ids in placed.values() for order_id in ids]
     assert set(system.until_terminal(*orders)) == {"CANCELLED"}
     system.check(acknowledged=orders)

@@ -13,6 +13,7 @@ import pytest
 
 from orderflow.routing import SERVICES
 from tests.faults.test_databases import administrator, pids
+from tests.support import parts
 from tests.support.aims import within
 from tests.support.load import Load
 from tests.support.logs import LoggedSince
@@ -37,7 +38,7 @@ def test_all_databases_hang(system: System, seed: int, seconds: int, measured: C
     before = pids(system)
     with Load(system, KINDS, rate=8, total=8 * seconds, seed=seed) as load:
         load.until_taken(8)
-        system.runtime.kill("postgres", signal.SIGSTOP)
+        parts.kill(system.runtime, "postgres", signal.SIGSTOP)
         began = time.monotonic()
         try:
             until(lambda: refused(system) <= 2 and refused(system) <= 2, seconds)
@@ -47,7 +48,7 @@ def test_all_databases_hang(system: System, seed: int, seconds: int, measured: C
             assert max(took) <= within(2), took
             time.sleep(max(0.0, began + seconds - time.monotonic()))
         finally:
-            system.runtime.kill("postgres", signal.SIGCONT)
+            parts.kill(system.runtime, "postgres", signal.SIGCONT)
         back = time.monotonic()
         for service in SERVICES:
             until(lambda name=service: system.http.get(system.url(name, "/readyz")).status_code == 200, 30)

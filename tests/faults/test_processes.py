@@ -15,6 +15,7 @@ import pytest
 from orderflow.contracts import EventBus, Workflow
 from orderflow.providers.calls import Limits
 from orderflow.routing import SERVICES, TABLE
+from tests.support import parts
 from tests.support.aims import within
 from tests.support.load import Load, bearable, quick, sizes
 from tests.support.processes import another, replaced
@@ -40,7 +41,7 @@ def kill(system: System, name: str, chance: random.Random) -> bool:
         if workers and chance.random() < 0.5:
             chance.choice(workers).kill()
         else:
-            system.runtime.kill(name)
+            parts.kill(system.runtime, name)
     except (psutil.NoSuchProcess, LookupError):
         return False
     return True
@@ -153,7 +154,7 @@ def test_frozen_within_a_provider_call(
         return int(system.sql("providers", ASKED_FOR, [f"{i}:{kinds[0]}" for i in frozen])[0][0])
 
     until(lambda: len(system.sql(service, held, orders)) >= 2)
-    system.runtime.kill(service, signal.SIGSTOP)
+    parts.kill(system.runtime, service, signal.SIGSTOP)
     stopped = time.monotonic()
     try:
         frozen = [i for (i,) in system.sql(service, held, orders)]
@@ -168,13 +169,13 @@ def test_frozen_within_a_provider_call(
             before, asked = known(), calls()
             time.sleep(max(0.0, stopped + 3 * CALL_LEASE - time.monotonic()))
             frozen_s = time.monotonic() - stopped
-            system.runtime.kill(service, signal.SIGCONT)
+            parts.kill(system.runtime, service, signal.SIGCONT)
             until(lambda: calls() > asked, what=lambda: "the one that woke up made none of its calls")
             system.until_ready()
             time.sleep(3)  # for what the process that woke up still does
             system.check(acknowledged=orders)
     finally:
-        system.runtime.kill(service, signal.SIGCONT)
+        parts.kill(system.runtime, service, signal.SIGCONT)
         system.sql("providers", "UPDATE faults SET latency = 0 WHERE provider = %s", provider)
     measured(calls_frozen=len(frozen), undone=len(undone), frozen_s=round(frozen_s, 1), late_calls=calls() - asked)
     after = known()

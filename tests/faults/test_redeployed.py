@@ -11,6 +11,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
+from tests.support import parts
 from tests.support.aims import within
 from tests.support.load import Load
 from tests.support.processes import replaced
@@ -48,7 +49,7 @@ def test_nothing_is_published_into_the_gap(
     the stack creates last, before it publishes anything."""
     with Load(system, kinds, rate=8, total=80, seed=seed) as load:
         load.until_taken(24)
-        killed = system.runtime.kill("localstack")
+        killed = parts.kill(system.runtime, "localstack")
         until(lambda: not psutil.pid_exists(killed))
         killed_at = time.monotonic()  # whatever was answered to a call after that, the new one answered
         replaced(system, "localstack", killed)
@@ -77,7 +78,7 @@ def test_nothing_is_published_into_the_gap(
 def test_a_cold_start_with_no_traffic(system: System, seed: int, measured: Callable[..., None]) -> None:
     """`down` with orders of every kind under way, then `up`: the broker has forgotten everything, and no new order
     moves anything. Every order continues within ten seconds, and ends right."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     with Load(system, KINDS, rate=20, total=40, seed=seed) as load:
         taken = load.finish()
     until(lambda: len(of_orders(system, "inventory", "reservations", taken)) == len(taken))

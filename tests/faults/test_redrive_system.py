@@ -10,6 +10,7 @@ import pytest
 
 from orderflow.routing import SERVICES
 from tests.faults.test_redrive import FAIL, LATER, MEND, WHO, Kind
+from tests.support import parts
 from tests.support.load import sizes
 from tests.support.system import System, until
 
@@ -53,10 +54,10 @@ def test_redriven_long_after_on_a_real_system(
     system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
 ) -> None:
     """The same for payment's queue, over SQS and HTTP: what payment had handled, and what it could not handle."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     done = [system.place(kinds[n % len(kinds)]) for n in range(number)]
     bodies = peek(system, "payment", number)
-    system.runtime.start("payment")
+    parts.start(system.runtime, "payment")
     ended = system.until_terminal(*done)
     before = [system.ledger(order_id) for order_id in done]
     system.sql("payment", FAIL_FIRST)

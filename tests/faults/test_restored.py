@@ -22,6 +22,7 @@ import pytest
 from orderflow.broker.memory import MemoryQueue
 from orderflow.contracts import EventBus, Workflow
 from runtime.home import PROJECT
+from tests.support import parts
 from tests.support.oracle import check, complaints
 from tests.support.postgres import Server
 from tests.support.system import KINDS, System, kind_id, until
@@ -265,24 +266,24 @@ def test_step_by_step(system: System, service: str, tmp_path: Path, measured: Ca
     dump, url = str(tmp_path / "dump.sql"), system.databases[service]
     before = [system.place(kind) for kind in KINDS]
     system.until_terminal(*before)
-    system.runtime.stop("shipping")
+    parts.stop(system.runtime, "shipping")
     around = [system.place(kind) for kind in KINDS]
     paid = "SELECT 1 FROM payments WHERE state = 'done' AND order_id = ANY(%s::uuid[])"
     until(lambda: len(system.sql("payment", paid, around)) == len(around))
     pg("pg_dump", "--clean", "--if-exists", f"--file={dump}", url)
-    system.runtime.start("shipping")
+    parts.start(system.runtime, "shipping")
     after = [system.place(kind, **changes) for kind in KINDS for changes in ({}, {"postal_code": "00000"})]
     told = dict(zip([*around, *after], system.until_terminal(*around, *after), strict=True))
     assert set(told.values()) == {"CONFIRMED", "CANCELLED"}
     ledgers = {order_id: system.ledger(order_id) for order_id in told}
 
-    system.runtime.stop(service)
+    parts.stop(system.runtime, service)
     pg("psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url)
     if service == "order":  # the backup is an hour old
         older = "next_at = next_at - interval '1 h', progress_at = progress_at - interval '1 h'"
         system.sql("order", f"UPDATE orders SET {older}")
     system.aws("sqs").purge_queue(QueueUrl=system.queue(service))
-    system.runtime.start(service)
+    parts.start(system.runtime, service)
     began = time.monotonic()
     system.until_ready()
 

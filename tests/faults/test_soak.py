@@ -14,6 +14,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
+from tests.support import parts
 from tests.support.load import Load, sizes
 from tests.support.processes import apply
 from tests.support.system import System, until
@@ -137,7 +138,7 @@ def test_a_backlog_is_no_failure(
     backlog: everything that they wait for is in it, so no order is undone."""
     before = traffic(system)
     apply(system, SHORT, {"order": {"ORDERFLOW_ROLE": "web"}})
-    system.runtime.stop("orchestrator")
+    parts.stop(system.runtime, "orchestrator")
     with Load(system, KINDS, rate=200, total=orders, seed=seed, mix=({},)) as load:
         taken = load.finish()
     latest = overdue * float(SHORT["UNDO_AFTER"])
@@ -163,12 +164,12 @@ def test_a_backlog_elsewhere_is_not_fed(system: System, seed: int, measured: Cal
     budget allows, here as small against 600 orders as the usual one against 6,000: less than a tenth of the traffic."""
     apply(system, {"RESEND_AFTER": "5,10,20", "UNDO_AFTER": "120", "RETRY_BUDGET": "10"})
     before = traffic(system)
-    system.runtime.stop("inventory")
+    parts.stop(system.runtime, "inventory")
     with Load(system, KINDS, rate=200, total=600, seed=seed, mix=({},)) as load:
         taken = load.finish()
     until(lambda: system.sql("order", "SELECT extract(epoch FROM now() - max(created_at)) FROM orders")[0][0] > 22)
     waiting = system.waiting()
-    system.runtime.start("inventory")
+    parts.start(system.runtime, "inventory")
     began = time.monotonic()
     assert set(system.until_terminal(*taken, seconds=300)) == {"CONFIRMED"}
     took = time.monotonic() - began

@@ -9,6 +9,7 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from runtime import EmbeddedRuntime
+from tests.support import parts
 from tests.support.load import Load, sizes
 from tests.support.system import KINDS, System, until
 
@@ -56,7 +57,7 @@ def test_the_mode_is_switched_with_orders_in_flight(
             set_to = kind
         until(lambda: system.open_orders() <= orders, what=lambda: f"{system.open_orders()} are still open")
         # With payment stopped, every order is caught in its middle.
-        system.runtime.stop("payment")
+        parts.stop(system.runtime, "payment")
         with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:
             taken = load.finish()
         assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
+from tests.support import parts
 from tests.support.load import quick
 from tests.support.processes import apply, workers
 from tests.support.system import System, until
@@ -41,7 +42,7 @@ def slow(system: System, service: str) -> Iterator[None]:
         system.sql("inventory", SLOW_HANDLER)
     else:
         system.http.put(system.url(service, "/simulator/faults"), json={"latency": TAKES}).raise_for_status()
-    system.runtime.stop(service)
+    parts.stop(system.runtime, service)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
+from tests.support import parts
 from tests.support.load import sizes
 from tests.support.ports import free_port
 from tests.support.processes import workers as workers_of
@@ -97,7 +98,7 @@ def test_nothing_waits_for_a_collector_that_is_away(
 ) -> None:
     """With Jaeger stopped no request fails and every order ends; when it is back it gets spans again."""
     jaeger = jaeger_of(workers)
-    workers.runtime.stop("jaeger")
+    parts.stop(workers.runtime, "jaeger")
     try:
         until(lambda: not workers.runtime.pid("jaeger"))
         orders, took = place(workers, kinds, requests)
@@ -106,7 +107,7 @@ def test_nothing_waits_for_a_collector_that_is_away(
         # No log line proves it: of those that say so one a while is written.
         assert not workers.runtime.pid("jaeger"), "it was away all the time"
     finally:
-        workers.runtime.start("jaeger")
+        parts.start(workers.runtime, "jaeger")
     measured(requests=len(took), slowest_ms=round(1000 * max(took)))
     workers.until_ready()
     after: list[str] = []

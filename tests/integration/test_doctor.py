@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import TABLE
+from tests.support import parts
 from tests.support.system import System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -102,11 +103,11 @@ def test_drift_of_the_stack_is_found_part_by_part(system: System) -> None:
 
 def test_a_part_that_is_down_is_named(system: System) -> None:
     """Once as a part and once as a service; what it would have told is not called fine."""
-    system.runtime.stop("shipping")
+    parts.stop(system.runtime, "shipping")
     try:
         found = problems(code=1)
     finally:
-        system.runtime.start("shipping")
+        parts.start(system.runtime, "shipping")
         system.until_ready()
     assert found["parts"] == ["shipping is stopped"]
     assert found["services"][0].startswith("shipping: The shipping service does not answer")

@@ -18,6 +18,7 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import COORDINATOR
 from services.order.schemas import MAX_LINES
+from tests.support import parts
 from tests.support.system import KINDS, System, kind_id, order_body, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
@@ -202,13 +203,13 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
     """The order's own part is shown, and whose part is missing."""
     order_id = system.place((Workflow.ORCHESTRATION, EventBus.SNS))
     system.until_terminal(order_id)
-    system.runtime.stop("orchestrator")
+    parts.stop(system.runtime, "orchestrator")
     try:
         timeline = system.timeline(order_id)
         assert timeline["incomplete"] == ["orchestrator"]
         assert timeline["entries"][0]["type"] == "OrderPlaced"
     finally:
-        system.runtime.start("orchestrator")
+        parts.start(system.runtime, "orchestrator")
         system.until_ready()
     until(lambda: not system.timeline(order_id).get("incomplete"))
 

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orderflow.routing import SERVICES
+from tests.support import parts
 from tests.support.ports import free_ports
 from tests.support.system import KINDS, System, until
 
@@ -74,7 +75,7 @@ def test_a_process_without_a_port_is_counted(system: System) -> None:
     """Workers do the work; the service's web process tells of it, also when they have ended."""
     port = free_ports()["INVENTORY_PORT"]
     web_url = f"http://127.0.0.1:{port}"
-    system.runtime.stop("inventory")
+    parts.stop(system.runtime, "inventory")
     try:
         with process(system, "inventory", ORDERFLOW_ROLE="web", INVENTORY_PORT=port):
             until(lambda: up(system, web_url))
@@ -86,7 +87,7 @@ def test_a_process_without_a_port_is_counted(system: System) -> None:
             assert after["handled"] >= 3
             assert after["calls"] >= 1
     finally:
-        system.runtime.start("inventory")
+        parts.start(system.runtime, "inventory")
         system.until_ready()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from runtime import EmbeddedRuntime, RuntimeProblem
 from runtime.embedded import leftovers
+from tests.support import parts
 from tests.support.aws import client
 from tests.support.ports import free_ports
 from tests.support.system import until
@@ -86,7 +87,7 @@ def test_nothing_of_the_callers_aws_reaches_a_service(system: EmbeddedRuntime, m
 @pytest.mark.parametrize("part", ["payment", "postgres"])
 def test_what_is_killed_comes_back(system: EmbeddedRuntime, part: str) -> None:
     """kill -9 with all children: a new process, ready again."""
-    killed = system.kill(part)
+    killed = parts.kill(system, part)
     until(lambda: system.pid(part) not in (0, killed))
     until(lambda: all_ready(system))
 
@@ -95,7 +96,7 @@ def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRunti
     """It keeps nothing over a restart; the stack is deployed again, its marker last."""
     sqs = client("sqs", system.plan.url("localstack"))
     sqs.create_queue(QueueName="made-by-hand")
-    killed = system.kill("localstack")
+    killed = parts.kill(system, "localstack")
     until(lambda: system.pid("localstack") not in (0, killed))
     until(lambda: all_ready(system))
     names = {url.rpartition("/")[2] for url in sqs.list_queues(QueueNamePrefix="orderflow-")["QueueUrls"]}
@@ -106,7 +107,7 @@ def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRunti
 def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRuntime) -> None:
     """Whichever way an event takes, the consumer reads the same body; what a service doesn't hear never comes."""
     sqs, sns, events = (client(name, system.plan.url("localstack")) for name in ("sqs", "sns", "events"))
-    system.stop("inventory")  # or it would take them
+    parts.stop(system, "inventory")  # or it would take them
     try:
         queue = sqs.get_queue_url(QueueName="orderflow-inventory")["QueueUrl"]
         topic = sns.create_topic(Name="orderflow-events")["TopicArn"]
@@ -138,7 +139,7 @@ def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRu
         until(both)
         assert got == {"OrderPlaced-sns", "OrderPlaced-bus"}
     finally:
-        system.start("inventory")
+        parts.start(system, "inventory")
         until(lambda: all_ready(system))
 
 

@@ -15,6 +15,7 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Message, RefundPayment, Workflow
 from orderflow.envelope import compose
+from tests.support import parts
 from tests.support.aws import client
 from tests.support.system import System, running, until
 
@@ -85,13 +86,13 @@ def restarts(system: System, order_id: str) -> int:
 
 def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> None:
     """Stopped, orders go on; their timeline says that a part is missing, and has it afterwards."""
-    system.runtime.stop("orchestrator")
+    parts.stop(system.runtime, "orchestrator")
     try:
         ids = [system.place(KIND) for _ in range(3)] + [system.place(KIND, postal_code="00000")]
         assert system.until_terminal(*ids) == ["CONFIRMED"] * 3 + ["CANCELLED"]
         assert system.timeline(ids[0])["incomplete"] == ["orchestrator"]
     finally:
-        system.runtime.start("orchestrator")
+        parts.start(system.runtime, "orchestrator")
         system.until_ready()
     assert len(commands(system, ids[0], "ReserveStock")) >= 1
     system.check()
@@ -100,10 +101,10 @@ def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> 
 @pytest.mark.row(18)
 def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine) -> None:
     """By the same machine with a new token; the answer to the old one is harmless."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: len(machine.asked(order_id, "ChargePayment")) > 1)
-    system.runtime.start("payment")
+    parts.start(system.runtime, "payment")
     system.until_terminal(order_id)
     asked = machine.asked(order_id, "ChargePayment")
     assert [body["resend"] for body in asked] == list(range(len(asked)))
@@ -115,10 +116,10 @@ def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine)
 @pytest.mark.row(18)
 def test_a_deadline_undoes_the_order(system: System, machine: Machine) -> None:
     """The arbiter is asked first; the service that comes back refuses the late command and answers the undo."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: system.order(order_id)["status"] == "CANCELLING")
-    system.runtime.start("payment")
+    parts.start(system.runtime, "payment")
     until(lambda: system.order(order_id)["status"] in ("CANCELLED", "NEEDS_ATTENTION"))
     if system.order(order_id)["status"] == "NEEDS_ATTENTION":  # a slow machine: the undo's own attempts ran out
         retry(system, order_id)
@@ -136,11 +137,11 @@ def retry(system: System, order_id: str) -> None:
 @pytest.mark.row(18)
 def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machine) -> None:
     """The execution ends; the retry starts another, and that ends right."""
-    system.runtime.stop("payment")
+    parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: system.order(order_id)["status"] == "NEEDS_ATTENTION")
     until(lambda: machine.status(order_id) == "FAILED")
-    system.runtime.start("payment")
+    parts.start(system.runtime, "payment")
     system.until_ready()  # the undo's attempts are few here
     retry(system, order_id)
     until(lambda: system.order(order_id)["status"] == "CANCELLED", what=lambda: system.story(order_id))
@@ -153,11 +154,11 @@ def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machi
 @pytest.mark.row(18)
 def test_the_customer_cancels_meanwhile(system: System, machine: Machine) -> None:
     """The machine sees it when it asks to confirm, at the latest."""
-    system.runtime.stop("shipping")
+    parts.stop(system.runtime, "shipping")
     order_id = system.place(KIND)
     until(lambda: machine.asked(order_id, "ScheduleShipment"))
     assert system.cancel(order_id) == 202
-    system.runtime.start("shipping")
+    parts.start(system.runtime, "shipping")
     until(lambda: system.order(order_id)["status"] == "CANCELLED")
     assert system.order(order_id)["reason"] == "cancelled by the customer"
     system.check()
@@ -191,12 +192,12 @@ def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: 
 @pytest.mark.row(6)
 def test_an_execution_that_was_stopped_is_started_again(system: System, machine: Machine) -> None:
     """By the guardian, under another name; what was done is not done twice."""
-    system.runtime.stop("shipping")
+    parts.stop(system.runtime, "shipping")
     order_id = system.place(KIND)
     until(lambda: machine.asked(order_id, "ScheduleShipment"))
     machine.client.stop_execution(executionArn=machine.arn(order_id), error="Test", cause="somebody did")
     until(lambda: restarts(system, order_id) == 1)
-    system.runtime.start("shipping")
+    parts.start(system.runtime, "shipping")
     system.until_terminal(order_id)
     assert system.ledger(order_id).count("charge") == 1
     system.check()
@@ -207,7 +208,7 @@ def test_executions_lost_with_their_broker_end_right(system: System, machine: Ma
     """LocalStack is killed with orders under way, and comes back empty: nobody is charged twice."""
     ids = [system.place(KIND) for _ in range(6)] + [system.place(KIND, payment_method="pm_card_declined")]
     time.sleep(0.5)
-    system.runtime.kill("localstack")
+    parts.kill(system.runtime, "localstack")
     ids.append(system.place(KIND))
     statuses = system.until_terminal(*ids)
     assert "NEEDS_ATTENTION" not in statuses

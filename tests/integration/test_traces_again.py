@@ -12,6 +12,7 @@ import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
+from tests.support import parts
 from tests.support.ports import free_ports
 from tests.support.system import KINDS, System, order_body, until
 from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
@@ -29,7 +30,7 @@ def jaeger(system: System) -> Jaeger:
 def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
     """In every workflow: the service that must answer is away for longer than its owner's patience."""
     kinds: list[Kind] = [kind for kind in KINDS if kind[1] is EventBus.SNS]
-    system.runtime.stop("inventory")
+    parts.stop(system.runtime, "inventory")
     try:
         orders = {system.place(kind): kind for kind in kinds}
 
@@ -39,7 +40,7 @@ def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -
 
         until(lambda: all(map(sent_again, orders)), what=lambda: [system.story(order_id) for order_id in orders])
     finally:
-        system.runtime.start("inventory")
+        parts.start(system.runtime, "inventory")
         system.until_ready()
     assert set(system.until_terminal(*orders)) == {"CONFIRMED"}
     end = "publish OrderConfirmed@order"

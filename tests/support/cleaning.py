@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orderflow.routing import SERVICES
 from services.inventory.models import START
+from tests.support import parts
 from tests.support.oracle import complaints
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def clean(system: System) -> None:
         return
     if busy := bool(system.open_orders() or system.waiting() or _executions(system)):
         for service in SERVICES:
-            system.runtime.stop(service)
+            parts.stop(system.runtime, service)
         for execution in _executions(system):
             system.aws("stepfunctions").stop_execution(executionArn=execution)
     while not _purged(system):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from orderflow.routing import SERVICES
 from runtime import ContainerRuntime
 from runtime.containers.docker import docker
+from tests.support import container_parts
 from tests.support.system import System
 
 
@@ -13,6 +15,14 @@ class ContainerSystem(System):
     """A system in containers. Databases are looked into from outside, as the containers publish them."""
 
     runtime: ContainerRuntime  # type: ignore[assignment]
+
+    def _database_urls(self) -> dict[str, str]:
+        settings = self.runtime._settings
+        passwords = {o: settings.get(f"{o.upper()}_DATABASE_PASSWORD") or o for o in (*SERVICES, "providers")}
+        return {
+            owner: f"postgresql://orderflow_{owner}:{password}@127.0.0.1:{self.ports['POSTGRES_PORT']}/orderflow_{owner}"
+            for owner, password in passwords.items()
+        }
 
     def stock(self) -> dict[str, tuple[int, int]]:
         """SKU → (available, reserved), over HTTP."""
@@ -32,5 +42,5 @@ class ContainerSystem(System):
 
     def restart(self, part: str) -> None:
         """Starts a part again, and waits until everything is ready; LocalStack may take its time."""
-        self.runtime.start(part)
+        container_parts.start(self.runtime, part)
         self.until_ready(300)

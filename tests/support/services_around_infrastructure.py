@@ -11,17 +11,19 @@ from runtime.embedded import programs
 from runtime.embedded.postgres import Postgres
 from runtime.embedded.programs import Program
 from runtime.embedded.status import ServiceProbe
+from runtime.embedded.supervisor import Supervisor
 from runtime.parts import Part
 from runtime.plan import Plan
 from runtime.progress import Report, silent
+from tests.support import parts
 from tests.support.infrastructure import PARTS
 from tests.support.infrastructure_containers import ContainerInfrastructure
 from tests.support.system import until
 
 
 class AroundContainers(EmbeddedRuntime):
-    """See `EmbeddedRuntime`: the same verbs, for tests. LocalStack, PostgreSQL and Jaeger can be stopped and started;
-    what needs their processes (SIGSTOP, say) is for the embedded ones."""
+    """See `EmbeddedRuntime`: the same verbs, for tests. LocalStack, PostgreSQL and Jaeger can be stopped and started
+    (`tests.support.parts`); what needs their processes (SIGSTOP, say) is for the embedded ones."""
 
     def __init__(
         self,
@@ -30,12 +32,12 @@ class AroundContainers(EmbeddedRuntime):
         overrides: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__(home, settings, overrides)
-        self._around: ContainerInfrastructure | None = None
+        self.around: ContainerInfrastructure | None = None
 
     def up(self, report: Report = silent) -> dict[str, tuple[str, str]]:
         plan = self.plan
-        if self._around is None:
-            self._around = ContainerInfrastructure({name: str(port) for name, port in plan.ports.items()})
+        if self.around is None:
+            self.around = ContainerInfrastructure({name: str(port) for name, port in plan.ports.items()})
         with self.home.exclusive():
             self._supervisor.write(self._programs(plan, self._postgres()))
             if self.running:
@@ -52,9 +54,9 @@ class AroundContainers(EmbeddedRuntime):
 
     def reset(self) -> None:
         super().reset()
-        if self._around:
-            self._around.close()
-            self._around = None
+        if self.around:
+            self.around.close()
+            self.around = None
 
     def status(self) -> list[Part]:
         plan, processes = self.plan, self._supervisor.processes()
@@ -65,24 +67,28 @@ class AroundContainers(EmbeddedRuntime):
         return around + [probe.part(service, processes.get(service)) for service in SERVICES]
 
     def database_urls(self) -> dict[str, str]:
-        assert self._around, "it isn't up"
-        return self._around.database_urls
-
-    def stop(self, name: str) -> None:
-        if self._around and name in PARTS:
-            self._around.stop(name)
-        else:
-            super().stop(name)
-
-    def start(self, name: str) -> None:
-        if self._around and name in PARTS:
-            self._around.start(name)
-        else:
-            super().start(name)
+        assert self.around, "it isn't up"
+        return self.around.database_urls
 
     def _state(self, part: str) -> str:
-        return "ready" if self._around and self._around.ready(part) else "unready"
+        return "ready" if self.around and self.around.ready(part) else "unready"
 
     def _programs(self, plan: Plan, postgres: Postgres) -> list[Program]:
         urls = {f"orderflow_{owner}": url for owner, url in self.database_urls().items()}
         return programs.services(plan, urls, tracing=True)
+
+
+@parts.stop.register
+def _stop(runtime: AroundContainers, name: str) -> None:
+    if runtime.around and name in PARTS:
+        runtime.around.stop(name)
+    else:
+        Supervisor(runtime.home).stop([name])
+
+
+@parts.start.register
+def _start(runtime: AroundContainers, name: str) -> None:
+    if runtime.around and name in PARTS:
+        runtime.around.start(name)
+    else:
+        Supervisor(runtime.home).start(name)

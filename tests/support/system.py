@@ -74,12 +74,17 @@ class System:
         self.runtime = runtime
         self.http = httpx.Client(timeout=30, trust_env=False)
         self.ports = runtime.plan.ports
-        self.databases = runtime.database_urls()
+        self.databases = self._database_urls()
         config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=30)
         self._aws = {
             name: client(name, self.url("localstack"), config=config)
             for name in ("sqs", "sns", "events", "stepfunctions")
         }
+
+    def _database_urls(self) -> dict[str, str]:
+        """Connection URLs, by service, and that of the `providers`."""
+        urls = {service: self.runtime.env(service)["DATABASE_URL"] for service in SERVICES}
+        return urls | {"providers": self.runtime.env("payment")["PROVIDERS_DATABASE_URL"]}
 
     def url(self, part: str, path: str = "") -> str:
         return f"http://127.0.0.1:{self.ports[f'{part.upper()}_PORT']}{path}"

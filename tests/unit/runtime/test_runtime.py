@@ -201,11 +201,11 @@ def test_a_pid_that_is_another_programs_keeps_no_server_from_starting(
     file = postgres.data / "postmaster.pid"
     file.write_text(f"{os.getpid()}\n{postgres.data}\n")
     monkeypatch.setattr(leftovers, "served", lambda data: data == postgres.data)
-    postgres._forget_the_dead()
+    postgres._remove_stale_pid_file()
     assert file.exists()
     monkeypatch.undo()
     monkeypatch.setattr(postgres, "_folder_cache", tmp_path)
-    postgres._forget_the_dead()
+    postgres._remove_stale_pid_file()
     assert not file.exists()
 
 
