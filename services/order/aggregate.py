@@ -84,7 +84,7 @@ class Order:
 
     @property
     def cancelling(self) -> bool:
-        """Whether a compensation is owed, so that the order can't be confirmed any more."""
+        """Whether the order is being cancelled, so that it can't be confirmed any more."""
         return not self.confirmed and owed(self.facts) is not None
 
     @property

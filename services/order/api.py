@@ -102,7 +102,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
 
     @api.post("/orders/<id:order_id>/retry")
     @operation(
-        "Continues with an order that needs attention",
+        "Resumes an order that needs attention",
         body=RetryRequest,
         answers={202: OrderAnswer},
         problems=(404, 409),
@@ -125,7 +125,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
 
     @api.post("/orders/retry")
     @operation(
-        "Continues with all orders that need attention, some at a time",
+        "Resumes all orders that need attention, some at a time",
         body=BulkRetryRequest,
         answers={202: BulkRetryAnswer},
         access="operator",
