@@ -1,1 +1,1 @@
-"""What is deployed: the stack's generator (`stack`), images (`containers`), policies (`aws`)."""
+"""What is deployed: the generator of the stack (`stack`), container images (`containers`) and policies (`aws`)."""

@@ -1,12 +1,13 @@
-"""Starts LocalStack bound to loopback, with the init hooks of this folder; run by LocalStack's own interpreter.
+"""Starts LocalStack on loopback, with the init hooks of this folder. LocalStack's own interpreter runs this file.
 
-Four things that its configuration can't say:
+It changes four things that LocalStack's configuration can't:
 
-- its Twisted server drops the interface of an IPv4 address and listens on 0.0.0.0;
-- outside its container it looks for init hooks under the state folder;
-- it takes 2-3 s to stop, though it has nothing to keep;
-- outside its container it has no index of AWS's APIs, and reads the specifications of all of AWS at every start: more
-  than half of the CPU that a start takes. The index is made once, beside the packages that it depends on.
+- LocalStack's Twisted server ignores the interface of an IPv4 address and listens on 0.0.0.0.
+- Outside its container, LocalStack looks for init hooks under the state folder.
+- LocalStack takes 2-3 s to stop, though it has nothing to save.
+- Outside its container, LocalStack has no index of AWS's APIs. It reads the specifications of all of AWS at every
+  start, which takes more than half of the CPU of a start. This file creates the index once, next to the packages that
+  it depends on.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ def _keep_index():
     index = Path(sys.prefix, spec._get_catalog_filename())
     if not index.exists():
         part = index.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # a folder that can't be written: it does without
+        with contextlib.suppress(OSError):  # if the folder can't be written, LocalStack runs without an index
             spec.build_service_index_cache(str(part))
             part.replace(index)  # other systems may be starting too
 

@@ -1,1 +1,1 @@
-"""The orchestrator: the one place that directs an order through its steps."""
+"""The orchestrator: it directs orders through their steps, and watches executions of the state machine."""

@@ -1,4 +1,4 @@
-"""The orchestrator's API: sagas, and the audit trail of each."""
+"""The orchestrator's API: sagas, each with its audit log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orderflow.web import Answer, RequestModel, Time, operation, query
 class SagaQuery(RequestModel):
     state: State | None = None
     stuck: bool = False
-    """Only those that need an operator."""
+    """Only sagas that need an operator."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Id | None = None
 
@@ -37,7 +37,7 @@ class Waiting(BaseModel):
 
 
 class LogLine(BaseModel):
-    """`resend`: how often the message had been sent before."""
+    """A record of the audit log. `resend`: how often the message had been sent before."""
 
     at: Time
     service: str
@@ -50,7 +50,7 @@ class LogLine(BaseModel):
 
 
 class SagaAnswer(BaseModel):
-    """`state` and `workflow` can be others: of a saga that a newer release began, after a rollback."""
+    """`state` and `workflow` can have other values after a rollback, for sagas that a newer release began."""
 
     order_id: str
     state: State | str
@@ -75,16 +75,16 @@ _COLUMNS: Final = """order_id::text, state, attention, workflow, version, facts,
 
 
 def blueprint(settings: Settings, database: Database, histories: Histories | None = None) -> Blueprint:
-    """The views of the orchestrator. `histories` are those of the state machine's executions."""
+    """The orchestrator's routes. `histories` gives the histories of the state machine's executions."""
     api = Blueprint("sagas", __name__)
     asking = threading.Semaphore(max(1, settings.web_threads // 2))
-    """Threads that may wait for Step Functions."""
+    """Limits how many threads wait for Step Functions at the same time."""
 
     def _summary(histories: Histories, order_id: str) -> execution_history.ExecutionSummary | None:
         if not asking.acquire(blocking=False):
             raise BrokerUnavailable("too many requests wait for Step Functions already")
         try:
-            return execution_history.story(database, histories, order_id)
+            return execution_history.of_order(database, histories, order_id)
         finally:
             asking.release()
 
@@ -94,14 +94,14 @@ def blueprint(settings: Settings, database: Database, histories: Histories | Non
         asked = query(SagaQuery)
         conditions = ["attention"] if asked.stuck else []
         if asked.state:
-            # As a range: by `=` the planner would walk all sagas for a state that most have.
+            # A range, because with `=` the planner would scan all sagas by id for a state that most of them have.
             conditions.append("state BETWEEN %(state)s AND %(state)s")
         if asked.cursor:
             conditions.append("order_id < %(cursor)s")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "sagas.state DESC, " if asked.state else ""
         rows = database.query(
-            # By the table's column: `order_id` alone is the answer's, a text that no index sorts.
+            # Sort by the table's column: a plain `order_id` is the output column, a text that no index can sort by.
             f"SELECT {_COLUMNS} FROM sagas {where} ORDER BY {order}sagas.order_id DESC LIMIT %(limit)s",  # noqa: S608
             {"state": asked.state and asked.state.value, "cursor": asked.cursor, "limit": asked.limit + 1},
         )
@@ -127,7 +127,7 @@ def _log(database: Database, order_id: str, since: datetime) -> list[LogLine]:
 
 
 def _of_execution(order_id: str, summary: execution_history.ExecutionSummary, log: list[LogLine]) -> SagaAnswer:
-    """An order that runs by the state machine, in the same shape."""
+    """An order that a state machine runs, in the shape of a saga."""
     waiting = summary.waiting and [Waiting(**asdict(summary.waiting))]
     lines = [LogLine(**asdict(line)) for line in summary.lines] + log
     return SagaAnswer(
@@ -155,7 +155,7 @@ def _answer(settings: Settings, row: Any) -> SagaAnswer:
         try:
             service = decide(Workflow(workflow), facts).service
         except (ValueError, KeyError):
-            service = "unknown"  # of a newer release's workflow
+            service = "unknown"  # the workflow is one of a newer release
         deadline = progress_at + timedelta(seconds=patience)
         waiting = [Waiting(step=open_type, service=service, since=progress_at, deadline=deadline)]
     return SagaAnswer(

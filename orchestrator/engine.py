@@ -1,6 +1,6 @@
-"""The saga engine: facts in, the one open message out. Pure: no I/O, no clock.
+"""The saga engine: decides from a saga's facts which one message to send next. Pure: no I/O, no clock.
 
-Whatever order facts come in, however often, the same set of facts gives the same decision.
+The same set of facts gives the same decision, in whatever order and however often the facts arrived.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step forward: what is sent, and the fact that ends the wait for it."""
+    """One move forward: the message to send, and the fact that ends the wait for its answer."""
 
     send: type[Message]
     until: type[Message]
@@ -43,7 +43,7 @@ FORWARD: Final[Mapping[Workflow, tuple[Move, ...]]] = {
         Move(c.OrderPaid, c.OrderConfirmed, SHIPMENT.service),
     ),
 }
-"""The way forward, by workflow. In hybrid the last move hands the order over to choreography."""
+"""The moves forward, by workflow. In hybrid the last move hands the order over to choreography."""
 
 ASKED: Final = {
     **{name_of(step.command): step.service for step in STEPS},
@@ -52,14 +52,14 @@ ASKED: Final = {
     name_of(c.ConfirmOrder): "order",
     name_of(c.CancelOrder): "order",
 }
-"""Who has to answer an open message."""
+"""The service that has to answer an open message."""
 
 _ARBITER_CANCELS: Final = {name_of(c.OrderCancellationRequested), name_of(c.ConfirmationRejected)}
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows from the facts: the state, and the message that is open (None: nothing more to do)."""
+    """What follows from the facts: the saga's state, and the open message. None: there is nothing more to do."""
 
     state: State
     send: type[Message] | None = None
@@ -67,8 +67,11 @@ class Decision:
 
 
 def decide(workflow: Workflow, facts: Collection[str]) -> Decision:
-    """The decision for a saga. The arbiter's final word wins over everything but its own: one that says that it cancels
-    what it had ended was restored from a backup, and has forgotten it."""
+    """The decision for a saga.
+
+    The arbiter's decision is final, unless the arbiter reports that it is cancelling an order that it had already
+    ended: then its database was restored from a backup and has forgotten the end.
+    """
     cancels = bool(_ARBITER_CANCELS.intersection(facts))
     if name_of(c.OrderCancelled) in facts and not (cancels and still_owed(facts)):
         return Decision(State.CANCELLED)
@@ -79,7 +82,7 @@ def decide(workflow: Workflow, facts: Collection[str]) -> Decision:
         move = _next_move(workflow, facts)
         return Decision(State.RUNNING, move.send, move.service)
     if _arbiter_is_to_be_asked(facts):
-        # The order could be confirmed, at this very moment or by what this saga has forgotten.
+        # The order may be confirmed: at this moment, or earlier, if this saga was restored from a backup and forgot it.
         return Decision(State.COMPENSATING, c.CancelOrder, "order")
     remaining = still_owed(facts)
     if remaining:
@@ -93,19 +96,19 @@ def _next_move(workflow: Workflow, facts: Collection[str]) -> Move:
 
 
 def _arbiter_is_to_be_asked(facts: Collection[str]) -> bool:
-    """Whether silence, or somebody else's undo, is all that speaks against the order."""
+    """Whether only silence, or a compensation that this saga did not ask for, speaks against the order."""
     known = set(facts)
     return bool(known & {DEADLINE, STEP_UNDONE}) and not known & _ARBITER_CANCELS
 
 
 def last_word(workflow: Workflow, snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
-    """What brought a saga to its end, for an arbiter that has forgotten it."""
+    """The message that ended a saga, to be sent again to an arbiter that has forgotten the end."""
     confirmed = decide(workflow, facts).state is State.CONFIRMED
     return message_for(FORWARD[workflow][-1].send if confirmed else c.CancelOrder, snapshot, facts, reason)
 
 
 def message_for(send: type[Message], snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
-    """The open message, with what its receiver needs of the order and no more."""
+    """The open message. It carries only what its receiver needs to know about the order."""
     match send:
         case c.ReserveStock:
             return c.ReserveStock(items=snapshot.items)

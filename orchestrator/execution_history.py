@@ -1,4 +1,4 @@
-"""What an execution of the state machine did, read from its history, in the shape of a saga and its audit trail.
+"""Summarises an execution of the state machine from its history, in the shape of a saga with its audit log.
 
 https://docs.aws.amazon.com/step-functions/latest/apireference/API_GetExecutionHistory.html
 """
@@ -24,18 +24,18 @@ from orderflow.saga.audit_log import Record
 
 _ENDS: Final = frozenset({"ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"})
 _UNDOES: Final = frozenset(name_of(step.undo) for step in STEPS) | {name_of(CancelOrder)}
-"""What a machine asks for by an undo's times."""
+"""The messages for which a state machine uses the timeouts of a compensation."""
 
 
 class Histories(Protocol):
-    """Where histories come from; raises BrokerUnavailable."""
+    """The source of histories. Its method raises BrokerUnavailable."""
 
     def history(self, name: str) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The task that waits for its answer: `deadline` is when it is given up."""
+    """The task that waits for an answer. `deadline` is when the state machine gives up on it."""
 
     step: str
     service: str
@@ -65,19 +65,19 @@ class ExecutionSummary:
         return State.RUNNING if owed(self.facts) is None else State.COMPENSATING
 
 
-def story(database: Database, histories: Histories, order_id: str) -> ExecutionSummary | None:
-    """What is known of an order's executions; None if there are none. Raises BrokerUnavailable."""
+def of_order(database: Database, histories: Histories, order_id: str) -> ExecutionSummary | None:
+    """The summary of all executions of an order; None if there are none. Raises BrokerUnavailable."""
     again = watched_executions.restarts(database, order_id) or 0
     names = [execution_name(order_id, n) for n in range(again + 1)]
     return summarise((name, histories.history(name)) for name in names)
 
 
 def summarise(histories: Iterable[tuple[str, list[dict[str, Any]]]]) -> ExecutionSummary | None:
-    """The story of executions by their events, oldest first."""
+    """Summarises executions, given by name with their events, oldest first."""
     summary: ExecutionSummary | None = None
     for name, events in histories:
         if not events:
-            continue  # lost with its broker
+            continue  # the execution was lost with its broker
         began = events[0]["timestamp"]
         summary = summary or ExecutionSummary(began, began)
         summary.lines.append(Record(began, MACHINE, "note", "ExecutionStarted", note=name))
@@ -120,7 +120,7 @@ def _read(events: list[dict[str, Any]], summary: ExecutionSummary) -> None:
 
 
 def _owed_by(data: Mapping[str, Any], state: str, at: datetime, summary: ExecutionSummary) -> None:
-    """A deadline is no answer; it is seen by the state that it leads to."""
+    """Records a deadline. It is no answer of a task, so it shows only in the state that it leads to."""
     if state.endswith(" deadline"):
         summary.facts.add(DEADLINE)
         reason = f"no answer to {state.removesuffix(' deadline')} in time"
@@ -129,7 +129,7 @@ def _owed_by(data: Mapping[str, Any], state: str, at: datetime, summary: Executi
 
 
 def _asked(details: Mapping[str, Any]) -> Envelope | None:
-    """The message that a task sent."""
+    """The message that a task sent; None if its body can't be read."""
     body = json.loads(details["parameters"]).get("MessageBody")
     try:
         return Envelope.model_validate(json.loads(body) if isinstance(body, str) else body)
@@ -138,7 +138,7 @@ def _asked(details: Mapping[str, Any]) -> Envelope | None:
 
 
 def _answer(details: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a task was answered (`step_functions.task_output` of the broker); None for a message that asks nothing."""
+    """The answer to a task (`step_functions.task_output` of the broker); None if the task asked for none."""
     output = json.loads(details.get("output") or "{}")
     return output if {"fact", "type", "id", "source", "reason"} <= output.keys() else None
 

@@ -1,4 +1,4 @@
-"""The orchestrator's messages: each adds a fact to its saga, and the engine's decision is sent."""
+"""Handles the orchestrator's messages: each adds a fact to its saga, then the engine decides what is sent."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Orchestrator:
         saga = sagas.get(incoming.order_id)
         if saga is None:
             if isinstance(message, OrderCancellationRequested):
-                # It can overtake its OrderPlaced. Everything else answers what this orchestrator sent.
-                return Transient(f"no saga yet for order {incoming.order_id}")
+                # It can overtake its OrderPlaced. All other messages answer one that this orchestrator sent.
+                return Transient(f"order {incoming.order_id} has no saga yet")
             if not isinstance(message, OrderPlaced):
                 return Rejected(f"there is no saga for order {incoming.order_id}")
             saga = sagas[incoming.order_id] = transitions.start(incoming, message)
@@ -120,19 +120,20 @@ class Orchestrator:
             told = watched_executions.reminded(attention=saga.attention, reason=saga.reason)
             caused.append(incoming.answer(told, self.service))
             if not saga.active:
-                # It ended, and its order is open: restored from a backup, perhaps. The arbiter is told once more.
+                # The saga has ended, but its order is open, perhaps restored from a backup. Tell the arbiter again.
                 end = engine.last_word(saga.workflow, saga.snapshot, saga.facts, saga.reason)
                 caused.append(incoming.answer(end, self.service))
         log += [NewRecord(saga.order_id, self.service, kind_of(e.name), e.name, e.id, envelope.id) for e in caused]
         return caused
 
     def _advance(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
-        """New facts: the saga's times start anew, and what is open now is sent if it wasn't."""
+        """Applies new facts: the saga's times start anew, and the message that is open now is sent unless it was sent
+        before."""
         message = transitions.advance(saga, self._settings)
         return [incoming.answer(message, self.service, saga.open_id)] if message else []
 
     def _retry(self, saga: Saga, incoming: Incoming) -> list[Envelope]:
-        """An operator's retry: the open message once more, with all its attempts before it."""
+        """Handles an operator's retry: sends the open message again, with all of its attempts available again."""
         if not saga.active or saga.open_type is None:
             return []
         saga.attention, saga.sends = False, 1

@@ -1,4 +1,4 @@
-"""Wires the orchestrator."""
+"""Wires the orchestrator. No other module knows which parts it is made of."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from orderflow.settings import Settings
 
 @runtime_checkable
 class _RunsExecutions(Protocol):
-    """A broker that has a state machine."""
+    """A broker that can run a state machine."""
 
     step_functions: StepFunctions
 
 
 class _Owners:
-    """Sweeps for several, one after the other."""
+    """Runs several sweepers, one after another."""
 
     def __init__(self, *sweepers: Sweeper) -> None:
         self._sweepers = sweepers
@@ -43,7 +43,7 @@ class _Owners:
 
 
 def build(settings: Settings, broker: Broker) -> Service:
-    """The service, not started."""
+    """Returns the orchestrator for this process, not yet started. Raises ConfigurationError."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="orchestrator")
     outbox = Outbox(database, lease=settings.lease)
     outbox.restart_clocks(lambda connection, ids: store.restart_clocks(connection, ids, settings.resend_after[0]))
@@ -68,7 +68,7 @@ def build(settings: Settings, broker: Broker) -> Service:
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Its HTTP views."""
+    """The orchestrator's routes."""
     broker = service.broker
     histories = broker.step_functions if isinstance(broker, _RunsExecutions) else None
     return api.blueprint(service.settings, service.database, histories)

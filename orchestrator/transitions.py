@@ -1,4 +1,4 @@
-"""How a saga's row follows the engine's decision: what is open, since when, and when to look again."""
+"""Applies the engine's decisions to sagas: which message is open, since when, and when to look at the saga again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orderflow.settings import Settings
 
 
 def start(incoming: Incoming, message: OrderPlaced) -> Saga:
-    """A saga that has heard nothing but its OrderPlaced."""
+    """A new saga, which knows only its OrderPlaced."""
     envelope = incoming.envelope
     return Saga(
         order_id=envelope.subject,
@@ -31,14 +31,15 @@ def start(incoming: Incoming, message: OrderPlaced) -> Saga:
 
 
 def advance(saga: Saga, settings: Settings) -> Message | None:
-    """Applies the engine's decision to a saga whose facts have changed; the message to send, if it is another one."""
+    """Applies the engine's decision to a saga whose facts have changed. Returns the message to send, or None if the
+    open message stays the same."""
     decision = engine.decide(saga.workflow, saga.facts)
     saga.version += 1
     saga.state = decision.state
     saga.sends = 0
     restart_times(saga, settings)
     open_type = name_of(decision.send) if decision.send else None
-    # CancelOrder again with more facts is another question to the arbiter.
+    # CancelOrder with more facts is a new question to the arbiter.
     if open_type == saga.open_type and open_type != "CancelOrder":
         return None
     saga.open_type = open_type
@@ -51,7 +52,7 @@ def advance(saga: Saga, settings: Settings) -> Message | None:
 
 
 def restart_times(saga: Saga, settings: Settings) -> None:
-    """Progress: the deadline starts anew."""
+    """Records progress: the deadline starts anew."""
     saga.progressed = True
     forward = saga.state is engine.State.RUNNING
     saga.next_in = settings.resend_after[0] if forward else settings.undo_resend_every

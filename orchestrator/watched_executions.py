@@ -1,7 +1,7 @@
-"""Which executions of the state machine are watched, and the messages that say so.
+"""Keeps the executions of the state machine that the guardian watches, and handles the messages about them.
 
-The state machine needs no orchestrator. Only an order that has heard nothing for long asks here (OrderPlaced, sent
-again); from then on the guardian watches its execution until it has ended.
+A state machine needs no orchestrator. Only an order that has heard nothing for long turns to it, with a resent
+OrderPlaced. From then on the guardian watches the order's execution until it ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CREATE TABLE executions (
 CREATE INDEX executions_watched ON executions (next_at) WHERE state = 'watched'
 """
 
-# An order that reminds although its execution had ended is doubted: it may have been restored from a backup.
+# An order that reminds although its execution had ended may have been restored from a backup: `doubted` records that.
 _REMIND: Final = """
 INSERT INTO executions AS e (order_id, placed) VALUES (%s, %s)
 ON CONFLICT (order_id) DO UPDATE SET placed = excluded.placed, doubted = e.doubted OR e.state = 'ended',
@@ -65,8 +65,8 @@ WHERE order_id IN (
 )
 RETURNING order_id::text, placed, restarts, retried, doubted, extract(epoch FROM now() - created_at)::float
 """
-# A retry that no restart has met yet keeps the execution watched: one that runs may still be about to give up, and one
-# that gave up was asked about before the operator's word came.
+# An operator's retry that has not led to a restart yet keeps the execution watched. A running execution may be about to
+# give up, and this look may have been made before the retry arrived.
 _SAVE: Final = """
 UPDATE executions SET state = CASE WHEN retried THEN 'watched' ELSE %(state)s END, restarts = %(restarts)s,
     retried = retried AND restarts = %(restarts)s, doubted = false, updated_at = now(),
@@ -76,16 +76,18 @@ RETURNING state
 """
 ROWS: Final = Rows("executions", "order_id")
 AHEAD: Final = (Ahead("executions", "order_id", "next_at", "next_at = now()", f"state = '{WATCHED}'"),)
-"""Executions that nobody would look at for long."""
+"""Executions whose next look lies too far ahead, after the database's clock was set back."""
 ASIDE: Final = PutAside("executions", key="order_id", due="next_at")
-"""Executions that this release can't look after."""
+"""Executions whose rows this release can't read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An order whose execution is looked after. `restarts` counts the executions after the first; `retried`: an
-    operator asked for one more; `doubted`: the order is said to be open, though its execution ended well;
-    `age`: seconds since it is watched."""
+    """An order whose execution is watched.
+
+    `restarts` counts the executions after the first. `retried`: an operator asked for one more. `doubted`: the order
+    says that it is open, though its execution succeeded. `age`: seconds since it was first watched.
+    """
 
     order_id: str
     placed: Envelope
@@ -96,17 +98,17 @@ class Watched:
 
     @property
     def name(self) -> str:
-        """Of its latest execution."""
+        """The name of the order's latest execution."""
         return execution_name(self.order_id, self.restarts)
 
 
 def execution_name(order_id: str, restarts: int) -> str:
-    """The name of an order's execution: its id, and `-r{n}` for the n-th that was started again."""
+    """The name of an order's execution: the order's id, with `-r{n}` for the n-th restart."""
     return f"{order_id}-r{restarts}" if restarts else order_id
 
 
 def hear(connection: Connection, batch: Sequence[Incoming], log: list[NewRecord]) -> list[Reply]:
-    """Handles the messages of orders that run by the state machine."""
+    """Handles messages of orders that a state machine runs."""
     replies: list[Reply] = []
     for incoming in batch:
         envelope = incoming.envelope
@@ -125,13 +127,13 @@ def hear(connection: Connection, batch: Sequence[Incoming], log: list[NewRecord]
 
 
 def reminded(*, attention: bool, reason: str) -> Message:
-    """What an order that reminds is answered. It does not know that an operator is waited for: what told it so got
-    lost, or the operator's retry did."""
+    """The answer to an order that reminds. If the execution needs an operator, the order does not know that: either the
+    message that said so was lost, or the operator's retry was."""
     return OrderNeedsAttention(reason=reason) if attention else OrderAccepted()
 
 
 def claim(database: Database, lease: float, limit: int) -> tuple[list[Watched], bool]:
-    """Takes what is due, for `lease` seconds; and whether there may be more."""
+    """Leases executions that are due for `lease` seconds. Also says whether there may be more."""
     with database.transaction() as connection:
         rows = connection.execute(_CLAIM, [lease, limit]).fetchall()
         found = ASIDE.read(rows, lambda row: Watched(row[0], decode(row[1]), *row[2:]), connection.execute)
@@ -139,29 +141,32 @@ def claim(database: Database, lease: float, limit: int) -> tuple[list[Watched], 
 
 
 def save(connection: Connection, watched: Watched, state: str, restarts: int, next_in: float) -> str | None:
-    """Notes what a look at an execution gave, and when the next is due. Gives the state that it has now: it stays
-    watched if an operator's retry came meanwhile. None, and nothing is noted, if another guardian has started it again
-    since: this look was at an execution that is no longer the latest."""
+    """Records the result of a look at an execution, and when the next look is due.
+
+    Returns the execution's new state: it stays watched if an operator's retry arrived meanwhile. Returns None and
+    records nothing if another guardian has restarted it since, because this look was at an execution that is no longer
+    the latest.
+    """
     changes = {"state": state, "restarts": restarts, "next_in": next_in, "order_id": watched.order_id}
     saved = connection.execute(_SAVE, changes | {"seen": watched.restarts}).fetchone()
     return str(saved[0]) if saved else None
 
 
 def restarts(database: Database, order_id: str) -> int | None:
-    """How often an order's execution was started again; None for an order that nobody reminded of."""
+    """How often an order's execution was restarted; None for an order that has never reminded."""
     rows = database.query("SELECT restarts FROM executions WHERE order_id = %s", [order_id])
     return int(rows[0][0]) if rows else None
 
 
 def gauges(database: Database) -> Sequence[Gauge]:
-    """How many executions are looked after."""
+    """Counts the executions that are watched, and those that need an operator."""
     [(watched, stuck)] = database.query(_COUNT)
     return (
-        Gauge("executions_watched", "Executions of the state machine that are looked after", watched),
+        Gauge("executions_watched", "Executions of the state machine that are watched", watched),
         Gauge("executions_needing_attention", "Executions that gave up and need an operator", stuck),
     )
 
 
 def kept(seconds: float) -> Sequence[Kept]:
-    """What ended is kept for so long."""
+    """How long ended executions are kept."""
     return (Deleted("executions", "updated_at", seconds, only="state = 'ended'"),)

@@ -1,1 +1,1 @@
-"""The four services. They share the kernel and nothing else."""
+"""The four services. They share the kernel (`orderflow/`) and nothing else."""

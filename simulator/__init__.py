@@ -1,7 +1,7 @@
-"""A simulated provider: it keeps a ledger of its own, honours idempotency keys with a life, and can be made to fail.
+"""Simulated providers. They honour idempotency keys for a limited time, and can be made to fail.
 
-Its ledger lies in a database of its own, written on connections of its own: it is the oracle of the fault tests.
-Only `services/payment` and `services/shipping` use this, behind their provider protocols.
+They keep their ledger in a database of its own, over connections of their own. The fault tests use it as their oracle.
+Only `services/payment` and `services/shipping` use this package, behind their provider protocols.
 """
 
 from simulator.faults import Faults

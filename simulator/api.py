@@ -1,4 +1,4 @@
-"""The simulated provider's own pages: its ledger, and its faults. A service with a real provider has none of them."""
+"""The simulated provider's own routes: its ledger and its faults. A service with a real provider does not have them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simulator.provider import Simulated
 
 
 class LedgerQuery(RequestModel):
-    """Of one order, or the newest of all."""
+    """The ledger entries of one order, or the newest of all orders."""
 
     order_id: Id | None = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1_000
@@ -35,7 +35,7 @@ class LedgerAnswer(BaseModel):
 
 
 class FaultsDocument(RequestModel):
-    """See `Faults`; what is left out is off."""
+    """See `Faults`. A fault that is left out is off."""
 
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     latency: Annotated[float, Field(ge=0, le=60)] = 0.0

@@ -1,4 +1,4 @@
-"""Faults that a simulated provider can be given; all processes see them within a second."""
+"""Faults that can be set for a simulated provider. All processes see them within a second."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from orderflow.errors import UnknownOutcome
 from simulator.ledger import Ledger
 
 _FRESH: Final = 1.0
-"""Seconds for which the faults, once read, are taken as still set."""
+"""Seconds for which the faults are cached after they were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """`error_rate`: the share of calls that end without an answer, half of them after they took effect. `latency`:
-    seconds that each call takes longer; above the caller's timeout, the answer comes too late. `outage`: nothing
-    answers."""
+    """The faults of a provider.
+
+    `error_rate`: the share of calls that end without an answer, half of them after they took effect. `latency`: seconds
+    that each call takes longer; above the caller's timeout, the answer comes too late. `outage`: no call is answered.
+    """
 
     error_rate: float = 0.0
     latency: float = 0.0
@@ -27,7 +29,7 @@ class Faults:
 
 
 class FaultBox:
-    """The faults of one provider, as stored in the providers' database and known here."""
+    """The faults of one provider: stored in the providers' database, and cached here."""
 
     def __init__(self, ledger: Ledger, provider: str, timeout: float) -> None:
         self._ledger = ledger
@@ -56,11 +58,11 @@ class FaultBox:
         self._known, self._read_at = faults, time.monotonic()
 
     def meet(self, slower: float = 0.0) -> bool:
-        """To be called before the effect of a call that takes `slower` seconds by itself. Returns whether its answer is
-        lost; raises UnknownOutcome where there is no effect either."""
+        """Applies the faults to a call before it takes effect. `slower` is the time in seconds that the call takes by
+        itself. Returns whether the call's answer is lost. Raises UnknownOutcome if the call has no effect either."""
         faults = self.get()
         if faults.outage:
-            raise UnknownOutcome("the provider is out of order")
+            raise UnknownOutcome("the provider is unavailable")
         latency = faults.latency + slower
         if latency:
             time.sleep(min(latency, self._timeout))

@@ -1,4 +1,4 @@
-"""The simulated providers' tables, and what they do with them: a call is one function, one round trip, one commit."""
+"""The simulated providers' database. Each call is one SQL function: one round trip and one commit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS faults (
     outage boolean NOT NULL
 );
 
--- The key's row is locked first, by its INSERT or by ON CONFLICT: a charge and the void of its key take turns.
+-- The key's row is locked first, by INSERT or by ON CONFLICT: a charge and the void of its key run one after another.
 CREATE OR REPLACE FUNCTION provider_do(
     what text, the_order uuid, cents bigint, its_currency text, the_key text, new_id text,
     key_life float8, loses boolean
@@ -86,7 +86,7 @@ END $$
 """
 
 _LOCK: Final = 4_210_002
-"""An advisory lock: CREATE … IF NOT EXISTS and OR REPLACE are not safe side by side."""
+"""An advisory lock: concurrent CREATE … IF NOT EXISTS and OR REPLACE statements are not safe."""
 
 _DO: Final = "SELECT * FROM provider_do(%s, %s::uuid, %s::bigint, %s, %s, %s, %s::float8, %s)"
 _VOID: Final = "SELECT * FROM provider_void(%s, %s, %s::uuid, %s, %s)"
@@ -102,7 +102,7 @@ WHERE kind = ANY(%s) AND (%s::uuid IS NULL OR order_id = %s::uuid) ORDER BY at D
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What a provider did. `amount` in minor units, None where no money moved."""
+    """Something that a provider did. `amount` is in minor units; None if no money moved."""
 
     id: str
     order_id: str
@@ -114,8 +114,8 @@ class LedgerEntry:
 
 
 class Ledger:
-    """The providers' database. Connects, and makes its schema, when it is first used. Every method raises
-    UnknownOutcome if the database doesn't answer within `timeout` seconds."""
+    """The providers' database. It connects and creates its schema at first use. Every method raises UnknownOutcome if
+    the database doesn't answer within `timeout` seconds."""
 
     def __init__(self, url: str, *, timeout: float, size: int) -> None:
         if not url:
@@ -123,7 +123,7 @@ class Ledger:
                 "PROVIDERS_DATABASE_URL is not set; give the simulated providers a database of their own, "
                 "as postgresql://user:password@host:port/database"
             )
-        # The database gives up a little before the caller: what timed out must not take effect later on.
+        # The database gives up slightly before the caller does: a call that timed out must not take effect later.
         milliseconds = max(50, int(timeout * 900))
         self._pool = ConnectionPool(
             url,
@@ -148,17 +148,18 @@ class Ledger:
         self, kind: str, order_id: str, key: str, new_id: str, key_life: float, *,
         amount: int | None, currency: str | None, loses: bool,
     ) -> tuple[str, str | None]:  # fmt: skip
-        """(`done`, id), (`voided`, None), or `silent`: there is no answer. `loses`: the first two calls have none."""
+        """Returns (`done`, id), (`voided`, None), or `silent` for no answer. `loses`: the first two calls get none."""
         [(verdict, done)] = self._rows(_DO, [kind, order_id, amount, currency, key, new_id, key_life, loses])
         return verdict, done
 
     def void(self, kind: str, opposite: str, order_id: str, key: str, new_id: str) -> tuple[str, int, str] | None:
-        """Bars the key for ever and takes back what was done under it, now or before: its id, amount and currency."""
+        """Voids the key for ever and reverses what was done under it. Returns the id, amount and currency of that, also
+        if an earlier call reversed it; None if nothing was done under the key."""
         rows = self._rows(_VOID, [kind, opposite, order_id, key, new_id])
         return rows[0] if rows else None
 
     def lookup(self, kind: str, key: str) -> str | None:
-        """The id of what was done under the key and not taken back, however old."""
+        """The id of what was done under the key, however long ago; None if there is nothing or it was reversed."""
         rows = self._rows(_LOOKUP, [key, kind])
         return rows[0][0] if rows else None
 
@@ -180,7 +181,7 @@ class Ledger:
         )
 
     def open(self, wait: float) -> None:
-        """Connects, and waits up to so many seconds until it has. Needn't be called."""
+        """Connects, and waits up to `wait` seconds for it. Calling this is optional."""
         self._pool.open(wait=True, timeout=wait)
 
     def close(self) -> None:

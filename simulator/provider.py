@@ -1,4 +1,4 @@
-"""One simulated provider: faults, then the ledger."""
+"""One simulated provider. Each call meets the faults first, then the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFIXES: Final = {"charge": "ch", "refund": "re", "shipment": "sh", "cancellat
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """What a provider does, and what takes it back, as the ledger calls them."""
+    """The names in the ledger for what a provider does (`does`) and for the reversal of it (`undoes`)."""
 
     provider: str
     does: str
@@ -26,7 +26,7 @@ class Trade:
 
 
 class Simulated:
-    """The common part of the simulated providers; see `orderflow.providers` for the rules it keeps to."""
+    """The common part of the simulated providers. It follows the rules of `orderflow.providers`."""
 
     def __init__(self, trade: Trade, ledger: Ledger, *, timeout: float, key_life: float) -> None:
         self._trade = trade
@@ -53,7 +53,7 @@ class Simulated:
         return Success(done) if done else None
 
     def entries(self, order_id: str | None, limit: int) -> list[LedgerEntry]:
-        """This provider's part of the ledger, the newest first. Raises UnknownOutcome."""
+        """This provider's entries in the ledger, newest first. Raises UnknownOutcome."""
         return self._ledger.entries((self._trade.does, self._trade.undoes), order_id, limit)
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Simulated:
 
 
 def ledger_of(settings: Settings) -> Ledger:
-    """The providers' database as the settings say. Raises ConfigurationError."""
+    """The providers' database, configured by the settings. Raises ConfigurationError."""
     return Ledger(
         settings.providers_database_url.get_secret_value(),
         timeout=settings.provider_timeout,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A database and a role for each service, which can connect to no other; run once by PostgreSQL's image, on an empty
-# data folder. The providers' simulated ledger is a database of its own, as a real provider's would be elsewhere.
+# Creates a database and a role for each service; a role can connect to no other database. PostgreSQL's image runs this
+# once, on an empty data folder. The simulated providers' ledger has a database of its own, as real providers would.
 set -eu
 
 create() {

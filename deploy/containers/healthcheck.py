@@ -11,7 +11,7 @@ SERVICES = ("order", "inventory", "payment", "shipping", "orchestrator")
 
 
 def check(environ):
-    """The exit status. Without a port (the command line, a worker) being alive is all that can be asked for."""
+    """The exit status. A process without a port (the command line, a worker) counts as healthy while it runs."""
     name = environ.get("ORDERFLOW_SERVICE", "")
     if name not in SERVICES or environ.get("ORDERFLOW_ROLE") == "worker":
         return 0

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Picks what the image of one service holds beside the kernel, into /selected; run within a build.
+# Copies what the image of one service holds besides the kernel into /selected. Runs within a build.
 set -eu
 service=$1
 packages=/selected/opt/orderflow/lib/python3.12/site-packages
@@ -7,7 +7,8 @@ mkdir -p /selected/app
 cd /source
 cp deploy/containers/start.py deploy/containers/healthcheck.py /selected/app/
 
-# The command line's packages beyond the services' own, from its lock. No container starts databases or supervisors.
+# The packages that the command line needs in addition to those of the services, from its lock file. Left out are those
+# that start databases: no container does that.
 more_packages() {
     awk '
         /^[A-Za-z0-9]/ { name = tolower($1); sub(/==.*/, "", name) }

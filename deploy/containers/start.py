@@ -1,4 +1,4 @@
-"""Starts what this image holds: a service, or the command line. `ORDERFLOW_SERVICE` is set by the image."""
+"""Starts what this image contains: a service or the command line. The image sets `ORDERFLOW_SERVICE`."""
 
 import os
 import sys

@@ -1,1 +1,1 @@
-"""Generates the CloudFormation of the stack from the routing table, for LocalStack and for AWS."""
+"""Generates the stack's CloudFormation templates from the routing table, for LocalStack and for AWS."""

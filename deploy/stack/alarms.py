@@ -1,7 +1,7 @@
-"""CloudWatch alarms on the stack's queues: a dead letter anywhere, and messages that nobody takes.
+"""CloudWatch alarms on the stack's queues: for dead letters, and for messages that nobody receives.
 
-They are made where there is somebody to tell: with the parameter AlarmTopic, so not in LocalStack, which would load
-CloudWatch for them and has no metrics of queues while SQS_DISABLE_CLOUDWATCH_METRICS is set.
+The alarms exist only if the parameter AlarmTopic names somebody to notify. LocalStack goes without them: it would load
+CloudWatch for them, and it has no metrics of queues while SQS_DISABLE_CLOUDWATCH_METRICS is set.
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html
 """
 
@@ -15,23 +15,23 @@ from deploy.stack.cloudformation_yaml import Flow, GetAtt, Ref, Sub
 CONDITION: Final = "Alarmed"
 
 OLDEST_SECONDS: Final = 60
-"""A message that waits as long has missed its owner's deadline (`undo_after`): orders are being undone for it."""
+"""A message that has waited for so long has missed its owner's deadline (`undo_after`): orders are compensated."""
 
 _LASTING_MINUTES: Final = 3
 
 
 def resources(stack: Mapping[str, Any]) -> dict[str, Any]:
-    """An alarm for each queue among the stack's resources, under its own name."""
+    """One alarm for each queue among the stack's resources, named after the queue."""
     queues = {name: r["Properties"] for name, r in stack.items() if r["Type"] == "AWS::SQS::Queue" and name != "Ready"}
     return {
-        f"{name}Alarm": _any_letter(name, properties["QueueName"])
+        f"{name}Alarm": _any_dead_letter(name, properties["QueueName"])
         if name.endswith("Dlq")
         else _too_old(name, properties["QueueName"])
         for name, properties in queues.items()
     }
 
 
-def _any_letter(queue: str, name: Sub) -> Flow:
+def _any_dead_letter(queue: str, name: Sub) -> Flow:
     return _alarm(name, queue, "ApproximateNumberOfMessagesVisible", 0, minutes=1)
 
 
@@ -40,7 +40,7 @@ def _too_old(queue: str, name: Sub) -> Flow:
 
 
 def _alarm(name: Sub, queue: str, metric: str, above: int, minutes: int) -> Flow:
-    # A queue that is empty and unused has no metrics: that is no alarm, by TreatMissingData's default for it.
+    # An empty, unused queue has no metrics. By the default of TreatMissingData that raises no alarm.
     return Flow(
         Type="AWS::CloudWatch::Alarm",
         Condition=CONDITION,

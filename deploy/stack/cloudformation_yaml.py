@@ -1,5 +1,5 @@
-"""CloudFormation's short forms as YAML tags, and how the template is written: small, because CloudFormation takes
-51,200 bytes of it, and still to be read."""
+"""Writes CloudFormation templates as YAML, with CloudFormation's short forms as tags. The text is compact, because
+CloudFormation accepts at most 51,200 bytes, but still readable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sub(str):
 
 
 class If(list):  # type: ignore[type-arg]
-    """`!If` of a condition's name, what holds, and what else."""
+    """`!If` of a condition's name, the value if it holds, and the value if not."""
 
 
 class Equals(list):  # type: ignore[type-arg]
@@ -35,16 +35,16 @@ class Not(list):  # type: ignore[type-arg]
 
 
 class Block(str):
-    """Text of several lines, kept as it is."""
+    """Text of several lines, written as it is."""
 
 
 class Flow(dict):  # type: ignore[type-arg]
-    """A mapping that is written in braces: what comes often, and is always the same."""
+    """A mapping that is written in braces, on one line: for parts that occur often and are always alike."""
 
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # CloudFormation takes none
+        return True  # CloudFormation accepts no aliases
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -73,6 +73,6 @@ _QUOTED: Final = re.compile(r"(!(?:Ref|GetAtt)) '([\w.:]+)'")
 
 
 def dump(template: Any) -> str:
-    """The template's text. What holds plain values only is written in one line, however long: breaks cost bytes."""
+    """The template's text. A collection of plain values stands on one line, however long: line breaks cost bytes."""
     text = yaml.dump(template, Dumper=_Dumper, sort_keys=False, width=1000, default_flow_style=None)
     return _QUOTED.sub(r"\1 \2", str(text))  # names need no quotes; the library writes them after every tag

@@ -1,8 +1,9 @@
-"""What each service may do on AWS: `policies.yaml`, one managed policy a service, from the routing table, and a role.
+"""Generates `policies.yaml` from the routing table: for each service a managed policy and, on demand, a role.
 
-Exactly the actions that the service's code calls (`orderflow/broker/aws/`), on its own queue, its dead letters, and
-where its messages go. A batch operation needs the permission of its single one. Which actions know resources, and
-which: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html (…/list_amazonsns.html,
+A policy allows exactly the actions that the service's code calls (`orderflow/broker/aws/`), on the service's own queue
+and dead-letter queues, and on the destinations of its messages. A batch operation needs the permission of the single
+operation. These pages list which actions support which resources:
+https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html (…/list_amazonsns.html,
 …/list_amazoneventbridge.html, …/list_awsstepfunctions.html)
 """
 
@@ -34,14 +35,14 @@ _CONDITION: Final = "MakesRoles"
 
 
 def template(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A stack of its own: `stack.yaml` has no room for it, and often others may make policies than queues. Resources
-    are named, not referred to, so that either may be deployed first."""
+    """The template of a stack of its own: `stack.yaml` has no room left, and often other people may create policies
+    than may create queues. Resources are named, not referred to, so either stack may be deployed first."""
     resources: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
     trust = {"Effect": "Allow", "Principal": {"Service": Ref("RunsAs")}, "Action": "sts:AssumeRole"}
     for service in SERVICES:
         policy, role = f"{service.capitalize()}Policy", f"{service.capitalize()}Role"
-        # No name and no description: a change of either would replace the policy, which fails while it is attached.
+        # No name and no description: changing either would replace the policy, which fails while it is attached.
         resources[policy] = {
             "Type": "AWS::IAM::ManagedPolicy",
             "Properties": {"PolicyDocument": {"Version": "2012-10-17", "Statement": statements(service)}},
@@ -67,7 +68,7 @@ def template(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def statements(service: str) -> list[dict[str, Any]]:
-    """What `service` may do."""
+    """The statements of a service's policy."""
     routes = _routes(service)
     channels = {route.channel for route in routes}
     told = sorted({name for route in routes if route.channel is Channel.QUEUE for name in route.listeners} - {service})
@@ -77,7 +78,7 @@ def statements(service: str) -> list[dict[str, Any]]:
     found = [
         _allow("Consume", ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"], [own, *dlqs]),
         _allow("CountDeadLetters", ["sqs:GetQueueAttributes"], dlqs),
-        # To its own queue it redrives dead letters; to that one's DLQ it parks.
+        # It redrives dead letters to its own queue, and sends messages that it dead-letters to that queue's DLQ.
         _allow("Send", ["sqs:SendMessage"], [own, dlqs[0], *(_arn("sqs", name) for name in told)]),
         _allow("SeeThatTheStackIsWhole", ["sqs:GetQueueUrl"], [_arn("sqs", "ready")]),
     ]
@@ -88,9 +89,9 @@ def statements(service: str) -> list[dict[str, Any]]:
             _allow("PutEvents", ["events:PutEvents"], [bus]),
         ]
     if Channel.TOKEN in channels:
-        # Knows no resource: the token, which only the task's receiver has, says which task is meant.
+        # This action supports no resources. The token, which only the task's receiver has, identifies the task.
         found.append(_allow("AnswerTasks", ["states:SendTaskSuccess"], ["*"]))
-    if Channel.START in channels or service == ORCHESTRATOR:  # its guardian starts what was lost
+    if Channel.START in channels or service == ORCHESTRATOR:  # the guardian restarts lost executions
         found.append(_allow("StartExecutions", ["states:StartExecution"], [_arn("states", "orders", "stateMachine:")]))
     if service == ORCHESTRATOR:
         executions = [_arn("states", "orders:*", "execution:")]
@@ -99,8 +100,11 @@ def statements(service: str) -> list[dict[str, Any]]:
 
 
 def maker(message: type[Message]) -> str:
-    """The service that makes a message. In orchestration one end of every message is the orchestrator: what goes to it,
-    and is no step's outcome, is the order's; the rest is its own, as is what only hybrid has."""
+    """The service that sends a message.
+
+    In orchestration the orchestrator is one end of every message. A message to it that is no step's outcome comes from
+    the order service; all others, and those that only hybrid has, come from the orchestrator.
+    """
     if message in _OUTCOMES:
         return _OUTCOMES[message]
     cell = TABLE[Workflow.ORCHESTRATION].get(message)
@@ -108,7 +112,7 @@ def maker(message: type[Message]) -> str:
 
 
 def _routes(service: str) -> list[Route]:
-    """The ways that messages of `service` take, in any workflow; what operators cause can come from each."""
+    """The routes of the messages that `service` sends, in any workflow. Every service can send operators' messages."""
     made = [cell for table in TABLE.values() for message, cell in table.items() if maker(message) == service]
     return [*made, *OPERATIONS.values()]
 

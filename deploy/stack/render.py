@@ -1,9 +1,8 @@
-"""Writes `stack.yaml` and `policies.yaml` from the routing table and the saga: `python -m deploy.stack.render`;
-`--check` compares only.
+"""Writes `stack.yaml` and `policies.yaml` from the routing table and the saga: `python -m deploy.stack.render`.
 
-The templates are kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
-is. Filters, patterns, policies and the state machine are never edited by hand: `orderflow/routing.py` and `saga.py`
-are their source.
+With `--check` it only compares. The templates are kept in git because AWS, LocalStack's container and the embedded
+runtime all deploy the same file. Filters, event patterns, policies and the state machine are never edited by hand:
+their source is `orderflow/routing.py` and `orderflow/saga/`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ STACK: Final = Path(__file__).parents[2] / "localstack" / "stack.yaml"
 POLICIES: Final = Path(__file__).parents[2] / "deploy" / "aws" / "policies.yaml"
 
 MAX_RECEIVES: Final = 200
-"""Backstop only: the consumer parks a message by its own count long before (DESIGN §4). One that waits for a provider
-or a newer version is received again every 15 minutes at most in the end, for about a day."""
+"""A backstop only: the consumer dead-letters a message by its own count of failures long before. A message that waits
+for a database or a newer consumer is received again at intervals of up to 15 minutes, for about a day."""
 VISIBILITY_SECONDS: Final = 30
 LONG_POLL_SECONDS: Final = 20
 DLQ_RETENTION_SECONDS: Final = 14 * 24 * 3600
@@ -31,12 +30,12 @@ _LOG_DELIVERY: Final = (
 )  # fmt: skip
 
 _HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and saga.py: change those, not this file.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga: change those, not this file.
 # Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
 """
 _POLICIES_HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and saga.py: change those, not this file.
-# For AWS, beside stack.yaml and with the same Name: docs/adr/0021-a-policy-a-service.md says how. LocalStack asks none.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga: change those, not this file.
+# For AWS, next to stack.yaml and with the same Name; see docs/adr/0021-a-policy-a-service.md. LocalStack enforces none.
 """
 _NAME: Final = {
     "Name": {
@@ -61,7 +60,7 @@ def _dlq(name: str, **properties: Any) -> dict[str, Any]:
 
 
 def _admit(*queues: str, **source_of: Ref | GetAtt) -> dict[str, Any]:
-    """A policy of queues by which only the named sources may send: `sns=` a topic, `events=` a rule."""
+    """A queue policy that allows only the named sources to send: `sns=` a topic, `events=` a rule."""
     statements = [
         {
             "Effect": "Allow",
@@ -84,7 +83,7 @@ def _service(name: str) -> dict[str, Any]:
     queue = f"{title}Queue"
     own_arn = Sub("arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:${Name}-" + name)
     resources = {
-        # By name, because the queue already points at its DLQ: two GetAtts would be a circle.
+        # The queue is named, not referred to, because it refers to its DLQ: two GetAtts would be a circle.
         f"{title}Dlq": _dlq(
             f"{name}-dlq", RedriveAllowPolicy={"redrivePermission": "byQueue", "sourceQueueArns": [own_arn]}
         ),
@@ -95,7 +94,7 @@ def _service(name: str) -> dict[str, Any]:
             RedrivePolicy={"deadLetterTargetArn": _arn(f"{title}Dlq"), "maxReceiveCount": MAX_RECEIVES},
         ),
     }
-    if not heard_by(name):  # no events: commands come straight to its queue
+    if not heard_by(name):  # no events: commands are sent directly to its queue
         return resources
     return resources | {
         f"{title}SubscriptionDlq": _dlq(f"{name}-subscription-dlq"),
@@ -134,10 +133,10 @@ def _service(name: str) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    """The state machine, and its role: it may send to the queues of this stack, and write its own log."""
+    """The state machine with its role, which may send to this stack's queues and write the machine's log."""
     queues = [_arn(f"{service.capitalize()}Queue") for service in state_machine.RECEIVERS]
     may_send = {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": queues}
-    # What a log's delivery takes; these actions know no resources.
+    # The actions that the delivery of a log needs; they support no resources.
     # https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
     may_log = {
         "Effect": "Allow",
@@ -194,7 +193,7 @@ def _machine() -> dict[str, Any]:
 
 
 def template() -> dict[str, Any]:
-    """The stack as data; short-form intrinsics are `str` subclasses."""
+    """The stack as data. CloudFormation's short forms are the classes of `cloudformation_yaml`."""
     resources: dict[str, Any] = {
         "Events": {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": Sub("${Name}-events")}},
         "Bus": {"Type": "AWS::Events::EventBus", "Properties": {"Name": Ref("Name")}},
@@ -204,7 +203,8 @@ def template() -> dict[str, Any]:
     subscription_dlqs = [name for name in resources if name.endswith("SubscriptionDlq")]
     resources["SubscriptionDlqsPolicy"] = _admit(*subscription_dlqs, sns=Ref("Events"))
     machine = _machine()
-    # Publishers hold back until they see it: SNS and EventBridge accept and drop what has no way yet.
+    # Publishers wait until the queue `ready` exists, which is created last: SNS and EventBridge accept a message for
+    # which there is no subscription or rule yet, and drop it.
     whole = [*resources, *(name for name, resource in machine.items() if "Condition" not in resource)]
     resources |= machine
     resources["Ready"] = {"Type": "AWS::SQS::Queue", "DependsOn": whole} | {
@@ -214,7 +214,7 @@ def template() -> dict[str, Any]:
     outputs = {f"{s.capitalize()}QueueUrl": {"Value": Ref(f"{s.capitalize()}Queue")} for s in SERVICES}
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": "orderflow's messaging: topic, bus, a queue a service, dead letters, state machine.",
+        "Description": "orderflow's messaging: topic, bus, one queue per service, dead-letter queues, state machine.",
         "Parameters": {
             **_NAME,
             "Logging": {
@@ -249,15 +249,13 @@ def render() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the files; with `--check` returns 1 if one isn't up to date."""
+    """Writes the files. With `--check` it writes nothing and returns 1 if a file is out of date."""
     stale = 0
     for file, text in render().items():
         if "--check" not in arguments:
             file.write_text(text, encoding="utf-8")
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
-            sys.stderr.write(
-                f"localstack/{file.name} is not what routing.py says: run `python -m deploy.stack.render`.\n"
-            )
+            sys.stderr.write(f"{file.parent.name}/{file.name} is out of date: run `python -m deploy.stack.render`.\n")
             stale = 1
     return stale
 

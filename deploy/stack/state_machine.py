@@ -1,19 +1,22 @@
-"""The saga as a Step Functions state machine (ASL in JSONPath), generated from `orderflow.saga`.
+"""Generates the Step Functions state machine of the saga (ASL in JSONPath) from `orderflow.saga`.
 
-**Execution input**, made by `orderflow.broker.aws.step_functions`: `now` (below), `order` (id, event bus, items, total,
-payment_method, address) and `times`, so that one set of settings governs every workflow: `forward` are the timeouts of
-a step's attempts, `resends` how often it is sent again, `undo_waits` and `undo_attempts` the same for an undo.
+**Execution input.** `orderflow.broker.aws.step_functions` makes it: `now` (below), `order` (id, event bus, items,
+total, payment_method, address) and `times`. With `times`, one set of settings governs every workflow: `forward` has the
+timeouts of a step's attempts, `resends` how often a step is resent; `undo_waits` and `undo_attempts` are the same for a
+compensation.
 
-**State data** is small whatever the order's size, because each state's is kept in the history; the order itself is read
-from the context object, `$$.Execution.Input`:
+**State data** stays small whatever the order's size, because the history keeps the data of each state. The order itself
+is read from the context object, `$$.Execution.Input`.
 
-- `now`: the message that led here (`id`, `fact`, `reason`, `traceparent`), and the attempt: `resend` counts what was
-  sent before, `left` what may still be sent, `wait` is its timeout in seconds;
-- `undo`, once something has to be undone: `facts` that the arbiter is told when all of it is undone, and `reason`.
+- `now` is the message that led here (`id`, `fact`, `reason`, `traceparent`), and the attempt: `resend` counts the
+  messages sent before, `left` those that may still be sent, `wait` is the timeout in seconds.
+- `undo` exists once something has to be compensated: the `facts` that the arbiter is told when all of it is
+  compensated, and the `reason`.
 
-**A step** is a task that waits for its token. The answer, a refusal too, is a result, told apart by a Choice. A task
-that times out is entered again by Catch, Choice and Pass, which gives it a new token: a Retry would keep the old one
-in LocalStack. https://docs.aws.amazon.com/step-functions/latest/dg/connect-to-resource.html#connect-wait-token
+**A step** is a task that waits for its token. The answer is a result, also if it is a refusal; a Choice tells them
+apart. A task that times out is entered again by Catch, Choice and Pass, which gives it a new token: in LocalStack, a
+Retry would keep the old one.
+https://docs.aws.amazon.com/step-functions/latest/dg/connect-to-resource.html#connect-wait-token
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from orderflow.saga import DEADLINE, NEEDS_ATTENTION, STEP_UNDONE, STEPS, Step
 State = dict[str, Any]
 
 RECEIVERS: Final = ("order", *dict.fromkeys(step.service for step in STEPS))
-"""The services whose queues the machine sends to."""
+"""The services to whose queues the state machine sends."""
 
 _ASK: Final = name_of(c.CancelOrder)
 _UNDO_ALL: Final = "Undo all"
@@ -49,11 +52,11 @@ _DATA: Final[dict[type[Message], State]] = {
     c.CancelOrder: {"reason.$": "$.undo.reason", "facts.$": "$.undo.facts"},
     c.OrderNeedsAttention: {"reason.$": "$.undo.reason"},
 }
-"""What each message carries: only what its receiver needs."""
+"""The data of each message: only what its receiver needs."""
 
 
 def definition() -> State:
-    """The whole machine. `${…Queue}` are the URLs of the services' queues, put in by CloudFormation."""
+    """The whole state machine. CloudFormation replaces each `${…Queue}` by the URL of that service's queue."""
     forward = [(step.command, step.service) for step in STEPS] + [(c.ConfirmOrder, "order")]
     states: State = {}
     for (command, service), following in zip(forward, [*[name_of(m) for m, _ in forward[1:]], ""], strict=True):
@@ -71,7 +74,7 @@ def definition() -> State:
 
 
 def text() -> str:
-    """The definition as JSON, one state a line: CloudFormation takes 51,200 bytes of template."""
+    """The definition as compact JSON, one state per line: CloudFormation accepts templates of up to 51,200 bytes."""
     whole = definition()
     states = ",\n".join(f"  {_json(name)}: {_json(state)}" for name, state in whole.pop("States").items())
     head = "".join(f"  {_json(key)}: {_json(value)},\n" for key, value in whole.items())
@@ -79,7 +82,7 @@ def text() -> str:
 
 
 def envelope(message: type[Message], *, token: bool = True) -> State:
-    """The CloudEvents envelope of a message, as the machine puts it together."""
+    """The CloudEvents envelope of a message, as an expression that the state machine evaluates."""
     body = {
         "specversion": "1.0",
         "id.$": "States.UUID()",
@@ -98,12 +101,13 @@ def envelope(message: type[Message], *, token: bool = True) -> State:
     }
     if token:
         return body | {"tasktoken.$": "$$.Task.Token"}
-    del body["resend.$"]  # asked once, whatever led to it
+    del body["resend.$"]  # this message is sent once
     return body
 
 
 def _task(message: type[Message], service: str, following: str, result: State) -> State:
-    """The task, and its way around: late → again or given up; not sent at all (throttled) → again after the wait."""
+    """A task and what follows a failure. An answer that is late: the task is entered again or given up. A message that
+    could not be sent (throttled): the same, after the wait."""
     name = name_of(message)
     return {
         name: {
@@ -137,7 +141,7 @@ def _late(name: str, given_up: str) -> State:
 
 
 def _owe(facts: list[str], following: str, reason: State) -> State:
-    """The way into undoing: what the arbiter is told once it is done, and the undo's own attempts."""
+    """The state that begins compensation. It sets the facts that the arbiter is told in the end, and the attempts."""
     undo = {"facts": facts, **reason}
     return {"Type": "Pass", "Parameters": {"now": _SAME | _FIRST_UNDO, "undo": undo}, "Next": following}
 
@@ -147,12 +151,12 @@ def _fact(name: str, following: str) -> State:
 
 
 def _forward(command: type[Message], service: str, following: str) -> State:
-    """A step forward, or the confirmation. What is owed after a refusal: what was done before it."""
+    """The states of a step, or of the confirmation. A refused step owes the compensation of all steps before it."""
     name = name_of(command)
     states = _task(command, service, f"{name} answered", {"ResultSelector": {"now": _ANSWER | _FIRST}})
     states[f"{name} late?"] = _late(name, f"{name} deadline")
     states[f"{name} again"] = _again(name, "forward")
-    # The order may be confirmed, or another execution of it be under way: ask the arbiter before anything is undone.
+    # The order may be confirmed, or have another execution in flight: ask the arbiter before compensating anything.
     states[f"{name} deadline"] = _owe([DEADLINE], _ASK, {"reason": f"no answer to {name} in time"})
     choices = [_fact(name_of(c.OrderConfirmed), "Confirmed"), _fact(name_of(c.ConfirmationRejected), _UNDO_ALL)]
     for step in STEPS:
@@ -171,7 +175,7 @@ def _refused(step: Step) -> State:
 
 
 def _give_way() -> State:
-    """What owes the undo of every step. Only the arbiter's word leads to it."""
+    """The states that owe the compensation of every step. Only the arbiter's answer leads to that."""
     facts = [name_of(c.OrderCancellationRequested)] + [name_of(step.undone) for step in reversed(STEPS)]
     return {
         _UNDONE_ELSEWHERE: _owe([STEP_UNDONE], _ASK, {"reason": "a step had been undone"}),
@@ -180,7 +184,7 @@ def _give_way() -> State:
 
 
 def _undo(message: type[Message], service: str, following: str) -> State:
-    """An undo, with attempts of its own; in the end an operator is called."""
+    """The states of a compensation. It has attempts of its own; after the last one an operator is needed."""
     name = name_of(message)
     result = {"ResultSelector": _ANSWER | _FIRST_UNDO, "ResultPath": "$.now"}
     gave_up = {
@@ -196,7 +200,8 @@ def _undo(message: type[Message], service: str, following: str) -> State:
 
 
 def _arbiter() -> State:
-    """CancelOrder: the order's own word is final. OrderCancellationRequested says that all must be undone (first)."""
+    """The states of CancelOrder. The order's answer is final; OrderCancellationRequested says that every step must be
+    compensated first."""
     choices = [_fact(name_of(c.OrderCancelled), "Cancelled"), _fact(name_of(c.OrderConfirmed), "Confirmed")]
     return {
         **_undo(c.CancelOrder, "order", f"{_ASK} answered"),

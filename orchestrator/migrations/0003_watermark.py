@@ -1,4 +1,4 @@
-"""What each process holds of its queue, and what its answerers have answered."""
+"""What each process has received from its queue, and which questions have been answered by each service."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The outbox by destination, and how often a message was not taken."""
+"""The outbox by destination, and how often a message was not accepted."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The log says in a field of its own how often a message had been sent before."""
+"""The log has a field of its own for how often a message had been sent before."""
 
 from alembic import op
 

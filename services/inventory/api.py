@@ -16,7 +16,7 @@ from services.inventory import models
 
 
 class StockAnswer(BaseModel):
-    """Pieces of a SKU: free, and held by orders."""
+    """The stock of a SKU in pieces: `available` ones are free, `reserved` ones are held by orders."""
 
     sku: str
     available: int
@@ -34,7 +34,7 @@ class RestockRequest(RequestModel):
 class ReservationAnswer(BaseModel):
     order_id: str
     state: Literal["reserved", "rejected", "released"] | str
-    """A newer release may know more."""
+    """A newer release may have more states."""
     items: list[Item]
     reason: str
     created_at: Time
@@ -70,7 +70,7 @@ def blueprint(service: Service) -> Blueprint:
             if row is None:
                 if not models.is_sold(unit.connection, sku):
                     raise not_found(f"SKU {sku}")
-                raise Problem(409, "Conflict", f"with that, there would be more than {models.MOST} pieces of {sku}")
+                raise Problem(409, "Conflict", f"there would be more than {models.MOST} pieces of {sku}")
             return _stock(row)
 
         return once(service.outbox, asked, add)

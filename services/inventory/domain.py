@@ -1,4 +1,4 @@
-"""The rules of stock: all lines or none, decided in the order of arrival, never oversold."""
+"""The rules of stock: an order gets all of its lines or none, first come, first served, and nothing is oversold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def total(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """The pieces an order needs of each SKU; several lines may name the same one."""
+    """The pieces that an order needs of each SKU. Several lines may name the same SKU."""
     pieces: Counter[str] = Counter()
     for sku, quantity in lines:
         pieces[sku] += quantity
@@ -15,14 +15,15 @@ def total(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def short_of(needed: Mapping[str, int], available: Mapping[str, int]) -> list[str]:
-    """The SKUs, sorted, of which there is not enough (an unknown one has none)."""
+    """The SKUs, sorted, of which there is not enough stock. An unknown SKU has none."""
     return sorted(sku for sku, quantity in needed.items() if available.get(sku, 0) < quantity)
 
 
 def decide(orders: Sequence[Mapping[str, int]], stock: Mapping[str, int]) -> tuple[list[list[str]], dict[str, int]]:
-    """Decides orders one after another on the same stock.
+    """Decides several orders, one after another, on the same stock.
 
-    Returns for each the SKUs it is short of (empty: it gets all its pieces), and the pieces taken in all by SKU.
+    Returns two things: for each order, the SKUs that it is short of (empty if it gets all of its pieces); and the
+    total of pieces taken, by SKU.
     """
     left = dict(stock)
     taken: Counter[str] = Counter()

@@ -1,4 +1,7 @@
-"""ReserveStock and ReleaseStock: command → state and outcome, a batch at a time, unaware of the workflow."""
+"""Handles ReserveStock and ReleaseStock, a batch at a time: each command changes state and has an outcome.
+
+The handlers don't know which workflow an order runs under.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from services.inventory.models import Reservation
 
 
 class Inventory:
-    """Inventory as an application of the kernel. Commands are idempotent by order: the reservation's row answers."""
+    """Inventory as an application of the kernel. Commands are idempotent per order: a repeated command is answered from
+    the reservation's row."""
 
     service = "inventory"
     whole_orders = False
@@ -51,9 +55,10 @@ class Inventory:
 
 
 def _change(connection: Connection, reserve: dict[str, dict[str, int]], release: list[str]) -> dict[str, Reservation]:
-    """The rows of all orders, after new ones have been decided and those to release have become tombstones.
+    """Decides new reservations and turns those to be released into tombstones; returns the rows of all orders.
 
-    Batches lock the same way, so that none waits in a ring: all reservations, all stock, each in key order, new rows.
+    All batches take their locks in the same sequence, so that they can't deadlock: first reservations, then stock, each
+    in key order, and last the new rows.
     """
     find = models.find(connection, [*reserve, *release])
     held = [row for order_id in release if (row := find().get(order_id)) and row.state == "reserved"]

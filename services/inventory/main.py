@@ -1,4 +1,4 @@
-"""Wires inventory: the one place that knows which parts it is made of."""
+"""Wires the inventory service. No other module knows which parts it is made of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ __all__ = ["blueprint", "build"]
 
 
 def build(settings: Settings, broker: Broker) -> Service:
-    """Inventory in this process, not yet started. Raises ConfigurationError."""
+    """Returns the inventory service for this process, not yet started. Raises ConfigurationError."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="inventory")
     return Service(settings, Inventory(), database, Outbox(database, lease=settings.lease), broker, kept=models.KEPT)

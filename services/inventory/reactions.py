@@ -14,7 +14,7 @@ from orderflow.contracts import (
 
 
 def react(message: Message) -> Message | None:
-    """Inventory's own command for a message, or None if it is none of its business."""
+    """Inventory's own command for a message, or None if the message does not concern inventory."""
     match message:
         case OrderPlaced(order=order):
             return ReserveStock(items=order.items)

@@ -1,8 +1,8 @@
-"""The order as the arbiter sees it: confirmed or cancelled, once. Pure: no I/O, no clock.
+"""The order as the arbiter sees it: it is confirmed or cancelled, exactly once. Pure: no I/O, no clock.
 
-It is a set of facts, which only grows, so that order, repeats and lateness of messages don't matter. Two of them end
-it: `OrderConfirmed`, which nothing follows, and `OrderCancelled`, which comes when nothing is owed any more. Who
-decides holds the order's row.
+An order is a set of facts that only grows. Therefore messages may arrive in any order, late or more than once. Two
+facts end an order: `OrderConfirmed`, which nothing follows, and `OrderCancelled`, which is added when no compensation
+is owed any more. Whoever decides holds the lock of the order's row.
 Source of the pattern: E. Evans, "Domain-Driven Design", 2003, chapter 6 (aggregates).
 """
 
@@ -38,21 +38,24 @@ KNOWN_FACTS: Final = frozenset(
     {DEADLINE, STEP_UNDONE, name_of(OrderCancellationRequested)}
     | {name_of(m) for step in STEPS for m in (step.success, step.refusal, step.undone)}
 )
-"""Facts that another coordinator may tell the arbiter."""
+"""The facts that another coordinator may report to the arbiter."""
 
 FORWARD: Final = {
     Status.PLACED: STOCK.service,
     Status.STOCK_RESERVED: PAYMENT.service,
     Status.PAID: SHIPMENT.service,
 }
-"""Who has to answer, in choreography, by the order's status, where nothing has gone wrong."""
+"""In choreography: the service whose answer comes next, by the order's status, as long as nothing has gone wrong."""
 
 
 @dataclass(slots=True)
 class Order:
-    """An order as the arbiter sees it. `sends` counts what was sent again since the last progress; `waited` is the
-    seconds since then (or since its question was sent, if that was later), by the database's clock, and `age` those
-    since it was placed."""
+    """An order as the arbiter sees it.
+
+    `sends` counts the resends since the last progress. `waited` is the time in seconds since the last progress, or
+    since the open question was sent if that was later. `age` is the time in seconds since the order was placed. Both
+    are by the database's clock.
+    """
 
     id: str
     workflow: Workflow
@@ -68,7 +71,7 @@ class Order:
     waited: float
     age: float
     next_in: float | None = field(default=None)
-    """Seconds until its owner looks again; None leaves it as it is."""
+    """Seconds until its owner looks at it again; None leaves that time unchanged."""
     progressed: bool = field(default=False)
 
     @property
@@ -81,7 +84,7 @@ class Order:
 
     @property
     def cancelling(self) -> bool:
-        """Whether it can't be confirmed any more."""
+        """Whether the order is being cancelled, so that it can't be confirmed any more."""
         return not self.confirmed and owed(self.facts) is not None
 
     @property
@@ -90,17 +93,18 @@ class Order:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the order service coordinates it."""
+        """Whether the order service coordinates this order."""
         return COORDINATOR[self.workflow] == "order"
 
     @property
     def runs_by_machine(self) -> bool:
-        """Whether a state machine coordinates it: that resends by itself, and can only be lost as a whole."""
+        """Whether a state machine coordinates this order. Its execution resends by itself; it can only be lost as a
+        whole."""
         return COORDINATOR[self.workflow] == MACHINE
 
     @property
     def waits_for(self) -> str | None:
-        """The service whose answer takes an order of ours forward."""
+        """The service whose answer takes the order forward, if the order service coordinates it."""
         return FORWARD.get(self.status) if self.is_ours else None
 
     @property
@@ -117,8 +121,8 @@ class Order:
         )
 
     def apply(self, message: Message) -> list[Message]:
-        """What is heard of the order becomes part of it; what follows from it now."""
-        # What a state machine sends does not say that anybody watches it; only OrderAccepted does.
+        """Adds what a message says to the order's facts; returns the messages that follow from it."""
+        # A message from a state machine does not prove that somebody watches its execution; only OrderAccepted does.
         self.answered |= isinstance(message, OrderAccepted) or not (self.is_ours or self.runs_by_machine)
         match message:
             case ConfirmOrder():
@@ -134,12 +138,12 @@ class Order:
         self.facts.add(fact_of(message))
         if isinstance(message, Refusal) and self.cancelling:
             self.reason = self.reason or message.reason
-        # The reaction to ShipmentScheduled is ConfirmOrder, this service's own command.
+        # The order service reacts to ShipmentScheduled with its own command, ConfirmOrder.
         answers = [self.confirm()] if isinstance(message, ShipmentScheduled) else []
         return answers + (self.conclude() if self.is_ours else [])
 
     def confirm(self) -> Message:
-        """ConfirmOrder: confirms what is not cancelling."""
+        """Handles ConfirmOrder: confirms the order unless it is being cancelled."""
         if self.confirmed:
             return OrderConfirmed()
         if self.cancelling or self.cancelled:
@@ -149,10 +153,11 @@ class Order:
         return OrderConfirmed()
 
     def cancel(self, reason: str, facts: Sequence[str]) -> Message | None:
-        """CancelOrder: CANCELLED if nothing is owed any more, else cancelling; never once it is confirmed.
+        """Handles CancelOrder: the order is CANCELLED if no compensation is owed any more, else it is cancelling. A
+        confirmed order stays confirmed.
 
-        No answer to who has compensated all that it knows of while a step is owed that it doesn't know: it is of an
-        older version, and would go round. A newer one will ask, or an operator."""
+        There is no answer to a coordinator that has compensated all steps that it knows while another step is owed: it
+        is of an older version and would ask for ever. A newer coordinator will ask, or an operator."""
         if self.confirmed:
             return OrderConfirmed()
         if self.cancelled:
@@ -169,18 +174,19 @@ class Order:
         return self._cancelled()
 
     def conclude(self) -> list[Message]:
-        """CancelOrder to itself, as soon as nothing is owed any more."""
+        """Cancels the order as soon as no compensation is owed any more, as CancelOrder would."""
         if self.open and self.cancelling and not still_owed(self.facts):
             return [self._cancelled()]
         return []
 
     def request_cancellation(self, reason: str) -> Message | None:
-        """Makes an open order cancelling; the message that says so, or None if it was so by request already."""
+        """Starts to cancel an open order. Returns the message that says so, or None if a cancellation was requested
+        before."""
         if name_of(OrderCancellationRequested) in self.facts:
             return None
         self.facts.add(name_of(OrderCancellationRequested))
         self.reason = self.reason or reason
-        self.answered = False  # by a coordinator: it has to answer this, too
+        self.answered = False  # the coordinator has to answer this message, too
         return OrderCancellationRequested(reason=self.reason)
 
     def _cancelled(self) -> Message:

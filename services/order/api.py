@@ -1,4 +1,4 @@
-"""The order API: place, look, cancel, retry."""
+"""The order API: places, shows, cancels and retries orders."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
         body_optional=True,
         answers={202: OrderAnswer},
         problems=(404, 409),
-        idempotent="itself",  # cancelling or cancelled already: 202 with how it stands
+        idempotent="itself",  # an order that is cancelling or cancelled already: 202 with its current state
     )
     def cancel(order_id: str) -> Answer:
         reason = body(CancelRequest, optional=True).reason or "cancelled by the customer"
@@ -94,7 +94,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
                 models.save(unit.connection, [order])
                 entry = NewRecord(order_id, "order", "event", envelope.name, envelope.id, note=reason)
                 models.LOG.write(unit.connection, [entry])
-            # In the transaction: a read that failed after its commit would look like a cancellation that did.
+            # Read in the transaction: a read that fails after the commit would look like a failed cancellation.
             answer = reading.changed(unit.connection, order_id)
         if envelope:
             log.info("cancellation requested", **envelope.about)
@@ -102,12 +102,12 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
 
     @api.post("/orders/<id:order_id>/retry")
     @operation(
-        "Continues with an order that needs attention",
+        "Resumes an order that needs attention",
         body=RetryRequest,
         answers={202: OrderAnswer},
         problems=(404, 409),
         access="operator",
-        idempotent="key",  # a repeat finds nothing to retry (409), or what has failed again meanwhile
+        idempotent="key",  # a repeat finds nothing to retry (409), or retries what has failed again since
     )
     def retry(order_id: str) -> Answer:
         asked = body(RetryRequest)
@@ -125,7 +125,7 @@ def blueprint(settings: Settings, outbox: Outbox, placing: Placing, reading: Rea
 
     @api.post("/orders/retry")
     @operation(
-        "Continues with all orders that need attention, some at a time",
+        "Resumes all orders that need attention, some at a time",
         body=BulkRetryRequest,
         answers={202: BulkRetryAnswer},
         access="operator",

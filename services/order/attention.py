@@ -1,4 +1,4 @@
-"""Which orders need an operator: what a bulk retry names by a filter."""
+"""Finds the orders that need an operator, by the filter of a bulk retry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find(connection: Connection, wanted: Wanted, limit: int) -> list[str]:
 
 
 def count(connection: Connection, wanted: Wanted) -> int:
-    """How many there are after the cursor."""
+    """The number of orders that need attention after the cursor."""
     where, parameters = _filter(wanted)
     [(found,)] = connection.execute(f"SELECT count(*) FROM orders WHERE {where}".encode(), parameters)  # noqa: S608
     return int(found)

@@ -1,4 +1,4 @@
-"""The rules of an order: what it costs, and what its status is. Prices are the server's, never the caller's."""
+"""The rules of an order: its price and its status. Prices come from the server, never from the caller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Derived from the facts about an order; the last three are where it can rest."""
+    """An order's status, derived from its facts. In the last three nothing more happens by itself."""
 
     PLACED = "PLACED"
     STOCK_RESERVED = "STOCK_RESERVED"
@@ -30,7 +30,7 @@ class Product:
 
 
 class UnknownSku(ValueError):
-    """An order names a product that isn't for sale. `line` counts from 0."""
+    """An order contains a product that isn't for sale. `line` counts from 0."""
 
     def __init__(self, line: int, sku: str) -> None:
         super().__init__(f"{sku} is not for sale; GET /products lists what is")
@@ -41,7 +41,7 @@ class MixedCurrencies(ValueError):
     """An order's products are priced in different currencies. `line` is the first that differs."""
 
     def __init__(self, line: int, first: str, other: str) -> None:
-        super().__init__(f"priced in {other}, while the order's first line is in {first}; place one order a currency")
+        super().__init__(f"priced in {other}, while the order's first line is in {first}; place one order per currency")
         self.line = line
 
 
@@ -61,7 +61,7 @@ def total(lines: Sequence[tuple[str, int]], products: Mapping[str, Product]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is known about an order, as far as its status goes."""
+    """The facts about an order that decide its status."""
 
     reserved: bool
     paid: bool
@@ -72,7 +72,8 @@ class Progress:
 
 
 def status(progress: Progress) -> Status:
-    """The status that follows. A decision is final; attention hides how far it got, until it is resolved."""
+    """The status that follows from an order's progress. A decision is final. NEEDS_ATTENTION hides how far the order
+    got until an operator resolves it."""
     if progress.confirmed:
         return Status.CONFIRMED
     if progress.cancelled:

@@ -1,7 +1,8 @@
-"""What the order service as owner has to look after, and when.
+"""Finds the open orders that the order service, as their owner, has to look after now.
 
-`next_at` says when; `look_at` is never later and has an index (`saga.retry_budget.LOOK_AT`). All as of the watermark
-of the service's queue (`orderflow.messaging.receivers`).
+`next_at` says when an order is due. `look_at` is never later than `next_at` and has an index
+(`saga.retry_budget.LOOK_AT`). Both are compared with the watermark of the service's queue
+(`orderflow.messaging.receivers`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WHERE open AND look_at <= now() - make_interval(secs => %(lag)s)
 ORDER BY look_at LIMIT %(limit)s FOR UPDATE OF o SKIP LOCKED
 """.encode()  # noqa: S608
 _WAITS: Final = "SELECT EXISTS (SELECT FROM orders WHERE open AND look_at <= now() AND next_at <= now())"
-# In key order, as all who lock orders do; one that is locked is being handled, and keeps nobody waiting.
+# Locks in key order, as everywhere. A locked order is being handled at this moment: skip it and don't wait.
 _RESTART: Final = b"""
 WITH late AS (
     SELECT id FROM unnest(%(ids)s::uuid[]) AS asked(i) JOIN orders ON id = asked.i
@@ -51,9 +52,12 @@ SELECT id::text FROM late WHERE id NOT IN (SELECT id FROM restarted)
 
 
 def due(connection: Connection, lag: float, waits: Mapping[str, float], limit: int) -> tuple[list[Order], bool]:
-    """Locks open orders that their owner must look after, as of its watermark, `lag` seconds ago; and whether there may
-    be more. Not those whose question is still in the outbox, or of which something was given back; nor those that this
-    service coordinates and that have waited for less than `waits` says, in seconds by status."""
+    """Locks the open orders that are due as of the watermark, `lag` seconds ago. Also says whether there may be more.
+
+    Three kinds of orders are left out: those whose question is still in the outbox; those with a message that was given
+    back to the queue; and those that this service coordinates and that have waited for less than `waits` says (seconds
+    by status).
+    """
     asked = {"lag": lag, "waits": json.dumps(waits), "limit": limit}
     connection.execute(_PUT_OFF, {"lag": lag, "put_off": PUT_OFF})
     rows = connection.execute(_DUE, asked).fetchall()
@@ -61,12 +65,12 @@ def due(connection: Connection, lag: float, waits: Mapping[str, float], limit: i
 
 
 def any_due(database: Database) -> bool:
-    """Whether the time of any open order has come, by the clock."""
+    """Whether any open order is due by the database's clock."""
     return bool(database.query(_WAITS)[0][0])
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
-    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
-    Gives those that it could not lock."""
+    """Restarts the clocks of orders whose question was sent late: the time for an answer starts when the question is
+    sent. Returns the orders that it could not lock."""
     rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
     return {row[0] for row in rows}

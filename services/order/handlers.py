@@ -1,4 +1,4 @@
-"""What the order service does with messages: the arbiter's two commands, and outcomes as facts about their orders."""
+"""Handles the order service's messages: the arbiter's two commands, and outcomes, which become facts of orders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HEARD = {m for step in STEPS for m in (step.success, step.refusal, step.undone)
 
 order_seconds: Final = Histogram(
     "order_seconds",
-    "From its acceptance to its end, an order",
+    "Time per order from its acceptance to its end",
     (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
     "workflow",
     "status",
@@ -45,7 +45,7 @@ order_seconds: Final = Histogram(
 
 
 class Orders:
-    """The order service as an application of the kernel: the arbiter, and the record of what is known."""
+    """The order service as an application of the kernel: it is the arbiter and keeps the record of each order."""
 
     service = "order"
     whole_orders = True
@@ -66,7 +66,7 @@ class Orders:
 
     def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
         orders = models.read(unit.locked, (m.order_id for m in batch))
-        going_on = [order for order in orders.values() if order.open]
+        open_before = [order for order in orders.values() if order.open]
         log: list[NewRecord] = []
         replies: list[Reply] = []
         for incoming in batch:
@@ -74,7 +74,7 @@ class Orders:
             if isinstance(incoming.message, DeadLetterSettled):
                 if order is not None and not incoming.known:
                     log.append(_operator_note(incoming, incoming.message))
-                replies.append([])  # about an order that nobody placed, it is of no use to anybody
+                replies.append([])  # a note about an order that does not exist has no use
                 continue
             if order is None:
                 replies.append(Rejected(f"there is no order {incoming.order_id}"))
@@ -89,7 +89,7 @@ class Orders:
                 )
             log += [NewRecord(order.id, self.service, "event", e.name, e.id, envelope.id) for e in caused]
             if len(order.facts) > before:
-                # Facts come in any order: one that is ahead says nothing of when its service was asked.
+                # Facts arrive in any order: one that is early says nothing about when its service was asked.
                 if (service := envelope.sender) == asked:
                     self._answers.heard(service, order.waited)
                 self._budget.record_progress(helped=bool(envelope.resend and order.sends))
@@ -98,7 +98,7 @@ class Orders:
             replies.append(caused)
         models.save(unit.connection, list(orders.values()))
         models.LOG.write(unit.connection, log)
-        for order in going_on:
+        for order in open_before:
             if not order.open:
                 order_seconds.observe(order.age, order.workflow.value, order.status.value)
         return replies

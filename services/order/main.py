@@ -21,7 +21,7 @@ from services.order.queries import Reading
 
 
 def build(settings: Settings, broker: Broker) -> Service:
-    """The service, not started."""
+    """Returns the order service for this process, not yet started. Raises ConfigurationError."""
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="order")
     outbox = Outbox(database, lease=settings.lease)
     outbox.restart_clocks(lambda connection, ids: restart_clocks(connection, ids, settings.resend_after[0]))
@@ -43,6 +43,6 @@ def build(settings: Settings, broker: Broker) -> Service:
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Its HTTP views."""
+    """The order service's routes."""
     placing = Placing(service.settings, service.database, service.outbox)
     return api.blueprint(service.settings, service.outbox, placing, Reading(service.settings, service.database))

@@ -1,4 +1,5 @@
-"""Placing an order: prices, size, idempotency key, the row and its OrderPlaced, in one transaction."""
+"""Places orders. Checks prices and size, and stores the idempotency key, the order and its OrderPlaced message in one
+transaction."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ from services.order.schemas import Amount, OrderAnswer, OrderRequest
 log = structlog.get_logger(__name__)
 
 HEADROOM: Final = 16 * 1024
-"""Bytes that later messages of an order may have more than its first: its items once more, a task token, a reason."""
+"""Bytes by which later messages of an order may be larger than its first: the items once more, a task token, a reason.
+"""
 
 _PRICES_LIVE: Final = 5.0
-"""Seconds until changed products are seen."""
+"""Seconds for which products are cached."""
 
 
 _FIND: Final = b"""
@@ -41,7 +43,7 @@ SELECT workflow, event_bus, amount, currency, traceparent, created_at FROM order
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What came of a request. `replayed`: the order is there from an earlier one with the same key."""
+    """The result of a request. `replayed`: an earlier request with the same key placed the order."""
 
     order_id: str
     reply: Reply
@@ -60,7 +62,7 @@ class Placing:
 
     def products(self) -> dict[str, Product]:
         """What is for sale, by SKU."""
-        # No lock: with the database away, requests would wait for its timeout one after the other.
+        # No lock: while the database is unavailable, requests would wait for its timeout one after another.
         if time.monotonic() - self._read_at > _PRICES_LIVE:
             rows = self._database.query("SELECT sku, name, amount, currency FROM products ORDER BY sku")
             self._products = {row[0]: Product(*row) for row in rows}
@@ -68,11 +70,11 @@ class Placing:
         return self._products
 
     def place(self, asked: OrderRequest, key: Key | None, raw_key: str = "") -> Placed:
-        """Stores the order and its OrderPlaced. The same key and body again give the same answer. `raw_key` is the
-        header that the key came in.
+        """Stores the order and its OrderPlaced message. A request with the same key and body gets the same answer.
+        `raw_key` is the text of the header that carried the key.
 
-        Raises Problem (422: what can't be ordered, or a key that was used for another body; 503: the first request with
-        the key has not ended) and Transient.
+        Raises Problem (422: the order can't be placed, or the key was used with another body; 503: the first request
+        with the key has not ended yet) and Transient.
         """
         workflow, event_bus = self._route(asked)
         snapshot = self._snapshot(asked)
@@ -86,7 +88,7 @@ class Placing:
         with self._outbox.transaction() as unit:
             claimed = None
             if key is not None:
-                # One round trip for both tables; and the answer goes with the claim, which saves a statement for it.
+                # One round trip serves both tables. The answer is stored with the claim, which saves a statement.
                 claim = idempotency.claim(unit.connection, key, foreseen)
                 former = former_keys.claim(unit.connection, raw_key, key, order.id)
                 if (claimed := claim()) is None:
@@ -101,7 +103,7 @@ class Placing:
             created = models.insert(unit.connection, order, asked.customer_id, snapshot, first_look)
             models.LOG.write(unit.connection, [NewRecord(order.id, "order", "event", "OrderPlaced", order.placed_id)])
             unit.stage([placed])
-            # Both rows have the transaction's time: with a key, no statement need be waited for once more.
+            # Both rows carry the transaction's time: with a key, there is no need to wait for another statement.
             accepted = Placed(order.id, foreseen.at(claimed or created()), replayed=False)
         log.info("order accepted", event_bus=event_bus.value, **placed.about)
         return accepted
@@ -109,13 +111,13 @@ class Placing:
     def _route(self, asked: OrderRequest) -> tuple[Workflow, EventBus]:
         settings = self._settings
         errors = [
-            FieldError(f"/{name}", "all orders run alike here; ALLOW_WORKFLOW_OVERRIDE=true lets each choose")
+            FieldError(f"/{name}", "an order can't choose it here; ALLOW_WORKFLOW_OVERRIDE=true allows that")
             for name, value in (("workflow", asked.workflow), ("event_bus", asked.event_bus))
             if value is not None and not settings.override_allowed
         ]
         workflow = asked.workflow or settings.workflow_mode
         if errors:
-            raise Problem(422, "Invalid order", "the order can't run as asked", tuple(errors))
+            raise Problem(422, "Invalid order", "the order can't run as requested", tuple(errors))
         return workflow, asked.event_bus or settings.event_bus
 
     def _snapshot(self, asked: OrderRequest) -> OrderSnapshot:
@@ -148,7 +150,7 @@ def _order_placed(order: Order, snapshot: OrderSnapshot) -> Envelope:
 
 
 def _earlier(connection: Connection, order_id: str, reply: Reply | None = None) -> Placed:
-    """An order that was placed by an earlier request; without its `reply`, that is made once more."""
+    """An order that an earlier request placed. If its `reply` is not given, it is built again."""
     [(workflow, event_bus, amount, currency, traceparent, created_at)] = connection.execute(
         _FIND, [order_id]
     ).fetchall()

@@ -1,4 +1,4 @@
-"""Reads orders and timelines; a timeline is merged from this service's log and its coordinator's."""
+"""Reads orders and timelines. A timeline merges the log of this service with the log of the order's coordinator."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ _COLUMNS: Final = """id::text, status, workflow, event_bus, amount, currency, tr
 _ONE: Final = f"SELECT {_COLUMNS} FROM orders WHERE id = %s::uuid"  # noqa: S608
 
 _SILENT: Final = 2.0
-"""Seconds after a request without an answer: else all threads could wait for an orchestrator that hangs."""
+"""Seconds for which the orchestrator counts as silent after a request without an answer. Otherwise all threads could
+wait for an orchestrator that hangs."""
 
 
 class SagaView(BaseModel):
-    """What the orchestrator says of an order (`GET /sagas/{order_id}`), as far as a timeline needs it."""
+    """The part of the orchestrator's answer (`GET /sagas/{order_id}`) that a timeline needs."""
 
     log: list[TimelineEntry]
     waiting_for: list[Waiting] | None
@@ -46,7 +47,7 @@ class Reading:
         self._database = database
         self._http = urllib3.PoolManager(timeout=urllib3.Timeout(total=1.0), retries=False, maxsize=4)
         self._silent_until = 0.0
-        """While the orchestrator is known not to answer (monotonic seconds), one request at a time asks it."""
+        """Until then (monotonic seconds) the orchestrator counts as silent, and only one request at a time asks it."""
         self._probe = threading.Lock()
 
     def order(self, order_id: str) -> OrderAnswer:
@@ -63,8 +64,9 @@ class Reading:
 
     def page(self, asked: OrderQuery) -> OrderPage:
         """Newest first; the cursor is the last id seen."""
-        # The first that is given leads: the index of that column and id finds the page, in its order. As a range: by
-        # `=` the planner would walk all orders for a value that most have, past hundreds of thousands of open ones.
+        # The first filter that is given leads: the index on that column and `id` finds the page in the right order. It
+        # is a range because with `=`, for a value that most orders have, the planner would scan all orders by id, past
+        # hundreds of thousands of open ones.
         wanted: dict[str, Any] = {
             "customer_id": asked.customer_id,
             "status": asked.status and asked.status.value,
@@ -80,7 +82,7 @@ class Reading:
             conditions.append("id < %(cursor)s")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = self._database.query(
-            # By the table's columns: `id` alone is the answer's, a text that no index sorts.
+            # Sort by the table's columns: a plain `id` is the output column, a text that no index can sort by.
             f"""SELECT {_COLUMNS} FROM orders {where}
                 ORDER BY orders.{lead} DESC, orders.id DESC LIMIT %(limit)s""",  # noqa: S608
             wanted | models.patience(self._settings) | {"cursor": asked.cursor, "limit": asked.limit + 1},
@@ -89,7 +91,7 @@ class Reading:
         return OrderPage(items=items, next_cursor=items[-1].id if len(rows) > asked.limit else None)
 
     def timeline(self, order_id: str) -> Timeline:
-        """All that is known of an order, in the order of time, and what it waits for. Raises Problem 404."""
+        """Everything that is known about an order, oldest first, and what it waits for. Raises Problem 404."""
         order = self._database.query(
             "SELECT workflow, facts, open, attention, progress_at, created_at FROM orders WHERE id = %s", [order_id]
         )
@@ -120,7 +122,7 @@ class Reading:
         return [Waiting(step="ConfirmOrder", service="order", since=since, deadline=ends)]
 
     def _saga(self, order_id: str) -> SagaView | None:
-        """What the orchestrator knows, or None if it does not answer. It may not have heard of a new order yet."""
+        """What the orchestrator knows, or None if it does not answer. It may not know a new order yet."""
         url = self._settings.orchestrator_url
         silent = time.monotonic() < self._silent_until
         if not url or (silent and not self._probe.acquire(blocking=False)):
@@ -147,12 +149,12 @@ class Reading:
 
 
 def coordinator_of(workflow: str) -> str | None:
-    """Who coordinates a stored order; None under a workflow of a newer release."""
+    """The coordinator of a stored order; None if its workflow is one of a newer release."""
     return COORDINATOR.get(Workflow(workflow)) if workflow in set(Workflow) else None
 
 
 def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[TimelineEntry]:
-    """Both logs in the order of time. What both know of a message is told by the one that noted it first."""
+    """Both logs as one, oldest first. A message that is in both is taken from the log that recorded it first."""
     first: dict[str, tuple[datetime, int]] = {}
     for number, log in enumerate((own, other)):
         for entry in log:
@@ -168,7 +170,7 @@ def _merge(own: list[TimelineEntry], other: list[TimelineEntry]) -> list[Timelin
 
 
 def trace_of(traceparent: str | None) -> dict[str, Any]:
-    """What an answer says of an order's trace."""
+    """The fields of an answer that describe the order's trace."""
     return {
         "trace_id": traceparent.split("-")[1] if traceparent else None,
         "traced": traceparent is not None and telemetry.recorded(traceparent),

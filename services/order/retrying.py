@@ -1,4 +1,5 @@
-"""An operator's retry of orders that need attention, in every workflow: one, or all that a filter names."""
+"""Retries orders that need attention when an operator asks for it, in every workflow: one order, or all that a filter
+names."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from services.order.schemas import BulkRetryAnswer, BulkRetryRequest
 
 
 def retry(unit: UnitOfWork, orders: Collection[Order], asked: OperatorRequest, settings: Settings) -> None:
-    """Continues with locked orders that need attention: as their owner, or by a message to their coordinator. Kept in
-    their timelines."""
+    """Resumes locked orders that need attention: itself, where this service coordinates them, else by a message to
+    their coordinator. Each retry is recorded in the order's timeline."""
     entries = []
     for order in orders:
         order.attention, order.sends, order.next_in = False, 0, 0.0
-        order.reason = order.reason if order.cancelling else ""  # that was why it needed attention
+        order.reason = order.reason if order.cancelling else ""  # else it said why the order needed attention
         message_id = None
         if not order.is_ours:
             order.next_in, order.answered = settings.resend_after[0], False
@@ -35,12 +36,12 @@ def retry(unit: UnitOfWork, orders: Collection[Order], asked: OperatorRequest, s
 
 
 def retry_all(unit: UnitOfWork, asked: BulkRetryRequest, settings: Settings) -> BulkRetryAnswer:
-    """Retries the next orders, by id, that the filter names; `limit` at most. Those that another transaction holds are
-    left for the next run."""
+    """Retries up to `limit` of the orders that the filter names, in the order of their ids. Orders that another
+    transaction has locked are left for the next run."""
     ids = attention.find(unit.connection, asked, asked.limit + 1)
     page, more = ids[: asked.limit], len(ids) > asked.limit
     matching = None if asked.cursor else attention.count(unit.connection, asked)
-    # What was locked meanwhile is read as it is then: it may need no attention any more.
+    # A row is read again once it is locked: the order may need no attention any more.
     orders = [order for order in models.lock_free(unit.connection, page) if order.attention]
     if orders:
         retry(unit, orders, asked, settings)

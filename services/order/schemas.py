@@ -1,4 +1,4 @@
-"""What callers of the order API send and get."""
+"""The requests and answers of the order API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.order.domain import Status
 
 MAX_LINES = 100
 MAX_PIECES = 10_000
-"""Of one line."""
+"""The largest quantity of one line."""
 
 _Short = Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
 _Long = Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)]
@@ -46,26 +46,26 @@ class CancelRequest(RequestModel):
 
 
 class RetryRequest(OperatorRequest):
-    """Who retries an order that needed attention, and why; both are kept in its timeline."""
+    """Who retries an order that needs attention, and why. Both are recorded in its timeline."""
 
 
 class BulkRetryRequest(OperatorRequest):
-    """Which orders: those that need attention, oldest first, and of these what the filter leaves."""
+    """Which orders to retry: those that need attention and match the filter, oldest first."""
 
     status: Literal[Status.NEEDS_ATTENTION] = Status.NEEDS_ATTENTION
     workflow: Workflow | None = None
     reason: _Short | None = None
-    """A part of the order's reason, in any case of letters."""
+    """A part of the order's reason; upper and lower case are the same."""
     older_than: Annotated[float, Field(ge=0, le=10**9)] | None = None
     """Seconds since something about the order last changed."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: Id | None = None
-    """Of the answer before: continue after it."""
+    """The `cursor` of the previous answer: continue after it."""
 
 
 class BulkRetryAnswer(BaseModel):
-    """`skipped`: orders that something else was busy with. `matching`: how many the filter named before, on the first
-    page only. `more`: there are others after `cursor`."""
+    """`skipped`: orders that another transaction had locked. `matching`: how many orders the filter named before the
+    retry, on the first page only. `more`: there are others after `cursor`."""
 
     retried: int
     skipped: int
@@ -79,20 +79,21 @@ class OrderQuery(RequestModel):
     workflow: Workflow | None = None
     customer_id: _Short | None = None
     stuck: bool = False
-    """Only those that need an operator, or are past every deadline."""
+    """Only orders that need an operator, or that are past every deadline."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Id | None = None
 
 
 class Amount(BaseModel):
-    """Minor units of an ISO 4217 currency."""
+    """An amount in minor units of an ISO 4217 currency."""
 
     amount: int
     currency: str
 
 
 class OrderAnswer(BaseModel):
-    """`status`, `workflow` and `event_bus` can be others: of an order that a newer release placed, after a rollback."""
+    """`status`, `workflow` and `event_bus` can have other values after a rollback, for orders that a newer release
+    placed."""
 
     id: str
     status: Status | str
@@ -137,7 +138,7 @@ class TimelineEntry(BaseModel):
 
 
 class Waiting(BaseModel):
-    """A step without an answer: since when, and when its owner gives up on it."""
+    """A step that has no answer yet: since when, and when its owner gives up on it."""
 
     step: str
     service: str

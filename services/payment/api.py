@@ -14,11 +14,11 @@ from services.payment.handlers import Payment
 
 
 class PaymentAnswer(BaseModel):
-    """`payment_id` is the provider's, `refunded` what was given back. No payment method is ever shown."""
+    """`payment_id` is the provider's id, `refunded` the amount that was refunded. A payment method is never shown."""
 
     order_id: str
     state: Literal["intended", "done", "refused", "undoing", "undone"] | str
-    """A newer release may know more."""
+    """A newer release may have more states."""
     amount: Money | None
     refunded: Money | None
     payment_id: str | None

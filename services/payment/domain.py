@@ -1,4 +1,4 @@
-"""The rules of payment: what the test cards of the simulated provider do."""
+"""The rules of payment: how the test cards of the simulated provider behave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CARDS: Final = {"pm_card_visa": Card.GOOD, "pm_card_declined": Card.DECLINED, "p
 
 
 def refusal(payment_method: str) -> str | None:
-    """Why this payment method is declined; None if it isn't."""
+    """The reason why this payment method is declined; None if it is accepted."""
     card = CARDS.get(payment_method)
     if card is None:
         return "unknown payment method"
@@ -26,5 +26,5 @@ def refusal(payment_method: str) -> str | None:
 
 
 def loses_answers(payment_method: str) -> bool:
-    """Whether the first two calls with this payment method have no answer."""
+    """Whether the first two calls with this payment method get no answer."""
     return CARDS.get(payment_method) is Card.TIMEOUT

@@ -1,4 +1,7 @@
-"""ChargePayment and RefundPayment: what they mean to the provider, and what is answered; unaware of the workflow."""
+"""Handles ChargePayment and RefundPayment: which provider calls they become, and what the service answers.
+
+The handlers don't know which workflow an order runs under.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from services.payment.provider import PaymentProvider
 
 
 class Payment(ProviderApplication):
-    """Payment as an application of the kernel. Commands are idempotent by order: the payment's row answers."""
+    """Payment as an application of the kernel. Commands are idempotent per order: a repeated command is answered from
+    the payment's row."""
 
     service = "payment"
     step = PAYMENT

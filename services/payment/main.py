@@ -1,4 +1,4 @@
-"""Wires payment: the one place that knows which parts it is made of."""
+"""Wires the payment service. No other module knows which parts it is made of."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simulator import api as simulator
 
 
 def build(settings: Settings, broker: Broker, provider: PaymentProvider | None = None) -> Service:
-    """Payment in this process, not yet started; with the simulated provider unless another is given.
+    """Returns the payment service for this process, not yet started. Without `provider` it uses the simulated one.
 
     Raises ConfigurationError.
     """
@@ -45,7 +45,7 @@ def build(settings: Settings, broker: Broker, provider: PaymentProvider | None =
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Payment's routes, and the simulator's where the provider is simulated."""
+    """Payment's routes, and the simulator's routes if the provider is simulated."""
     routes = api.blueprint(service)
     application = service.application
     if isinstance(application, Payment) and isinstance(application.provider, Simulated):

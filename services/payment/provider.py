@@ -1,4 +1,4 @@
-"""What payment asks of its provider, and the simulated one. The rules are those of `orderflow.providers`."""
+"""The protocol of a payment provider, and the simulated provider. `orderflow.providers` has the rules for both."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TRADE: Final = Trade("payment", "charge", "refund")
 
 
 class PaymentProvider(Protocol):
-    """A real provider's adapter has these methods too."""
+    """What payment needs of a provider. The adapter of a real provider implements these methods."""
 
     def charge(self, key: str, order_id: str, amount: int, currency: str, payment_method: str) -> Success | Refused:
-        """Takes `amount` minor units of `currency`."""
+        """Charges `amount` minor units of `currency`."""
 
     def void(self, key: str, order_id: str) -> Voided:
-        """Gives the charge back, or sees to it that there never is one."""
+        """Refunds the charge made under `key`, or makes sure that there never is one."""
 
     def lookup(self, key: str) -> Success | None:
         """The charge made under `key`, if there is one."""
@@ -29,7 +29,7 @@ class PaymentProvider(Protocol):
 
 
 class SimulatedPayments(Simulated):
-    """Driven by test cards, like Stripe's: https://docs.stripe.com/testing"""
+    """A simulated provider. Test cards choose its behaviour, as at Stripe: https://docs.stripe.com/testing"""
 
     def charge(self, key: str, order_id: str, amount: int, currency: str, payment_method: str) -> Success | Refused:
         """See `PaymentProvider`."""
@@ -41,7 +41,7 @@ class SimulatedPayments(Simulated):
 
 
 def simulated(settings: Settings) -> SimulatedPayments:
-    """The simulated provider as the settings say. Raises ConfigurationError."""
+    """The simulated provider, configured by the settings. Raises ConfigurationError."""
     return SimulatedPayments(
         TRADE, ledger_of(settings), timeout=settings.provider_timeout, key_life=settings.provider_key_life
     )

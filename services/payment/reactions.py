@@ -14,7 +14,7 @@ from orderflow.errors import Rejected
 
 
 def react(message: Message) -> Message | None:
-    """Payment's own command for a message, or None if it is none of its business.
+    """Payment's own command for a message, or None if the message does not concern payment.
 
     Raises Rejected for a StockReserved that doesn't carry its order.
     """

@@ -13,11 +13,11 @@ from services.shipping.handlers import Shipping
 
 
 class ShipmentAnswer(BaseModel):
-    """`shipment_id` is the carrier's. No address is ever shown."""
+    """`shipment_id` is the carrier's id. An address is never shown."""
 
     order_id: str
     state: Literal["intended", "done", "refused", "undoing", "undone"] | str
-    """A newer release may know more."""
+    """A newer release may have more states."""
     shipment_id: str | None
     reason: str
     created_at: Time

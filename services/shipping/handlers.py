@@ -1,4 +1,7 @@
-"""ScheduleShipment and CancelShipment: what they mean to the carrier, and what is answered; unaware of the workflow."""
+"""Handles ScheduleShipment and CancelShipment: which carrier calls they become, and what the service answers.
+
+The handlers don't know which workflow an order runs under.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from services.shipping.provider import Carrier
 
 
 class Shipping(ProviderApplication):
-    """Shipping as an application of the kernel. Commands are idempotent by order: the shipment's row answers."""
+    """Shipping as an application of the kernel. Commands are idempotent per order: a repeated command is answered from
+    the shipment's row."""
 
     service = "shipping"
     step = SHIPMENT

@@ -1,4 +1,4 @@
-"""Wires shipping: the one place that knows which parts it is made of."""
+"""Wires the shipping service. No other module knows which parts it is made of."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simulator import api as simulator
 
 
 def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) -> Service:
-    """Shipping in this process, not yet started; with the simulated carrier unless another is given.
+    """Returns the shipping service for this process, not yet started. Without `carrier` it uses the simulated one.
 
     Raises ConfigurationError.
     """
@@ -45,7 +45,7 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
 
 
 def blueprint(service: Service) -> Blueprint:
-    """Shipping's routes, and the simulator's where the carrier is simulated."""
+    """Shipping's routes, and the simulator's routes if the carrier is simulated."""
     routes = api.blueprint(service)
     application = service.application
     if isinstance(application, Shipping) and isinstance(application.carrier, Simulated):

@@ -1,4 +1,4 @@
-"""What shipping asks of its carrier, and the simulated one. The rules are those of `orderflow.providers`."""
+"""The protocol of a carrier, and the simulated carrier. `orderflow.providers` has the rules for both."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TRADE: Final = Trade("carrier", "shipment", "cancellation")
 
 
 class Carrier(Protocol):
-    """A real carrier's adapter has these methods too."""
+    """What shipping needs of a carrier. The adapter of a real carrier implements these methods."""
 
     def book(self, key: str, order_id: str, items: Sequence[Item], address: Address) -> Success | Refused:
         """Books one shipment of all the items."""
 
     def void(self, key: str, order_id: str) -> Voided:
-        """Cancels the shipment, or sees to it that there never is one."""
+        """Cancels the shipment booked under `key`, or makes sure that there never is one."""
 
     def lookup(self, key: str) -> Success | None:
         """The shipment booked under `key`, if there is one."""
@@ -31,7 +31,7 @@ class Carrier(Protocol):
 
 
 class SimulatedCarrier(Simulated):
-    """Driven by postal codes."""
+    """A simulated carrier. Postal codes choose its behaviour."""
 
     def book(self, key: str, order_id: str, items: Sequence[Item], address: Address) -> Success | Refused:
         """See `Carrier`."""
@@ -42,7 +42,7 @@ class SimulatedCarrier(Simulated):
 
 
 def simulated(settings: Settings) -> SimulatedCarrier:
-    """The simulated carrier as the settings say. Raises ConfigurationError."""
+    """The simulated carrier, configured by the settings. Raises ConfigurationError."""
     return SimulatedCarrier(
         TRADE, ledger_of(settings), timeout=settings.provider_timeout, key_life=settings.provider_key_life
     )

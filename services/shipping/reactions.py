@@ -14,7 +14,7 @@ from orderflow.errors import Rejected
 
 
 def react(message: Message) -> Message | None:
-    """Shipping's own command for a message, or None if it is none of its business.
+    """Shipping's own command for a message, or None if the message does not concern shipping.
 
     Raises Rejected for a PaymentCharged that doesn't carry its order.
     """

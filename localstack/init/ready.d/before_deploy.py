@@ -1,16 +1,18 @@
-"""Makes LocalStack's Step Functions and EventBridge load and run faster, and mends what no state machine can cope with.
+"""Makes LocalStack's Step Functions and EventBridge load and run faster, and fixes a fault that no state machine can
+handle by itself.
 
-LocalStack 4.9
+Three properties of LocalStack 4.9 need this:
 
-- builds a parser for every evaluation of a JSONPath (16 ms of CPU each: some 80 an order, and one for each event that
-  a rule sends on) and parses the definition again for every execution (0.2 s). Both are pure functions of their text:
-  each is parsed once, also when many executions start at the same time;
-- loads an emulation of EC2 for one enumeration of its AWS Batch integration: more than half of the time it takes;
-- sends half a message: a task whose time ends while its parameters are evaluated, on a busy machine, skips the rest of
-  them and goes on. AWS's tasks begin to count when they are scheduled, with all of their parameters.
+- It builds a parser for every evaluation of a JSONPath (16 ms of CPU each; about 80 per order, and one for each event
+  that a rule forwards), and parses the definition again for every execution (0.2 s). Both are pure functions of their
+  text. With this hook each text is parsed once, even if many executions start at the same time.
+- It loads an emulation of EC2 for one enumeration in its AWS Batch integration, which is more than half of its loading
+  time.
+- It sends half a message: if a task's time ends while its parameters are evaluated, on a busy machine, the task skips
+  the rest of them and continues. On AWS the time begins when the task is scheduled, with all of its parameters.
 
-As a hook it runs inside LocalStack, embedded and in its container, before `deploy.py`, which loads these modules in any
-case. Where they have another shape it changes nothing.
+As a hook this runs inside LocalStack, embedded or in its container, before `deploy.py`, which loads these modules in
+any case. If the modules look different, it changes nothing.
 """
 
 import enum
@@ -26,7 +28,8 @@ STATES = "localstack.services.stepfunctions.asl.component"
 
 
 def once(parse):
-    """Each text is parsed once, by one thread at a time: a parser can't be shared, and who waits finds it parsed."""
+    """Caches a parser: each text is parsed once. Only one thread parses at a time, because a parser can't be shared;
+    threads that waited find the result in the cache."""
     cached, lock = functools.lru_cache(maxsize=1000)(parse), threading.Lock()
 
     def parsed(text):
@@ -38,7 +41,8 @@ def once(parse):
 
 
 def cache_paths():
-    """Before Step Functions is loaded, which binds the functions by name. One parser for all paths, where it can be."""
+    """Caches parsed JSONPaths. Must run before Step Functions is loaded, which binds the functions by name. Paths share
+    one parser where that is possible."""
     import jsonpath_ng.ext.parser
     import jsonpath_rw
 
@@ -49,7 +53,8 @@ def cache_paths():
 
 
 def load_without_ec2():
-    """With a stand-in for `moto.batch.utils`, which is taken away again: whoever needs the real one gets it."""
+    """Loads Step Functions with a stand-in for `moto.batch.utils`. The stand-in is removed afterwards, so that other
+    code gets the real module."""
     statuses = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
     utils = types.ModuleType("moto.batch.utils")
     utils.JobStatus = enum.Enum("JobStatus", {status: status for status in statuses}, type=str)
@@ -64,11 +69,11 @@ def load_without_ec2():
 
 
 def cache_definitions():
-    """A copy of the parsed definition for each execution, which may note things in it."""
+    """Parses each definition once. Every execution gets a copy, because it may write to it."""
     worker = importlib.import_module(WORKER)
     original = worker.AmazonStateLanguageParser
 
-    # An execution has no use for the syntax tree. Unpickling makes a copy in 4 ms of CPU; by deepcopy it took 21.
+    # An execution does not need the syntax tree. Unpickling makes a copy in 4 ms of CPU; deepcopy took 21 ms.
     pickled = once(lambda definition: pickle.dumps(original.parse(definition)[0]))
 
     class CachedParser:
@@ -80,7 +85,7 @@ def cache_definitions():
 
 
 def send_whole_messages():
-    """A task that ended before it knew all of its parameters does nothing any more, but to have timed out."""
+    """Makes a task that ended before all of its parameters were evaluated time out, instead of sending a message."""
     task = importlib.import_module(STATES + ".state.state_execution.state_task.state_task").StateTask
     timed_out = importlib.import_module(STATES + ".common.timeouts.timeout").EvalTimeoutError
     original = task._eval_parameters
@@ -100,4 +105,4 @@ try:
     cache_definitions()
     send_whole_messages()
 except (ImportError, AttributeError) as error:
-    sys.stdout.write(f"Step Functions and EventBridge stay as slow as they are: {error!r}\n")
+    sys.stdout.write(f"Step Functions and EventBridge were not made faster: {error!r}\n")

@@ -1,12 +1,13 @@
-"""Deploys `stack.yaml`. Needs boto3 only; the same file serves three callers:
+"""Deploys `stack.yaml` to LocalStack. Needs boto3 only. There are three ways to run it:
 
-- LocalStack's official container, as an init hook in `/etc/localstack/init/ready.d`, `stack.yaml` two folders up;
-- the embedded launcher, which points LocalStack's init folder here;
-- you: `python localstack/init/ready.d/deploy.py`.
+- LocalStack's official container runs it as an init hook in `/etc/localstack/init/ready.d`, with `stack.yaml` two
+  folders up;
+- the embedded launcher sets LocalStack's init folder to this one;
+- you run `python localstack/init/ready.d/deploy.py`.
 
-As a hook it runs at every start, so a LocalStack that died and came back empty gets its stack again. A second run
-changes nothing. It talks to LocalStack only (`AWS_ENDPOINT_URL`, or port `LOCALSTACK_PORT` of this machine), never
-to an AWS account: there, `aws cloudformation deploy --template-file localstack/stack.yaml` does the same.
+As a hook it runs at every start, so a LocalStack that died and came back empty gets its stack again. Running it again
+changes nothing. It talks to LocalStack only (`AWS_ENDPOINT_URL`, or port `LOCALSTACK_PORT` of this machine), never to
+an AWS account: there, `aws cloudformation deploy --template-file localstack/stack.yaml` does the same.
 """
 
 import os
@@ -19,11 +20,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 DEADLINE_SECONDS = 300
-POLL_SECONDS = 0.2  # boto3's own waiter sleeps 30 s between looks; a look takes LocalStack's time from deploying
+POLL_SECONDS = 0.2  # boto3's own waiter sleeps 30 s between polls; each poll takes LocalStack's time from deploying
 
 
 def template_file() -> Path:
-    """Two folders up from this file; LocalStack runs hooks by exec(), which leaves no `__file__`."""
+    """The template's path: two folders up from this file. LocalStack runs hooks by exec(), which sets no `__file__`."""
     named = os.environ.get("ORDERFLOW_STACK_FILE")
     if named:
         return Path(named)
@@ -45,7 +46,7 @@ def client(endpoint):
 
 
 def describe(cfn, name):
-    """The stack's description, or None where there is none."""
+    """The stack's description, or None if there is no stack."""
     try:
         return cfn.describe_stacks(StackName=name)["Stacks"][0]
     except ClientError as error:
@@ -55,7 +56,7 @@ def describe(cfn, name):
 
 
 def settle(cfn, name):
-    """The stack's final status; None when it is gone. Raises TimeoutError after DEADLINE_SECONDS."""
+    """Waits for the stack's final status; None if it was deleted. Raises TimeoutError after DEADLINE_SECONDS."""
     ends = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < ends:
         stack = describe(cfn, name)
@@ -83,13 +84,13 @@ def deploy(endpoint, name):
         "TemplateBody": body,
         "Parameters": [
             {"ParameterKey": "Name", "ParameterValue": name},
-            {"ParameterKey": "Logging", "ParameterValue": "off"},  # LocalStack would only load another service for it
+            {"ParameterKey": "Logging", "ParameterValue": "off"},  # LocalStack would load another service for it
         ],
         "Capabilities": ["CAPABILITY_IAM"],
     }
     status = settle(cfn, name)
     if status is not None and status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-        cfn.delete_stack(StackName=name)  # a half-made stack can't be updated, only made again
+        cfn.delete_stack(StackName=name)  # a stack that was created in part can't be updated, only created again
         settle(cfn, name)
         status = None
     if status is None:

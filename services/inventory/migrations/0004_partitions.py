@@ -1,12 +1,12 @@
-"""Tables that grow are partitioned by time; what is due is found by an index."""
+"""Tables that grow are partitioned by time; rows that are due are found by an index."""
 
 from orderflow.database.migrations.steps import partition
 
 revision = "0004"
 down_revision = "0003"
 
-# Older releases run beside this one while it is rolled out, and prune by ctid: only within one table does that name
-# a row.
+# Older releases run beside this one during a rollout, and prune by ctid. A ctid identifies a row only within one
+# table.
 INBOX_GUARD = """
 CREATE FUNCTION inbox_is_dropped_by_partition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

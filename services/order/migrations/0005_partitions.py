@@ -1,4 +1,4 @@
-"""Tables that grow are partitioned by time; what is due is found by an index."""
+"""Tables that grow are partitioned by time; rows that are due are found by an index."""
 
 from alembic import op
 
@@ -7,8 +7,8 @@ from orderflow.database.migrations.steps import index, is_partitioned, partition
 revision = "0005"
 down_revision = "0004"
 
-# Older releases run beside this one while it is rolled out, and prune by ctid: only within one table does that name
-# a row.
+# Older releases run beside this one during a rollout, and prune by ctid. A ctid identifies a row only within one
+# table.
 INBOX_GUARD = """
 CREATE FUNCTION inbox_is_dropped_by_partition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -25,7 +25,7 @@ END $$;
 CREATE TRIGGER order_log_is_dropped_by_partition BEFORE DELETE ON order_log
 FOR EACH STATEMENT EXECUTE FUNCTION order_log_is_dropped_by_partition()
 """
-# They know nothing of `look_at` either.
+# Older releases do not know `look_at` either.
 LOOK_AT = """
 CREATE FUNCTION orders_look_at_next_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

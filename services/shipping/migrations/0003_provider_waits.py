@@ -1,4 +1,4 @@
-"""Provider calls that wait: in a table beside, so that the one of the intents is neither locked nor read."""
+"""Provider calls that wait, in a table of their own, so that the intents' table is neither locked nor read."""
 
 from alembic import op
 

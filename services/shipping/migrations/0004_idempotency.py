@@ -1,4 +1,4 @@
-"""Answers to requests that carried an idempotency key."""
+"""The stored answers to requests that carried an idempotency key."""
 
 from alembic import op
 
