@@ -2,8 +2,8 @@
 `--check` compares only.
 
 The templates are kept in git because AWS, LocalStack's container and the embedded runtime all deploy the file as it
-is. Filters, patterns, policies and the state machine are never edited by hand: `orderflow/routing.py` and `saga.py`
-are their source.
+is. Filters, patterns, policies and the state machine are never edited by hand: `orderflow/routing.py` and
+`orderflow/saga/` are their source.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _LOG_DELIVERY: Final = (
 )  # fmt: skip
 
 _HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and saga.py: change those, not this file.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga/: change those, not this file.
 # Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
 """
 _POLICIES_HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and saga.py: change those, not this file.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga/: change those, not this file.
 # For AWS, beside stack.yaml and with the same Name: docs/adr/0021-a-policy-a-service.md says how. LocalStack asks none.
 """
 _NAME: Final = {
