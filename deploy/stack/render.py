@@ -30,11 +30,11 @@ _LOG_DELIVERY: Final = (
 )  # fmt: skip
 
 _HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga: change those, not this file.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga/: change those, not this file.
 # Deployed to LocalStack by localstack/init/ready.d/deploy.py, and to AWS as it is.
 """
 _POLICIES_HEADER: Final = """\
-# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga: change those, not this file.
+# Written by `python -m deploy.stack.render` from orderflow/routing.py and orderflow/saga/: change those, not this file.
 # For AWS, next to stack.yaml and with the same Name; see docs/adr/0021-a-policy-a-service.md. LocalStack enforces none.
 """
 _NAME: Final = {

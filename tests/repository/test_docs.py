@@ -30,7 +30,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_files_and_tests_that_are_named_exist(name: str) -> None:
     """A promise whose proof was renamed, or is gone, is no promise."""
     text = (ROOT / "docs" / name).read_text()
-    named = re.findall(r"`((?:orderflow|orchestrator|services|localstack|tests)/[\w/.]*)(?:::(\w+))?`", text)
+    rooms = "orderflow|orchestrator|services|simulator|deploy|runtime|client|diagrams|cli|lab|localstack|tests"
+    named = re.findall(rf"`((?:{rooms})/[\w/.]*)(?:::(\w+))?`", text)
     assert len(named) > 20
     for path, test in named:
         assert (ROOT / path).exists(), path
