@@ -1,4 +1,4 @@
-"""The body of an order, with an address and a customer that are always the same."""
+"""Builds the body of an order; the address is always the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def basket(
     event_bus: str | None = None,
     customer: str = CUSTOMER,
 ) -> Json:
-    """`lines`: SKU and quantity. Workflow and bus are left to the system where they are None."""
+    """`lines`: SKU and quantity. The system chooses the workflow or the bus if it is None."""
     body: Json = {
         "customer_id": customer,
         "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
