@@ -1,4 +1,4 @@
-"""What is measured: the one order that everybody places, and the workflows it runs under."""
+"""What is measured: the one order that both sides place, and the workflows under which it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SNAPSHOT: Final = OrderSnapshot(
     payment_method=CARD,
     address=Address(**_ADDRESS),
 )
-"""The same order as the services put it into messages."""
+"""The same order, in the form that the services put into messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Variant:
 
     @classmethod
     def of(cls, workflow: str, event_bus: str) -> Variant:
-        """From the words that requests use."""
+        """The variant of the words that requests use."""
         return cls(Workflow(workflow), EventBus(event_bus))
 
 
 def variants(workflow: str | None = None, event_bus: str | None = None) -> list[Variant]:
-    """Every built workflow, over each bus where it uses one; narrowed to what was asked for.
+    """Every built workflow, over each bus if it uses one; narrowed to those that were asked for.
 
-    Hybrid is measured over SNS unless it, or a bus, is asked for: its bus carries two of its messages.
+    Hybrid is measured over SNS only, unless hybrid or a bus is asked for: its bus carries only two of its messages.
     """
     asked = workflow is not None or event_bus is not None
     return [

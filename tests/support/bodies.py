@@ -16,11 +16,11 @@ VALID: Final[Mapping[str, Any]] = {
     "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
     "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
 }
-"""By the model that the route reads."""
+"""Bodies by the model that the route reads."""
 
 
 def valid_body(operation: Mapping[str, Any]) -> Any:
-    """For an operation of an OpenAPI document; None where it reads no body."""
+    """A body for an operation of an OpenAPI document; None if it reads no body."""
     if "requestBody" not in operation:
         return None
     schema = operation["requestBody"]["content"]["application/json"]["schema"]

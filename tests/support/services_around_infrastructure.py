@@ -20,8 +20,8 @@ from tests.support.system import until
 
 
 class AroundContainers(EmbeddedRuntime):
-    """See `EmbeddedRuntime`: the same verbs, for tests. LocalStack, PostgreSQL and Jaeger can be stopped and started;
-    what needs their processes (SIGSTOP, say) is for the embedded ones."""
+    """Has the same verbs as `EmbeddedRuntime`, for tests. LocalStack, PostgreSQL and Jaeger can be stopped and started;
+    tests that need their processes (for SIGSTOP, say) use the embedded ones."""
 
     def __init__(
         self,
