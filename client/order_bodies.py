@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
-
-from client.api import Json
+from typing import Any, Final
 
 CUSTOMER: Final = "c-42"
 
@@ -17,9 +15,9 @@ def basket(
     workflow: str | None = None,
     event_bus: str | None = None,
     customer: str = CUSTOMER,
-) -> Json:
+) -> dict[str, Any]:
     """`lines`: SKU and quantity. The system chooses the workflow or the bus if it is None."""
-    body: Json = {
+    body: dict[str, Any] = {
         "customer_id": customer,
         "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
         "payment_method": payment_method,

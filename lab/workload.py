@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from client.order_bodies import basket
 from orderflow import routing
 from orderflow.contracts import Address, EventBus, Item, Money, OrderSnapshot, Workflow
 from orderflow.routing import uses_bus
 
 ITEMS: Final = (("BOOK-1", 2), ("MUG-1", 1))
 CARD: Final = "pm_card_visa"
-_ADDRESS: Final = {
-    "name": "Ada Lovelace", "line1": "12 St James's Square", "city": "London", "postal_code": "10115", "country": "GB"
-}  # fmt: skip
+POSTAL_CODE: Final = "10115"
 
 SNAPSHOT: Final = OrderSnapshot(
     items=tuple(Item(sku=sku, quantity=quantity) for sku, quantity in ITEMS),
     total=Money(amount=5248, currency="EUR"),
     payment_method=CARD,
-    address=Address(**_ADDRESS),
+    address=Address(**basket(ITEMS, CARD, POSTAL_CODE)["shipping_address"]),
 )
 """The same order, in the form that the services put into messages."""
 
@@ -57,11 +56,4 @@ def variants(workflow: str | None = None, event_bus: str | None = None) -> list[
 
 def request_body(variant: Variant) -> dict[str, Any]:
     """The body of `POST /orders`."""
-    return {
-        "customer_id": "bench",
-        "items": [{"sku": sku, "quantity": quantity} for sku, quantity in ITEMS],
-        "payment_method": CARD,
-        "shipping_address": _ADDRESS,
-        "workflow": variant.workflow.value,
-        "event_bus": variant.event_bus.value,
-    }
+    return basket(ITEMS, CARD, POSTAL_CODE, variant.workflow.value, variant.event_bus.value, customer="bench")

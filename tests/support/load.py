@@ -14,7 +14,8 @@ import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
-from tests.support.system import KINDS, System, kind_id, order_body
+from tests.support.bodies import order_body
+from tests.support.system import KINDS, System, kind_id
 
 MIX: Final[Sequence[Mapping[str, Any]]] = (
     {}, {}, {}, {},

@@ -17,6 +17,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from runtime import EmbeddedRuntime
 from tests.support.aws import client
+from tests.support.bodies import order_body
 from tests.support.cleaning import clean
 from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
@@ -56,15 +57,6 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE, what: Callabl
         assert time.monotonic() < ends, f"not so after {seconds:.0f} s: {what()}"
         time.sleep(_LOOK_EVERY)
     return value
-
-
-def order_body(**changes: Any) -> dict[str, Any]:
-    """A valid request for an order, with changes: `sku`, `quantity`, `postal_code`, or any field of the request."""
-    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "country": "DE"}
-    address["postal_code"] = changes.pop("postal_code", "10115")
-    line = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
-    body = {"customer_id": "c-1", "items": [line], "payment_method": "pm_card_visa", "shipping_address": address}
-    return body | changes
 
 
 class System:

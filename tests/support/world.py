@@ -36,6 +36,7 @@ from services.shipping import main as shipping
 from simulator.ledger import Ledger
 from tests.support.aws_like.memory import AwsLikeBroker
 from tests.support.aws_like.rules import Rules
+from tests.support.bodies import order_body
 from tests.support.machine import Inline
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
@@ -78,11 +79,7 @@ class Crash(BaseException):
 
 def request(**changes: Any) -> OrderRequest:
     """A valid order, with changes: `sku`, `quantity`, `postal_code` or any field of the request."""
-    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": "10115", "country": "DE"}
-    address["postal_code"] = changes.pop("postal_code", "10115")
-    item = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
-    body = {"customer_id": "c-1", "items": [item], "payment_method": "pm_card_visa", "shipping_address": address}
-    return OrderRequest.model_validate(body | changes, strict=False)
+    return OrderRequest.model_validate(order_body(**changes), strict=False)
 
 
 @dataclass
