@@ -1,10 +1,10 @@
-# orderflow on this machine: needs Python 3.11-3.13 and make, nothing else. `make` alone lists what there is.
+# orderflow on this machine: needs Python 3.11-3.13 and make, nothing else. `make` alone lists the targets.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-# What would make pip, uv or Python install elsewhere, or find other modules than ours; where packages come from (PIP_INDEX_URL,
-# PIP_CERT, proxies …) is left as it is.
+# Variables that would make pip, uv or Python install elsewhere, or find other modules than ours. Those that say where packages
+# come from (PIP_INDEX_URL, PIP_CERT, proxies …) are kept.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_CONSTRAINT PIP_REQUIREMENT PIP_EDITABLE \
 	PIP_NO_BINARY PIP_ONLY_BINARY PIP_NO_DEPS PIP_IGNORE_INSTALLED PIP_REQUIRE_VIRTUALENV PIP_QUIET PIP_REPORT \
 	UV_PYTHON UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_NO_BINARY UV_EXCLUDE_NEWER \
@@ -16,10 +16,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Of these packages, in this folder: a clone that was moved, or a changed lock, is installed anew.
+# Marks the installation of these packages in this folder: after a move of the clone or a change of a lock, install again.
 READY := $(VENV)/.installed-$(shell { pwd; cat requirements/dev.txt pyproject.toml; } | cksum | cut -d' ' -f1)
 
-# What its JSON API knows of each locked package, it has from https://osv.dev.
+# PyPI's JSON API lists the known vulnerabilities of each package; its source is https://osv.dev.
 ADVISORIES := https://pypi.org/pypi
 AUDITED := requirements/runtime.txt requirements/cli.txt requirements/dev.txt
 
@@ -38,7 +38,7 @@ help: ## Show this
 up: install ## Start everything, or apply changed settings; first time about 2 minutes
 	@$(BIN)/orderflow up
 
-down: ## Stop everything; data stays
+down: ## Stop everything; data is kept
 	@if [ -x $(BIN)/orderflow ]; then $(BIN)/orderflow down; else echo "Nothing is installed here, so nothing is running."; fi
 
 status: install ## Show every part: state, process, port
@@ -47,7 +47,7 @@ status: install ## Show every part: state, process, port
 demo: install ## Real orders through every workflow, step by step (starts the system if need be)
 	@$(BIN)/orderflow demo
 
-logs: install ## Follow what the parts write
+logs: install ## Follow the logs of all parts
 	@$(BIN)/orderflow logs --follow
 
 test: install ## Tests, unit to end to end, beside a running system (not full sizes, not containers); 26 to 29 minutes on two cores
@@ -56,18 +56,18 @@ test: install ## Tests, unit to end to end, beside a running system (not full si
 faults: install ## The fault matrix, full size; ARGS="--quick", "--row 7", "--workflow hybrid", "--seed 3" for a part
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-bench: install ## Orderflow against the bare loop, in turn, several rounds
+bench: install ## Measure orderflow against the bare loop, in several rounds
 	@$(BIN)/orderflow bench
 
-lint: install ## What the style checks say
+lint: install ## Run the style, type and import checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m deploy.stack.render --check
 
-# A package that the API doesn't answer for is a failure (--strict), never a pass.
-audit: install ## Look the locked packages up for known vulnerabilities (asks pypi.org)
+# A package that the API has no answer for is a failure (--strict), never a pass.
+audit: install ## Check the locked packages for known vulnerabilities (asks pypi.org)
 	@$(BIN)/python -c "import urllib.request as http; http.urlopen('$(ADVISORIES)/flask/3.1.0/json', timeout=20)" 2>/dev/null || { \
 		echo "Nothing was audited: $(ADVISORIES), which knows the vulnerabilities, does not answer from here." >&2; \
 		echo "Try again on another network; ci runs it too (.github/workflows/ci.yml)." >&2; exit 2; }
@@ -77,7 +77,7 @@ audit: install ## Look the locked packages up for known vulnerabilities (asks py
 reset: install ## Delete all data (asks)
 	@$(BIN)/orderflow reset
 
-clean: down ## Remove what was installed and built, images too; data stays
+clean: down ## Remove what was installed and built, including images; data is kept
 	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
 		docker compose --profile cli config --images | grep '^orderflow/' | sort -u | while read -r image; do \
 			docker image rm "$$image" >/dev/null 2>&1 && echo "Removed the image $$image." || :; done; fi

@@ -1,4 +1,4 @@
-"""Which services the commands talk to, and which order they are about."""
+"""Finds the services that the commands talk to, and the order that they are about."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LAST: Final = "last"
 
 
 def connect() -> Api:
-    """The services of the running system; of the one that the settings describe where there is none.
+    """The services of the running system, or of the system that the settings describe if none is running.
 
-    `ORDER_URL`, `INVENTORY_URL`, … win over the running system's addresses.
+    `ORDER_URL`, `INVENTORY_URL`, … take precedence over the running system's addresses.
     """
     system, settings = runtime(), user_settings()
     plan = system.running_plan()
@@ -34,7 +34,7 @@ def connect() -> Api:
 
 
 def _jaeger(*addresses: str | None) -> str | None:
-    """The first of these at which Jaeger's API answers."""
+    """The first of these addresses at which Jaeger's API answers."""
     for address in filter(None, addresses):
         try:
             answer = httpx.get(f"{address.rstrip('/')}/api/services", timeout=1.0, trust_env=False)
@@ -50,7 +50,7 @@ def _first(keys: str | None) -> str:
 
 
 def resolve(api: Api, order_id: str) -> str:
-    """The id that was meant: itself, or the newest order's for `last`."""
+    """The order's id: the given one, or the newest order's for `last`."""
     if order_id != _LAST:
         try:
             return str(uuid.UUID(order_id))

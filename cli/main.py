@@ -1,4 +1,4 @@
-"""The `orderflow` command: gathers the commands of the modules beside it."""
+"""The `orderflow` command: assembles the commands of the other modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     help="One order business under several workflows, on this machine.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # they hold passwords
+    pretty_exceptions_show_locals=False,  # local variables hold passwords
 )
 lifecycle.register(app)
 app.command()(demo.demo)
@@ -30,9 +30,9 @@ app.add_typer(simulator.app, name="simulator")
 
 
 def main() -> None:
-    """Runs the command line; a RuntimeProblem is shown as what happened and the way out, with exit code 1."""
+    """Runs the command line. A RuntimeProblem is shown as what happened and what to do, with exit code 1."""
     console = Console(stderr=True, highlight=False)
-    # All that it connects to is a local system's; what it installs is not.
+    # It connects to a local system only, except for what it installs.
     seal_libpq()
     bypass_proxies(())
     try:

@@ -1,4 +1,4 @@
-"""Options that take one of some words, and those that several commands share."""
+"""Options that take one of a set of words, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orderflow.routing import TABLE
 
 
 class Choice(TypedDict):
-    """What makes a typer option take only certain words, and say so."""
+    """Typer arguments that make an option take only certain words, and list them in its help."""
 
     parser: Callable[[str], str]
     metavar: str
@@ -20,7 +20,7 @@ class Choice(TypedDict):
 
 
 def one_of(*words: str, metavar: str, text: str = "") -> Choice:
-    """For `typer.Option(**one_of(…))`: words known only when the program runs, such as the workflows that are built."""
+    """For `typer.Option(**one_of(…))`: words that are known only when the program runs, such as the built workflows."""
 
     def parse(value: str) -> str:
         found = next((word for word in words if word.lower() == value.lower()), None)

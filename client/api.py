@@ -1,4 +1,4 @@
-"""The services over HTTP: their calls, with which key, and errors that help."""
+"""The services over HTTP: their calls, their keys, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from runtime.problems import RuntimeProblem
 Json = dict[str, Any]
 
 TERMINAL: Final = ("CONFIRMED", "CANCELLED", "NEEDS_ATTENTION")
-"""The statuses in which an order rests."""
+"""The statuses in which an order stays until somebody acts."""
 
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _KEYS: Final = "ORDERFLOW_API_KEYS or ORDERFLOW_OPERATOR_KEYS"
 
 
 _UNKNOWN: Final = "Outcome unknown"
-"""The title of a service's answer (503) where it may have done what was asked."""
+"""The title of a service's answer (503) if it may have done what was asked."""
 
 _REPEATED_AFTER: Final = 2.0
 """Seconds after a lost answer until the request is repeated."""
 
 
 class ApiProblem(RuntimeProblem):
-    """A service said no (`status` 4xx or 5xx), or does not answer (`status` 0). `lost`: it may have done what was asked
-    all the same."""
+    """A service refused (`status` 4xx or 5xx), or does not answer (`status` 0). `lost`: it may still have done what was
+    asked."""
 
     def __init__(self, status: int, what: str, way_out: str, *, lost: bool = False) -> None:
         super().__init__(what, way_out)
@@ -41,8 +41,8 @@ class ApiProblem(RuntimeProblem):
 class Api:
     """Calls the services. Every method raises ApiProblem.
 
-    `addresses`: service → base URL. `jaeger`: where its API answers; `jaeger_pages`: where people reach its pages, if
-    that is elsewhere. `running` tells whether there is a system at all, for the right advice.
+    `addresses`: service → base URL. `jaeger`: where its API answers; `jaeger_pages`: where people open its pages, if
+    that is elsewhere. `running`: whether there is a system at all, so that an error can give the right advice.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Api:
         self._customer = api_key or operator_key
         self._operator = operator_key or api_key
         self._running = running
-        # No proxies, whatever the environment says: the services are on this machine or in its network.
+        # Ignore the environment's proxies: the services are on this machine or in its network.
         self._http = httpx.Client(timeout=_TIMEOUT, trust_env=False, transport=transport)
 
     def get(self, service: str, path: str, *, operator: bool = False, **query: object) -> Json:
-        """The JSON behind a path; `query` without what is None."""
+        """The JSON at a path; values of `query` that are None are left out."""
         wanted = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in query.items() if v is not None}
         found: Json = self._ask("GET", service, path, operator, params=wanted).json()
         return found
@@ -81,8 +81,8 @@ class Api:
             raise
 
     def post(self, service: str, path: str, body: Json, *, key: str | None = None, operator: bool = False) -> Json:
-        """Sends JSON, gives the JSON of the answer. Carries an idempotency key, a new one where none is given, and is
-        repeated once with it where the answer was lost."""
+        """Sends JSON and returns the JSON of the answer. The request carries an idempotency key, a new one if none is
+        given, and is repeated once with the same key if the answer was lost."""
         headers = {"Idempotency-Key": key or clock.new_id()}
         try:
             answer = self._ask("POST", service, path, operator, json=body, headers=headers)
@@ -100,18 +100,18 @@ class Api:
         return found
 
     def text(self, service: str, path: str) -> str:
-        """The answer as it is, such as `/metrics`."""
+        """The answer as text, such as that of `/metrics`."""
         return self._ask("GET", service, path, operator=False).text
 
     def clock_ahead(self, service: str) -> float:
-        """Seconds that the clock of a service's machine is ahead of this one's; by HTTP's Date, so good to a second."""
+        """Seconds that a service's clock is ahead of this machine's, by HTTP's Date header: precise to a second."""
         began = time.time()
         answer = self._ask("GET", service, "/healthz", operator=False)
         middle = (began + time.time()) / 2
         return parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5 - middle
 
     def trace(self, trace_id: str) -> Json | None:
-        """A trace from Jaeger, in Jaeger's own form; None where there is no Jaeger, or it doesn't have the trace."""
+        """A trace from Jaeger, in Jaeger's own form; None if there is no Jaeger, or it doesn't have the trace."""
         if not self.jaeger:
             return None
         try:
@@ -122,7 +122,7 @@ class Api:
         return data[0] if data else None
 
     def trace_url(self, order: Json) -> str | None:
-        """The page of an order's trace; None where there is no Jaeger, or the trace is not recorded."""
+        """The page of an order's trace; None if there is no Jaeger, or the trace was not recorded."""
         if not self._pages or not order.get("traced"):
             return None
         return f"{self._pages}/trace/{order['trace_id']}"
@@ -146,7 +146,7 @@ class Api:
         return ApiProblem(
             0,
             f"The {service} service {said} at {self.addresses[service]}.",
-            f"See how it is: make status, then: orderflow logs {service}",
+            f"Check its state: make status, then: orderflow logs {service}",
             lost=not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout),
         )
 
@@ -169,20 +169,18 @@ def _refused(service: str, answer: httpx.Response) -> ApiProblem:
 def _way_out(service: str, status: int, lost: bool) -> str:
     match status:
         case 503 if lost:
-            return (
-                "It was repeated once. See how things stand before you do it again: make status, orderflow order list"
-            )
+            return "It was repeated once. Check the state before you do it again: make status, orderflow order list"
         case 401:
             return f"Set {_KEYS} to a key that the system was started with."
         case 403:
-            return "This is for operators: set ORDERFLOW_OPERATOR_KEYS to a key that the system was started with."
+            return "Only operators may do this: set ORDERFLOW_OPERATOR_KEYS to a key that the system was started with."
         case 404:
-            return "See what there is: orderflow order list"
+            return "List the orders: orderflow order list"
         case 409:
-            return "See how it stands: orderflow order show <id>"
+            return "Check its state: orderflow order show <id>"
         case 503:
-            return "Nothing has happened; try again in a few seconds. How the parts are: make status"
+            return "Nothing was changed; try again in a few seconds. Check the parts: make status"
         case _ if status >= 500:
-            return f"Look for the fault: orderflow logs {service}"
+            return f"Look for the cause: orderflow logs {service}"
         case _:
             return "Correct it and try again; --help shows what can be given."

@@ -1,4 +1,4 @@
-"""Checks one finished order against what others know of it: the providers' ledgers, and the stock."""
+"""Checks one finished order against the providers' ledgers and the stock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Stock = Mapping[str, tuple[int, int]]
 
 
 def stock(api: Api) -> Stock:
-    """The stock of all SKUs as it is now. Raises ApiProblem."""
+    """The current stock of all SKUs. Raises ApiProblem."""
     return {s["sku"]: (s["available"], s["reserved"]) for s in api.get("inventory", "/stock")["items"]}
 
 
@@ -31,8 +31,8 @@ def broken(
     owed: Collection[str],
     stocks: tuple[Stock, Stock] | None,
 ) -> list[str]:
-    """What doesn't hold, in words; empty where every promise does. `items`: SKU → pieces ordered; `owed`: the
-    steps to be undone; `stocks`: before and after, None where other orders were under way. Raises ApiProblem."""
+    """The promises that were broken, in words; empty if all were kept. `items`: SKU → pieces ordered; `owed`: the steps
+    to be compensated; `stocks`: before and after, None if other orders were in flight. Raises ApiProblem."""
     order = timeline.order
     status = str(order["status"])
     found = [] if status == expected else [f"the order is {status}, not {expected}"]
@@ -57,13 +57,13 @@ def broken(
 
 
 def undone(api: Api, order_id: str) -> tuple[str, ...]:
-    """The steps that were taken back, as their services have it, in the order they are done. Raises ApiProblem."""
+    """The steps that were compensated, by their services' records, in the order of the saga. Raises ApiProblem."""
     found = {step: api.find(service, f"/{page}/{order_id}") for step, (service, page) in _PAGES.items()}
     return tuple(step for step, row in found.items() if row and row["state"] in _TAKEN_BACK)
 
 
 def _ledger(api: Api, service: str, order_id: str) -> list[Json] | None:
-    """The provider's entries for an order; None where the provider is a real one."""
+    """The provider's entries for an order; None if the provider is a real one."""
     try:
         entries: list[Json] = api.get(service, "/simulator/ledger", order_id=order_id)["items"]
     except ApiProblem as problem:
@@ -74,7 +74,7 @@ def _ledger(api: Api, service: str, order_id: str) -> list[Json] | None:
 
 
 def _balanced(kinds: Counter[str], does: str, undoes: str, confirmed: bool) -> list[str]:
-    """Done once and kept where confirmed; otherwise never done, or done once and taken back."""
+    """A confirmed order: done once and kept. Any other order: never done, or done once and compensated."""
     done, back = kinds[does], kinds[undoes]
     right = (done, back) == (1, 0) if confirmed else done == back <= 1
     return [] if right else [f"{done} {does}(s) and {back} {undoes}(s) in the provider's ledger"]
@@ -89,7 +89,7 @@ def _reserved(reservation: Json | None, items: Mapping[str, int], confirmed: boo
 
 
 def _moved(before: Stock, after: Stock, items: Mapping[str, int]) -> list[str]:
-    """The stock has moved by exactly what a confirmed order took."""
+    """The stock has changed by exactly what a confirmed order took."""
     expected = {
         sku: (available - items.get(sku, 0), reserved + items.get(sku, 0))
         for sku, (available, reserved) in before.items()

@@ -1,4 +1,4 @@
-"""The same order once per workflow: the same business steps, cut out of each timeline."""
+"""The same order once per workflow: the same business steps, taken from each timeline."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _STEP_OF: Final = {
     "OrderCancelled": "order: decided",
     "OrderPlaced": PLACED,
 }
-"""A message that ends a step → that step's name."""
+"""The message that ends a step → that step's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What led to one step's end: its messages in order of time, and the milliseconds it took."""
+    """One business step: the messages that led to its end, in order of time, and the milliseconds it took."""
 
     name: str
     moments: tuple[TimelineEvent, ...]
@@ -46,11 +46,11 @@ class Compared:
     event_bus: str
     timeline: OrderTimeline
     undone: tuple[str, ...] = ()
-    """The steps that were taken back, as their services have it."""
+    """The steps that were compensated, by their services' records."""
 
     @property
     def segments(self) -> dict[str, Segment]:
-        """The steps in the order they ended, by name."""
+        """The steps by name, in the order in which they ended."""
         found: dict[str, Segment] = {}
         pending: list[TimelineEvent] = []
         before = 0.0
@@ -68,7 +68,7 @@ class Compared:
 
     @property
     def commands(self) -> int:
-        """Commands that travelled as messages; in choreography each service gives them to itself."""
+        """Commands that were sent as messages; in choreography each service runs its own."""
         return len({m.message_id for m in self.timeline.moments if m.kind == "command" and m.message_id})
 
     def as_dict(self) -> Json:
@@ -87,7 +87,7 @@ class Compared:
 
 
 During = Callable[[str, str], AbstractContextManager[object]]
-"""What a variant is run within, by its workflow and bus."""
+"""The context in which a variant runs, by its workflow and bus."""
 
 
 def compare(

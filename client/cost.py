@@ -1,7 +1,8 @@
-"""What one order costs, from the services' own counts before and after it: AWS calls, and messages delivered.
+"""What one order costs, from the services' own counters before and after it: AWS calls, and messages delivered.
 
-Only right while nothing else runs, and with one process a service: `/metrics` is the sum of all, but what others have
-counted is in it only seconds later (`orderflow.telemetry.shared_counters`), and nothing waits for that here.
+The result is right only if nothing else runs and each service has one process. `/metrics` is the sum of all processes,
+but includes the counts of the others only seconds later (`orderflow.telemetry.shared_counters`), and this module does
+not wait for that.
 """
 
 from __future__ import annotations
@@ -29,21 +30,22 @@ _NOT_FOR_AN_ORDER: Final = frozenset(
         "ListExecutions",
     }
 )  # fmt: skip
-"""Counted otherwise (receives), or not caused by an order: looking for the stack's marker after a pause, how many dead
-letters there are (which reading the metrics asks), and at an execution, which drawing its timeline does by itself."""
+"""Calls that are counted otherwise (receives) or not caused by an order: the look for the stack's marker after a pause,
+the depth of a dead-letter queue (asked when the metrics are read), and the look at an execution (asked when its
+timeline is drawn)."""
 
 NOTE: Final = (
-    "AWS calls: what the services' /metrics count more after the order than before it, with nothing else running; "
-    "long polls that come back empty, the look for the stack's marker after a pause, and looks at an execution or a "
-    "dead-letter queue are left out. What a state machine does by itself (transitions, sends) is billed as such, and "
-    "no call of a service."
+    "AWS calls: the difference of the services' /metrics before and after the order, with nothing else running. "
+    "Long polls that return empty, the look for the stack's marker after a pause, and looks at an execution or a "
+    "dead-letter queue are left out. What a state machine does by itself (transitions, sends) is billed separately and "
+    "is no call of a service."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`calls` by operation, receives only where they brought something; `deliveries`: messages that reached a consumer
-    (an event counts once for each listener)."""
+    """`calls`: by operation, with only those receives that returned a message; `deliveries`: messages that reached a
+    consumer (an event counts once per listener)."""
 
     calls: Mapping[str, int]
     deliveries: int
@@ -61,7 +63,7 @@ class Cost:
 
 
 def read(api: Api) -> Cost:
-    """The counts of all services as they are now. Raises ApiProblem."""
+    """The current counts of all services. Raises ApiProblem."""
     calls: Counter[str] = Counter()
     deliveries = 0
     for service in SERVICES:
@@ -78,7 +80,7 @@ def read(api: Api) -> Cost:
 
 
 def settled(api: Api, calm: float = 0.25, limit: float = 3.0) -> Cost:
-    """The counts once they have stood still for `calm` seconds: deletes come after the order's end."""
+    """The counts once they have not changed for `calm` seconds: deletes come after the order's end."""
     ends = time.monotonic() + limit
     last, since = read(api), time.monotonic()
     while time.monotonic() < ends and time.monotonic() - since < calm:

@@ -1,11 +1,9 @@
-"""The body of an order, with an address and a customer that are always the same."""
+"""Builds the body of an order; the address is always the same."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
-
-from client.api import Json
+from typing import Any, Final
 
 CUSTOMER: Final = "c-42"
 
@@ -17,9 +15,9 @@ def basket(
     workflow: str | None = None,
     event_bus: str | None = None,
     customer: str = CUSTOMER,
-) -> Json:
-    """`lines`: SKU and quantity. Workflow and bus are left to the system where they are None."""
-    body: Json = {
+) -> dict[str, Any]:
+    """`lines`: SKU and quantity. The system chooses the workflow or the bus if it is None."""
+    body: dict[str, Any] = {
         "customer_id": customer,
         "items": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
         "payment_method": payment_method,

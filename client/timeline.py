@@ -1,4 +1,4 @@
-"""One order on its way: places it, follows its timeline, and says what the timeline tells."""
+"""One order: places it, follows its timeline, and summarises what the timeline says."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from orderflow.saga import STEPS
 UNDONE: Final = {step.undone.__name__: step.name for step in STEPS}
 _ENDS: Final = ("OrderConfirmed", "OrderCancelled")
 _PATIENCE: Final = 10.0
-"""Seconds that following an order goes on while the order service doesn't answer."""
+"""Seconds that following an order continues while the order service doesn't answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineEvent:
-    """One line of a timeline. `ms`: since the order was accepted. `receivers`: where its message went."""
+    """One line of a timeline. `ms`: since the order was accepted. `receivers`: the services that get its message."""
 
     ms: float
     service: str
@@ -32,12 +32,12 @@ class TimelineEvent:
     message_id: str | None
     note: str = ""
     resend: int = 0
-    """How often the message had been sent before."""
+    """How many times the message had been sent before."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderTimeline:
-    """What is known of an order at one moment."""
+    """What is known about an order at one moment."""
 
     order: Json
     moments: tuple[TimelineEvent, ...]
@@ -58,17 +58,17 @@ class OrderTimeline:
 
     @property
     def messages(self) -> int:
-        """Distinct messages: what was sent again counts once."""
+        """Distinct messages: one that was resent counts once."""
         return len({m.message_id for m in self.moments if m.message_id})
 
     @property
     def undone(self) -> tuple[str, ...]:
-        """The steps that were taken back, in the order they were."""
+        """The steps that were compensated, in the order in which that happened."""
         return tuple(dict.fromkeys(UNDONE[m.type] for m in self.moments if m.type in UNDONE))
 
     @property
     def took(self) -> float | None:
-        """Milliseconds from acceptance to the arbiter's decision; None while there is none."""
+        """Milliseconds from acceptance to the arbiter's decision; None before it."""
         return next((m.ms for m in self.moments if m.service == "order" and m.type in _ENDS), None)
 
 
@@ -78,14 +78,14 @@ def place(api: Api, body: Json, key: str | None = None) -> Json:
 
 
 def look(api: Api, order_id: str) -> OrderTimeline:
-    """The order and its timeline as they are now. Raises ApiProblem."""
+    """The order and its timeline, read now. Raises ApiProblem."""
     order = api.get("order", f"/orders/{order_id}")
-    # The timeline is read after the order: a decided order's timeline then has its end.
+    # Read the timeline after the order: the timeline of a decided order then includes the decision.
     return timeline_of(order, api.get("order", f"/orders/{order_id}/timeline"))
 
 
 def timeline_of(order: Json, document: Json) -> OrderTimeline:
-    """Puts together what the API says."""
+    """Combines the answers of the API."""
     entries = document["entries"]
     began = _time(entries[0]["at"]) if entries else _time(order["created_at"])
     workflow = Workflow(order["workflow"])
@@ -107,9 +107,9 @@ def timeline_of(order: Json, document: Json) -> OrderTimeline:
 
 
 def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("inf")) -> Iterator[OrderTimeline]:
-    """The timeline each time something was added or half a second went by; the last one is terminal.
+    """Yields the timeline whenever it grew or half a second has passed; the last one is terminal.
 
-    Ends early after `limit` seconds. Raises ApiProblem when the order service stays away for 10 s.
+    Ends early after `limit` seconds. Raises ApiProblem if the order service is unavailable for 10 s.
     """
     began = answered = time.monotonic()
     shown: tuple[int, str] = (-1, "")
@@ -135,7 +135,7 @@ def follow(api: Api, order_id: str, every: float = 0.08, limit: float = float("i
 def settle(
     api: Api, order_id: str, seconds: float = 3.0, calm: Callable[[OrderTimeline], bool] | None = None
 ) -> OrderTimeline:
-    """The timeline once its coordinator has written its last line, too: read until two looks agree."""
+    """The timeline once its coordinator has written its last line too: it is read until two reads agree."""
     ends = time.monotonic() + seconds
     last = look(api, order_id)
     while time.monotonic() < ends:
@@ -148,19 +148,19 @@ def settle(
 
 
 def route_of(workflow: Workflow, name: str) -> Route | None:
-    """Where a message goes under a workflow, by its short name; None if the table doesn't have it."""
+    """Where a message goes under a workflow, by its short name; None if the table doesn't contain it."""
     model = MESSAGES.get(name)
     return TABLE.get(workflow, {}).get(model) if model else None
 
 
 def receivers(workflow: Workflow, name: str) -> tuple[str, ...]:
-    """Those that a message goes to."""
+    """The services that a message goes to."""
     route = route_of(workflow, name)
     return route.listeners if route else ()
 
 
 def lanes_of(workflow: Workflow, moments: Sequence[TimelineEvent] = ()) -> tuple[str, ...]:
-    """Those who take part in a workflow, in the order they are drawn."""
+    """The participants of a workflow, in the order in which they are drawn."""
     ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS), *(m.service for m in moments))
     return tuple(dict.fromkeys(ranked))
 

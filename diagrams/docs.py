@@ -1,8 +1,8 @@
 """Keeps the drawings in README and docs current.
 
-A document has a drawing between `<!-- workflow:MODE [OUTCOME …] [FORMAT] -->` and `<!-- /workflow -->`; what is between
-is made anew. FORMAT: mermaid (default) or text; OUTCOME: all where none is named. An SVG file carries
-`<!-- workflow:MODE [OUTCOME …] svg -->` and is made anew as a whole.
+A document holds a drawing between `<!-- workflow:MODE [OUTCOME …] [FORMAT] -->` and `<!-- /workflow -->`; the text
+between them is generated. FORMAT: mermaid (default) or text; OUTCOME: all outcomes if none is named. An SVG file
+carries `<!-- workflow:MODE [OUTCOME …] svg -->` and is generated as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK: Final = re.compile(r"(?P<open><!-- workflow:(?P<spec>[^>]*?) -->\n).*?(?
 
 
 def draw(mode: Workflow, outcomes: Sequence[str], form: str) -> str:
-    """A drawing in one of FORMATS, always the same for the same code."""
+    """A drawing in one of FORMATS; the same code always gives the same drawing."""
     if form == "mermaid":
         return mermaid(mode, outcomes)
     if form == "svg":
@@ -35,7 +35,7 @@ def draw(mode: Workflow, outcomes: Sequence[str], form: str) -> str:
 
 
 def renewed(name: str, content: str) -> str:
-    """A file's content with its drawings made anew. Raises RuntimeProblem naming the marker that can't be."""
+    """A file's content with renewed drawings. Raises RuntimeProblem, which names the marker that can't be drawn."""
     if name.endswith(".svg"):
         if not (marker := _MARKER.search(content)):
             raise RuntimeProblem(
@@ -48,7 +48,7 @@ def renewed(name: str, content: str) -> str:
 
 
 def renew(paths: Sequence[Path], *, check: bool) -> list[Path]:
-    """Writes what is not current; with `check` only says what isn't. Returns those files."""
+    """Renews the files that are not current; with `check`, changes nothing. Returns those files."""
     stale = []
     for path in paths:
         try:

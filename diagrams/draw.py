@@ -29,13 +29,13 @@ _WAYS: Final = {
 
 
 def summary(workflow: Workflow) -> str:
-    """One sentence: who decides, and how messages travel."""
+    """One sentence: who decides, and how messages are sent."""
     used = {route.channel for route in TABLE[workflow].values()}
     return f"{workflow.value}: {decider(workflow)} decides; {'; '.join(w for c, w in _WAYS.items() if c in used)}"
 
 
 def text(workflow: Workflow, outcomes: Sequence[str], width: int = 100) -> list[Text]:
-    """The first outcome in full, of the others what differs from it. Plain without colours, for the docs."""
+    """The first outcome in full; of the others, only what differs from it. `Plain` has no colours, for the docs."""
     drawn = Lanes(lanes(workflow), width, margin=2)
     lines = [Text(summary(workflow), "bold")]
     first = play(workflow, outcomes[0])
@@ -55,14 +55,14 @@ def text(workflow: Workflow, outcomes: Sequence[str], width: int = 100) -> list[
 
 
 def mermaid(workflow: Workflow, outcomes: Sequence[str]) -> str:
-    """One diagram of all outcomes; where they part, an `alt`."""
+    """One diagram of all outcomes, with an `alt` where they diverge."""
     lines = ["sequenceDiagram", *(f"    participant {_id(name)} as {name}" for name in lanes(workflow))]
     lines += _branch([play(workflow, outcome) for outcome in outcomes], "    ")
     return "\n".join(lines)
 
 
 def _branch(plays: Sequence[Sequence[Tell]], indent: str) -> Iterator[str]:
-    """What the plays have in common, then each group of those that go on alike."""
+    """What the plays have in common, then each group of plays that continue alike."""
     common = min(_common(plays[0], other) for other in plays)
     for tell in plays[0][:common]:
         yield from (indent + line for line in _mermaid(tell))
@@ -92,7 +92,7 @@ def _arrow(tell: Tell) -> Arrow:
 
 
 def _common(one: Sequence[Tell], other: Sequence[Tell]) -> int:
-    """How many messages two plays begin with alike."""
+    """The number of messages that two plays have in common at their beginning."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 

@@ -1,9 +1,9 @@
-"""Draws messages between services as lanes with arrows, one row a message, for a terminal of any width.
+"""Draws messages between services as lanes with arrows, one row per message, for a terminal of any width.
 
     order             inventory           payment
       ├─╌ OrderPlaced ╌╌▶│                   │
 
-Commands are heavy lines, events dashed ones; colours say the same again.
+Commands are heavy lines, events are dashed ones; colours only repeat that.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _UNDONES: Final = {step.undone.__name__ for step in STEPS} | {"OrderCancelled", 
 
 _HEADS: Final = {(True, False): "▶", (False, False): "◀", (True, True): "▷", (False, True): "◁"}
 
-LEGEND: Final = (("━▶ command", COMMAND), ("╌▶ event", EVENT), ("refusal", REFUSAL), ("undo", UNDO))
+LEGEND: Final = (("━▶ command", COMMAND), ("╌▶ event", EVENT), ("refusal", REFUSAL), ("compensation", UNDO))
 
 
 def is_command(name: str) -> bool:
-    """Whether a message asks for something to be done."""
+    """Whether a message is a command."""
     return kind_of(name) == "command"
 
 
 def style_of(name: str, kind: str = "") -> str:
-    """The colour of a message."""
+    """The colour of a message, by its kind."""
     if kind == "note":
         return NOTE
     if name in REFUSALS:
@@ -52,7 +52,7 @@ def style_of(name: str, kind: str = "") -> str:
 
 
 def legend() -> Text:
-    """What the lines mean."""
+    """The legend: what the lines mean."""
     return Text("   ").join(Text(text, style) for text, style in LEGEND)
 
 
@@ -66,13 +66,13 @@ class Arrow:
     style: str
     heavy: bool = False
     noted: tuple[str, ...] = ()
-    """Those of the receivers that do nothing then; their arrowheads are hollow."""
+    """The receivers that only record the message; their arrowheads are hollow."""
     left: str = ""
     aside: str = ""
 
 
 class Lanes:
-    """Columns for some services in `width` characters, of which `margin` are for what is left of each row."""
+    """Columns for some services in `width` characters, of which `margin` are for the text at the left of each row."""
 
     def __init__(self, names: Sequence[str], width: int, margin: int = 10) -> None:
         self._names = tuple(names)
@@ -97,7 +97,7 @@ class Lanes:
         return self._row({}, "", "")
 
     def note(self, service: str, text: str, left: str = "") -> Text:
-        """A row with a text in the lane of a service, over those to the right of it."""
+        """A row with a text that begins in a service's lane and covers the lanes to the right of it."""
         start = max(0, min(self._at.get(service, 0), self.width + 1 - len(text)))
         cells = {start + i: (c, NOTE) for i, c in enumerate(text)}
         return self._row(cells, left, "")
@@ -122,7 +122,7 @@ class Lanes:
             cells[x] = ("│", "dim")
             cells[x - 1 if right else x + 1] = (_HEADS[right, x in hollow], arrow.style)
         cells[start] = ("●", arrow.style)
-        # The label goes onto the longest piece of line on one side; beside the arrow where it doesn't fit.
+        # The label goes onto the longest piece of line on one side, or beside the arrow if it doesn't fit.
         spans = [(start + 1, high - 1)] if high > start else []
         spans += [(low + 1, start - 1)] if low < start else []
         spans = [self._free(span, ends) for span in spans]
@@ -141,7 +141,7 @@ class Lanes:
         return self._beside(cells, arrow, high)
 
     def _free(self, span: tuple[int, int], ends: list[int]) -> tuple[int, int]:
-        """The longest part of a span without an arrowhead in it."""
+        """The longest part of a span that contains no arrowhead."""
         begin, end = span
         cuts = sorted(x for x in ends if begin < x < end)
         best, previous = (begin, begin), begin

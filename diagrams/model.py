@@ -1,7 +1,7 @@
-"""Who tells whom what under a workflow: played through with the routing table and the saga's rules.
+"""Which service sends what to whom under a workflow: played through with the routing table and the saga's rules.
 
-No service is asked. Their reactions follow from the same rules (a success sets the next step going, a refusal or a
-cancellation undoes); tests hold this play to the reactions, the engine and the state machine that really run.
+No service takes part. Their reactions follow from the same rules (a success starts the next step, a refusal or a
+cancellation compensates); tests compare this play with the reactions, the engine and the state machine that really run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FACTS: Final = _SUCCESSES | _REFUSALS | {step.undone for step in STEPS} | {c.Or
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """One message. `acts`: those of its receivers that do something then; the others only note it."""
+    """One message. `acts`: the receivers that act on it; the others only record it."""
 
     sender: str
     message: type[Message]
@@ -44,7 +44,7 @@ class Tell:
 
 
 def play(workflow: Workflow, outcome: str) -> list[Tell]:
-    """The messages of one order in the order they are sent, from OrderPlaced to its end."""
+    """The messages of one order in the order in which they are sent, from OrderPlaced to its end."""
     return _Play(workflow, OUTCOMES[outcome]).run()
 
 
@@ -72,7 +72,7 @@ class _Play:
         return told
 
     def _hear(self, name: str, message: type[Message]) -> list[type[Message]]:
-        """What `name` sends when it hears `message`."""
+        """What `name` sends when it receives `message`."""
         if name in _STEP_OF:
             return [self._step(_STEP_OF[name], message)]
         replies = []
@@ -98,7 +98,7 @@ class _Play:
         if {name_of(c.OrderConfirmed), name_of(c.OrderCancelled)} & self._facts:
             return []
         if self._coordinator == "order":
-            # It asks nobody: in choreography each service undoes by itself.
+            # It sends no command: in choreography each service compensates on its own.
             done = owed(self._facts) is not None and not still_owed(self._facts)
             return [c.OrderCancelled] if done else []
         debts = owed(self._facts)
@@ -109,12 +109,12 @@ class _Play:
         move = following.command if following else c.ConfirmOrder
         if move in self._table:
             return [move]
-        # Hybrid: what it has no queue for is choreographed, from OrderPaid on.
+        # Hybrid: the steps that it has no queue for are choreographed, from OrderPaid on.
         return [c.OrderPaid] if following else []
 
 
 def lanes(workflow: Workflow) -> tuple[str, ...]:
-    """Those who take part, in the order they are drawn."""
+    """The participants, in the order in which they are drawn."""
     told = [tell for outcome in OUTCOMES for tell in play(workflow, outcome)]
     named = {name for tell in told for name in (tell.sender, *tell.receivers)}
     ranked = ("order", COORDINATOR[workflow], *(step.service for step in STEPS))
@@ -122,7 +122,7 @@ def lanes(workflow: Workflow) -> tuple[str, ...]:
 
 
 def decider(workflow: Workflow) -> str:
-    """Who decides an order's next step, read off the routing table."""
+    """Who decides an order's next step, derived from the routing table."""
     if COORDINATOR[workflow] == "order":
         return "each service"
     if TABLE[workflow][c.OrderPlaced].channel is Channel.START:

@@ -32,7 +32,7 @@ _STYLE: Final = """
 
 
 def svg(workflow: Workflow, outcomes: Sequence[str], marker: str) -> str:
-    """The drawing; `marker` is kept in it as a comment, by which it can be made anew."""
+    """The drawing; `marker` is kept in it as a comment, so that the drawing can be renewed later."""
     names = lanes(workflow)
     at = {name: _SIDE + i * _GAP for i, name in enumerate(names)}
     width = 2 * _SIDE + (len(names) - 1) * _GAP

@@ -1,4 +1,4 @@
-"""Processes that do as they are told: one JSON line in, one JSON line out. They end when their input does."""
+"""Processes that carry out requests: one JSON line in, one JSON line out. They end when their input does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _END_SECONDS: Final = 5.0
 
 
 class LabProblem(Exception):
-    """Something that the lab needs didn't do what it should."""
+    """Something that the lab needs has failed."""
 
 
 class Child:
@@ -29,7 +29,7 @@ class Child:
         self.name = name
         self._log = log
         with log.open("ab") as errors:
-            # Nothing of the caller's AWS settings: these clients must reach the emulator only.
+            # Drop the caller's AWS settings: these clients must reach the emulator only.
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
@@ -37,7 +37,7 @@ class Child:
                 stderr=errors,
                 cwd=_PROJECT,
                 text=True,
-                start_new_session=True,  # Ctrl-C is the parent's; it ends them in its own order
+                start_new_session=True,  # Ctrl-C goes to the parent only, which ends its children in its own order
                 env={n: os.environ[n] for n in _PASSED_ON if n in os.environ},
             )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -48,7 +48,7 @@ class Child:
         return self._process.pid
 
     def ask(self, op: str, *, timeout: float = 30.0, **arguments: Any) -> Any:
-        """Has `op` done and returns its answer. Raises LabProblem if it fails, or isn't done within `timeout` s."""
+        """Requests `op` and returns its answer. Raises LabProblem if it fails, or isn't done within `timeout` s."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
@@ -61,7 +61,7 @@ class Child:
         return answer["answer"]
 
     def end(self) -> None:
-        """Ends the process: its input first, then by force."""
+        """Ends the process: closes its input first, then kills it."""
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
@@ -79,7 +79,7 @@ class Child:
 
 
 def serve(operations: Mapping[str, Callable[..., Any]]) -> None:
-    """The child's side: does what standard input says until it ends."""
+    """The child's side: carries out the requests on standard input until that ends."""
     for line in sys.stdin:
         asked = json.loads(line)
         try:

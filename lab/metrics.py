@@ -1,4 +1,4 @@
-"""What the services have counted, from their `/metrics`."""
+"""The services' counters, from their `/metrics`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from orderflow.routing import SERVICES
 
 _CALLS: Final = "orderflow_aws_calls_total"
 _BY_READING: Final = "GetQueueAttributes"
-"""How many dead letters there are, which a service asks when its metrics are read."""
+"""Asks for the depth of a dead-letter queue, which a service does when its metrics are read."""
 _DELIVERIES: Final = "orderflow_messages_handled_total"
-"""Counts every message that came to a verdict, also those that a service has no reaction to."""
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes by a proxy
+"""Counts every message that got a verdict, also those that a service has no reaction to."""
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never uses a proxy
 
 
 def read(system: System) -> Counts:
-    """The counters of all services together. Raises LabProblem where one doesn't answer, or has no such counter."""
+    """The sum of all services' counters. Raises LabProblem if one doesn't answer, or has no such counter."""
     calls: Counter[str] = Counter()
     deliveries = 0
     for service in SERVICES:

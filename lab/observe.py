@@ -1,4 +1,4 @@
-"""What processes and the machine have used, from the kernel's own accounts."""
+"""The CPU time of processes and the machine, from the operating system's own accounts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Usage:
 
     @property
     def others(self) -> float:
-        """What ran beside the named processes, the kernel's own work included."""
+        """What ran beside the named processes, the operating system's own work included."""
         return max(0.0, self.machine - sum(self.processes.values()))
 
 
 def usage(pids: Mapping[str, int]) -> Usage:
-    """The CPU time of processes with their children, also of children that are gone. One that is gone itself has 0."""
+    """The CPU time of processes with their children, also of children that ended. A process that ended itself has 0."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for pid, parent in _parents().items():
         children[parent].append(pid)
@@ -54,13 +54,13 @@ def _tree(pid: int, children: Mapping[int, list[int]]) -> float:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:
         return 0.0
-    # What children that ended had used is in their parent's account, once it has waited for them.
+    # The time of children that ended is in their parent's account, once it has waited for them.
     own = times.user + times.system + times.children_user + times.children_system
     return float(own) + sum(_tree(child, children) for child in children.get(pid, ()))
 
 
 def machine() -> dict[str, Any]:
-    """The machine that was measured on, as far as it matters to a reader."""
+    """The machine on which a run was measured, as far as it matters to a reader."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),

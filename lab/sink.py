@@ -1,5 +1,5 @@
-"""An OTLP receiver that throws everything away: `python -m lab.sink PORT`. It takes spans at the least possible cost,
-so that what tracing costs is what it costs the services."""
+"""An OTLP receiver that discards everything: `python -m lab.sink PORT`. It accepts spans at the least possible cost, so
+that a measurement of tracing shows its cost to the services only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Sink(BaseHTTPRequestHandler):
     received = 0
 
     def do_POST(self) -> None:
-        """Takes one export; an empty answer is an ExportTraceServiceResponse in which nothing was refused."""
+        """Accepts one export; an empty answer is an ExportTraceServiceResponse in which nothing was refused."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         _Sink.received += len(body)
         self.send_response(200)
@@ -25,11 +25,11 @@ class _Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def main(arguments: list[str]) -> None:
-    """Listens on loopback until standard input ends. Told `received`, it says how many bytes of spans have come."""
+    """Listens on loopback until standard input ends. The request `received` returns how many bytes of spans arrived."""
     server = ThreadingHTTPServer(("127.0.0.1", int(arguments[0])), _Sink)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

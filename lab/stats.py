@@ -1,4 +1,4 @@
-"""The few statistics that the lab needs: medians with their range, for a handful of rounds supports nothing finer."""
+"""The few statistics that the lab needs: medians with their range. A handful of rounds supports nothing finer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of values; None of none."""
+    """The spread of values; None if there are none."""
     if not values:
         return None
     return Spread(median(values), min(values), max(values), len(values))

@@ -1,4 +1,4 @@
-"""What the lab asks of a running system, and of whatever side of a comparison it measures."""
+"""What the lab requires of a running system, and of each side of a comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class System(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where logs of the lab's own processes may go."""
+        """The folder for logs of the lab's own processes."""
 
     def url(self, part: str) -> str:
         """The HTTP address of a service, or of `localstack`."""
@@ -25,7 +25,7 @@ class System(Protocol):
         """The connection URL of a service's database, or of `providers`."""
 
     def pids(self) -> Mapping[str, int]:
-        """The first process of every part: the services, `localstack`, `postgres`, perhaps `jaeger`."""
+        """The main process of every part: the services, `localstack`, `postgres`, perhaps `jaeger`."""
 
 
 class Traceable(System, Protocol):
@@ -36,7 +36,7 @@ class Traceable(System, Protocol):
 
     @property
     def spans_go_to(self) -> str:
-        """What receives them, for people."""
+        """The receiver of spans, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One order that came to its end, in seconds since the epoch. `asked`: when the client began to send its request;
-    `answered`: when it had its answer; both only where there is a client."""
+    """One order that ended; times are in seconds since the epoch. `asked`: when the client began to send its request;
+    `answered`: when it had its answer; both only if there is a client."""
 
     accepted: float
     decided: float
@@ -66,7 +66,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What came of one closed loop. `unfinished` orders never ended, `refused` ended otherwise than confirmed."""
+    """The result of one closed loop. `unfinished` orders never ended; `refused` orders ended unconfirmed."""
 
     orders: list[Placed]
     unfinished: int = 0
@@ -81,16 +81,16 @@ class Side(Protocol):
     def name(self) -> str: ...
 
     def begin(self, variant: Variant, in_flight: int, pause: float) -> None:
-        """Keeps `in_flight` orders under way; places the next one `pause` seconds after one has ended."""
+        """Keeps `in_flight` orders in flight; places the next one `pause` seconds after one has ended."""
 
     def completed(self) -> int:
         """Orders of this loop that have ended."""
 
     def end(self, limit: float) -> Loop:
-        """Places no more, and waits up to `limit` seconds for what is under way."""
+        """Places no more orders, and waits up to `limit` seconds for those in flight."""
 
     def counts(self) -> Counts:
-        """Its counters as they are now."""
+        """Its current counters."""
 
     def pids(self) -> Mapping[str, int]:
         """Every process that takes part, by name."""

@@ -1,27 +1,26 @@
-"""What is measured: the one order that everybody places, and the workflows it runs under."""
+"""What is measured: the one order that both sides place, and the workflows under which it runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
 
+from client.order_bodies import basket
 from orderflow import routing
 from orderflow.contracts import Address, EventBus, Item, Money, OrderSnapshot, Workflow
 from orderflow.routing import uses_bus
 
 ITEMS: Final = (("BOOK-1", 2), ("MUG-1", 1))
 CARD: Final = "pm_card_visa"
-_ADDRESS: Final = {
-    "name": "Ada Lovelace", "line1": "12 St James's Square", "city": "London", "postal_code": "10115", "country": "GB"
-}  # fmt: skip
+POSTAL_CODE: Final = "10115"
 
 SNAPSHOT: Final = OrderSnapshot(
     items=tuple(Item(sku=sku, quantity=quantity) for sku, quantity in ITEMS),
     total=Money(amount=5248, currency="EUR"),
     payment_method=CARD,
-    address=Address(**_ADDRESS),
+    address=Address(**basket(ITEMS, CARD, POSTAL_CODE)["shipping_address"]),
 )
-"""The same order as the services put it into messages."""
+"""The same order, in the form that the services put into messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +37,14 @@ class Variant:
 
     @classmethod
     def of(cls, workflow: str, event_bus: str) -> Variant:
-        """From the words that requests use."""
+        """The variant of the words that requests use."""
         return cls(Workflow(workflow), EventBus(event_bus))
 
 
 def variants(workflow: str | None = None, event_bus: str | None = None) -> list[Variant]:
-    """Every built workflow, over each bus where it uses one; narrowed to what was asked for.
+    """Every built workflow, over each bus if it uses one; narrowed to those that were asked for.
 
-    Hybrid is measured over SNS unless it, or a bus, is asked for: its bus carries two of its messages.
+    Hybrid is measured over SNS only, unless hybrid or a bus is asked for: its bus carries only two of its messages.
     """
     asked = workflow is not None or event_bus is not None
     return [
@@ -57,11 +56,4 @@ def variants(workflow: str | None = None, event_bus: str | None = None) -> list[
 
 def request_body(variant: Variant) -> dict[str, Any]:
     """The body of `POST /orders`."""
-    return {
-        "customer_id": "bench",
-        "items": [{"sku": sku, "quantity": quantity} for sku, quantity in ITEMS],
-        "payment_method": CARD,
-        "shipping_address": _ADDRESS,
-        "workflow": variant.workflow.value,
-        "event_bus": variant.event_bus.value,
-    }
+    return basket(ITEMS, CARD, POSTAL_CODE, variant.workflow.value, variant.event_bus.value, customer="bench")

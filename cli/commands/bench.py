@@ -31,20 +31,22 @@ from runtime import RuntimeProblem
 
 QUICK: Final = Effort(rounds=2, seconds=2.0, orders=15, minutes=10)
 _SHORT_POLL: Final = 3
-"""Seconds, where services are started anew: LocalStack goes on with the long polls of those that have gone, and hands
-them messages."""
+"""The long poll, in seconds, where services are restarted. LocalStack continues the long polls of processes that have
+ended, and delivers messages to them."""
 
 
 def bench(
     workflow: WorkflowOption = None,
     bus: BusOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two short rounds: a look, no measurement.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two short rounds: a preview, not a measurement.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Paired rounds. Default: 5.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.5, help="Measured at saturation, a side and round. Default: 6.")
+        float | None, typer.Option(min=0.5, help="Seconds at saturation, per side and round. Default: 6.")
     ] = None,
-    orders: Annotated[int | None, typer.Option(min=1, help="One at a time, a side and round. Default: 40.")] = None,
-    in_flight: Annotated[int, typer.Option(min=1, help="Orders under way at saturation.")] = Effort().in_flight,
+    orders: Annotated[
+        int | None, typer.Option(min=1, help="Orders placed one at a time, per side and round. Default: 40.")
+    ] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Orders in flight at saturation.")] = Effort().in_flight,
     clients: Annotated[int, typer.Option(min=1, help="HTTP connections of the load generator.")] = 8,
     stored: Annotated[
         int | None, typer.Option(min=2000, help="Measure with 1,000 and with this many orders stored.")
@@ -59,22 +61,26 @@ def bench(
     ] = False,
     compare: Annotated[
         bool | None,
-        typer.Option("--compare/--no-compare", help="Against the bare loop; by default unless others are asked for."),
+        typer.Option(
+            "--compare/--no-compare", help="Against the bare loop; the default unless another experiment is chosen."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the order of measurements. Default: a new one.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=1, help="No round begins later. Default: 45.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order of measurements. Default: a new one.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=1, help="No round begins after this many minutes. Default: 45.")
+    ] = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Where results go; - is standard output.")
+        str | None, typer.Option("--json", metavar="FILE", help="Where to write the results; - is standard output.")
     ] = None,
 ) -> None:
     """Measure orderflow against the bare loop: the same messages by plain boto3 processes that guarantee nothing.
 
-    On a system of its own, beside a running one; several rounds, in pairs, in shuffled order. Ratios within one run
-    are what counts: docs/benchmark.md. Best on a quiet machine: it says so if others used it.
+    It starts a system of its own, beside a running one, and measures pairs over several rounds in shuffled order. Only
+    ratios within one run are meaningful: see docs/benchmark.md. Run it on a quiet machine; it says if others used it.
 
     \b
     orderflow bench                                       every workflow, about a quarter of an hour
-    orderflow bench --quick --workflow choreography       a look, under two minutes
+    orderflow bench --quick --workflow choreography       a preview, under two minutes
     orderflow bench --stored 100000 --workflow orchestration
     orderflow bench --tracing --bus sns
     orderflow bench --tracing --every-order --bus sns
@@ -89,10 +95,10 @@ def bench(
     console.stderr = json_file == "-"
     compare = not (stored or tracing) if compare is None else compare
     if not (compare or stored or tracing):
-        raise RuntimeProblem("There is nothing left to measure.", "Leave --no-compare out.")
+        raise RuntimeProblem("These options leave nothing to measure.", "Leave --no-compare out.")
     for option, given in (("--every-order", every_order), ("--spans", spans)):
         if given and not tracing:
-            raise RuntimeProblem(f"{option} says nothing without --tracing.", "Add --tracing, or leave it out.")
+            raise RuntimeProblem(f"{option} has no effect without --tracing.", "Add --tracing, or leave it out.")
     settings = {"LONG_POLL": str(_SHORT_POLL)} if tracing else {}
     settings |= {"OTEL_TRACES_SAMPLER": "parentbased_always_on"} if every_order else {}
     with (
@@ -157,13 +163,13 @@ def _conclude(console: Console, circumstances: dict[str, Any], run: Bench, json_
 
 @contextmanager
 def _progress(console: Console, title: str) -> Iterator[Any]:
-    """Gives a `report(done, total, doing)`; plain lines without a terminal."""
+    """Yields a `report(done, total, doing)`: a progress bar, or plain lines without a terminal."""
     if not console.is_terminal:
         yield lambda done, total, doing: console.print(f"{title}: {done}/{total} {doing}")
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(),
                TimeElapsedColumn(), TextColumn("[dim]{task.fields[doing]}"))  # fmt: skip
-    # Seldom: on two cores, what draws the bar takes part in the measurement.
+    # Refresh rarely: on two cores, drawing the bar would influence the measurement.
     with Progress(*columns, console=console, refresh_per_second=2) as bar:
         task = bar.add_task(title, total=1, doing="")
         yield lambda done, total, doing: bar.update(task, completed=done, total=total, doing=doing)

@@ -24,18 +24,18 @@ from orderflow.routing import variants
 from runtime import runtime
 
 _LIMIT: Final = 75.0
-"""Seconds for one order: its owner undoes it after 60 without an answer."""
+"""Seconds to wait for one order: its owner compensates it after 60 s without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is ordered, and what has to come of it."""
+    """What is ordered, and the outcome that is expected."""
 
     name: str
     what: str
     expected: str
     owed: tuple[str, ...] = ()
-    """The steps that must be undone."""
+    """The steps that must be compensated."""
     sku: str = "BOOK-1"
     quantity: int = 2
     payment_method: str = "pm_card_visa"
@@ -53,7 +53,7 @@ SCENARIOS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One order that was run. `disturbed`: others were placed meanwhile, so that `cost` holds theirs, too."""
+    """One order that was run. `disturbed`: other orders were placed meanwhile, so `cost` includes theirs."""
 
     workflow: str
     event_bus: str
@@ -88,8 +88,8 @@ def demo(
     """Run real orders through every workflow and watch each step. Starts the system if it isn't up.
 
     Each workflow takes five orders: one that succeeds, one that is out of stock, one with a declined card, one that
-    can't be delivered, one with a slow card. A ✓ is given only where the payment provider's and the carrier's ledgers
-    and the stock agree: charged and shipped once if confirmed, nothing left over if cancelled. Exit code 1 otherwise.
+    can't be delivered, one with a slow card. A ✓ means that the payment provider's ledger, the carrier's ledger and
+    the stock agree: charged and shipped once if confirmed, nothing left over if cancelled. Exit code 1 otherwise.
 
     \b
     orderflow demo                                        everything, under a minute
@@ -114,7 +114,7 @@ def demo(
 
 
 def _bring_up(console: Console) -> None:
-    """Starts the system unless it answers already. A running system's settings stay as they are."""
+    """Starts the system unless it already answers. A running system keeps its settings."""
     try:
         connect.connect().text("order", "/healthz")
     except ApiProblem:

@@ -1,4 +1,4 @@
-"""`orderflow dlq …`: the dead letters of all services; look at them, send them back, throw them away."""
+"""`orderflow dlq …`: list, show, redrive and discard the dead-lettered messages of all services."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from orderflow.routing import SERVICES
 from runtime import RuntimeProblem
 
 app = typer.Typer(
-    help="""Look after dead letters: messages that no try could handle, or that the broker refused to take.
+    help="""Manage dead letters: messages that failed every attempt, or that the broker refused.
 
     \b
-    orderflow dlq list                                which there are, and why
-    orderflow dlq show ID                             one of them, without anybody's data
-    orderflow dlq redrive ID --why "handler mended"   back to its queue: it is handled as if it had just come
-    orderflow dlq discard ID --why "forged"           gone; its order goes on, or is undone, without it
+    orderflow dlq list                                every dead letter, and why it is one
+    orderflow dlq show ID                             one of them, without personal data
+    orderflow dlq redrive ID --why "handler fixed"    back to its queue: it is handled like a new message
+    orderflow dlq discard ID --why "forged"           deleted; its order continues, or is compensated, without it
 
-    A redrive is safe to repeat: a message that had its effect before is only answered. Find out why it failed first;
-    what fails again comes back. Both are kept in the order's timeline, with who and why (operators).""",
+    A redrive is safe to repeat: a message that already had its effect is answered without a second one. Find out first
+    why it failed; a message that fails again is dead-lettered again. The order's timeline records each redrive and
+    discard, with who and why (operators).""",
     no_args_is_help=True,
 )
 
 _ROUNDS: Final = 1000
-"""Requests that one command sends to a service at most."""
+"""The most requests that one command sends to a service."""
 
 Service = Annotated[
     str | None, typer.Option("--service", "-s", **one_of(*SERVICES, metavar="SERVICE", text="Default: all."))
 ]
-Order = Annotated[str | None, typer.Option("--order", help="Those of one order: its id, or `last`.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Of letters, or of the messages in them.")]
-All = Annotated[bool, typer.Option("--all", help="All of --service, or of all services. Asks first.")]
-Why = Annotated[str, typer.Option(help="Kept in the log and in the orders' timelines.")]
+Order = Annotated[str | None, typer.Option("--order", help="Only those of one order: its id, or `last`.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters, or of the messages in them.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters of --service, or of all services. Asks first.")]
+Why = Annotated[str, typer.Option(help="The reason; recorded in the log and in the orders' timelines.")]
 By = Annotated[str | None, typer.Option(help="Who does it.", show_default="your user name")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
@@ -49,14 +50,14 @@ def list_letters(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="Of each service.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """List dead letters, oldest first: which message of which order, why, and since when.
+    """List dead letters, oldest first: the message, its order, why it failed, and since when.
 
     \b
-    A letter lies in one of four places of its service:
-      inventory-dlq                what inventory could not handle
-      inventory-subscription-dlq   what SNS could not deliver to it
-      inventory-rule-dlq           what EventBridge could not deliver to it
-      inventory-outbox             what inventory has to say, and the broker refused to take
+    Each service has four places for dead letters. Those of inventory:
+    inventory-dlq                messages that inventory could not handle
+    inventory-subscription-dlq   events that SNS could not deliver to it
+    inventory-rule-dlq           events that EventBridge could not deliver to it
+    inventory-outbox             messages of inventory that the broker refused
     """
     api = connect.connect()
     found = _look(api, service, limit=limit, order_id=connect.resolve(api, order) if order else None)
@@ -68,11 +69,11 @@ def list_letters(
 
 @app.command()
 def show(
-    letter: Annotated[str, typer.Argument(metavar="ID", help="Of a letter, or of the message in it.")],
+    letter: Annotated[str, typer.Argument(metavar="ID", help="Id of a dead letter, or of the message in it.")],
     service: Service = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show one dead letter: why it is one, what it asked for, of which order."""
+    """Show one dead letter: why it failed, what it asked for, and its order."""
     found = _look(connect.connect(), service, id=letter)
     if not found["items"]:
         raise _not_found([letter], found["away"])
@@ -95,7 +96,7 @@ def redrive(
     yes: Yes = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send dead letters back to their queue, once the cause is gone.
+    """Send dead letters back to their queue, once the cause is fixed.
 
     \b
     orderflow dlq redrive 01a20c9c-… --why "deployed the fix"
@@ -116,7 +117,7 @@ def discard(
     yes: Yes = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Throw dead letters away. There is no way back; what is known of them stays in the log and the timelines.
+    """Delete dead letters for good. The log and the timelines keep a record of them.
 
     \b
     orderflow dlq discard 01a20c9c-… --why "sent by a test"
@@ -126,7 +127,7 @@ def discard(
 
 
 def _look(api: Api, service: str | None, **query: object) -> Json:
-    """The letters of one service or of all; `away` are those that did not answer, if others did."""
+    """The dead letters of one service or of all; `away` names the services that did not answer, if others did."""
     items: list[Json] = []
     queues: list[Json] = []
     away: list[str] = []
@@ -154,8 +155,8 @@ def _settle(
 ) -> None:  # fmt: skip
     if [bool(ids), bool(order), everything].count(True) != 1:
         raise RuntimeProblem(
-            "It must be clear which letters are meant.",
-            "Give their ids, or --order ID, or --all; orderflow dlq list shows them.",
+            "Name the dead letters that are meant.",
+            "Give their ids, --order ID, or --all; orderflow dlq list shows them.",
         )
     api = connect.connect()
     chosen: Json = {"ids": ids} if ids else {"order_id": connect.resolve(api, order)} if order else {"all": True}
@@ -181,7 +182,7 @@ def _settle(
 
 
 def _of_service(api: Api, service: str, action: str, body: Json, expected: int) -> list[Json]:
-    """A request settles a part of many; never more than there were at first, because some may come back."""
+    """Settles many dead letters in several requests; never more than there were at first, because some may return."""
     settled: list[Json] = []
     for _ in range(_ROUNDS):
         answer = api.post(service, f"/dlq/{action}", body, operator=True)
@@ -197,6 +198,4 @@ def _depth(api: Api, service: str) -> int:
 
 def _not_found(ids: list[str], away: list[str]) -> RuntimeProblem:
     where = f" ({', '.join(away)} did not answer)" if away else ""
-    return RuntimeProblem(
-        f"No dead letter with the id {', '.join(ids)}{where}.", "See which there are: orderflow dlq list"
-    )
+    return RuntimeProblem(f"No dead letter with the id {', '.join(ids)}{where}.", "List them: orderflow dlq list")

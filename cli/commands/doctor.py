@@ -1,4 +1,4 @@
-"""`orderflow doctor`: looks at every part of the system, and says what is wrong and what to do about it."""
+"""`orderflow doctor`: checks every part of the system, and says what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _JAEGER: Final = frozenset({"JAEGER_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT"})
 def doctor(as_json: JsonFlag = False) -> None:
     """Check everything: parts, stack, databases, queues, dead letters, outboxes, stuck orders, clocks.
 
-    Exit code 1 where there is a problem; warnings alone leave it 0.
+    The exit code is 1 if there is a problem; warnings alone leave it at 0.
     """
     system = runtime()
     findings = examine(system)
@@ -60,7 +60,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 def examine(system: Runtime) -> list[Finding]:
-    """Everything that can be found out about a system, as it is now."""
+    """All findings about a system, as it is now."""
     if not system.running:
         return _of_one_that_is_down(system)
     plan, api = system.running_plan(), connect.connect()
@@ -87,7 +87,7 @@ def examine(system: Runtime) -> list[Finding]:
 
 
 def ask(api: Api, service: str) -> Told:
-    """What a service says of itself."""
+    """What a service reports about itself."""
     try:
         ahead = api.clock_ahead(service)
         samples = [s for f in text_string_to_metric_families(api.text(service, "/metrics")) for s in f.samples]
@@ -123,11 +123,11 @@ def _of_one_that_is_down(system: Runtime) -> list[Finding]:
         preflight.check_ports({name: port for name, port in plan.ports.items() if traced or name not in _JAEGER})
     except RuntimeProblem as problem:
         return [*found, Finding("start", "problem", problem.what, problem.way_out)]
-    return [*found, Finding("start", "ok", "nothing stands in its way: settings, ports and disk are fine")]
+    return [*found, Finding("start", "ok", "nothing prevents a start: settings, ports and disk are fine")]
 
 
 def _deployed(system: Runtime, plan: Plan) -> tuple[Mapping[str, Any] | None, str]:
-    """What the stack deployer's comparison says; or None, and why. It alone talks to AWS (see pyproject.toml)."""
+    """The stack deployer's comparison; or None, and why. Only the deployer talks to AWS (see pyproject.toml)."""
     if isinstance(system, AttachedRuntime) or not _DRIFT.exists():
         return None, "this container doesn't hold it; on the host: orderflow doctor"
     try:
@@ -144,7 +144,7 @@ def _deployed(system: Runtime, plan: Plan) -> tuple[Mapping[str, Any] | None, st
 
 
 def _depths(deployed: Mapping[str, Any] | None, plan: Plan) -> dict[str, int]:
-    """Messages by queue, without the stack's name; as far as they are known."""
+    """Messages per queue, named without the stack's name; only the queues whose depth is known."""
     prefix = f"{plan.settings.get('ORDERFLOW_STACK', 'orderflow')}-"
     return {name.removeprefix(prefix): n for name, n in deployed["depths"].items()} if deployed else {}
 

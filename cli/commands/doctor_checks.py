@@ -1,4 +1,4 @@
-"""What `orderflow doctor` makes of what it was told: findings, each with what to do next. No I/O."""
+"""Turns what `orderflow doctor` has gathered into findings, each with what to do next. Does no I/O."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from runtime import Part
 Level = Literal["ok", "warning", "problem"]
 
 BACKLOG: Final = 60.0
-"""Seconds since a queue was last empty from which its backlog is worth a word: as long as an order may wait."""
+"""A queue that has not been empty for this many seconds gets a warning: as long as an order may wait."""
 
 LAG: Final = 30.0
-"""Seconds that a message may stay in an outbox: several leases, after which any process sends it."""
+"""Seconds that a message may stay in an outbox: several leases. After one lease, any process sends it."""
 
 SKEW: Final = 2.0
-"""Seconds between two clocks; HTTP tells a clock to the second only."""
+"""Seconds that two clocks may differ; HTTP's Date header is precise only to the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`check` groups findings; `way_out` says what to do next, empty where nothing is to be done."""
+    """One result. `check` groups findings; `way_out` says what to do next, and is empty if nothing is to be done."""
 
     check: str
     level: Level
@@ -32,9 +32,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one service says of itself. `refusal`: why it is not ready, or does not answer; `away`: the latter.
+    """What one service reports about itself. `refusal`: why it is not ready or does not answer; `away`: whether it
+    does not answer.
 
-    `gauges` are those of /metrics without labels, `dead_letters` by queue; `clock_ahead`: seconds, None if unknown."""
+    `gauges` are those of /metrics without labels; `dead_letters` are counts by queue; `clock_ahead` is in seconds, None
+    if unknown."""
 
     refusal: str = ""
     away: bool = False
@@ -60,21 +62,21 @@ def parts(found: Sequence[Part]) -> list[Finding]:
 def _way_of(part: Part) -> str:
     if part.state in ("failed", "stopped"):
         return f"orderflow logs {part.name}; then start it again: make up"
-    return f"it may just be starting; if it stays so: orderflow logs {part.name}"
+    return f"it may still be starting; if this does not change: orderflow logs {part.name}"
 
 
 def services(told: Services) -> list[Finding]:
-    """Whether each does its work."""
+    """Whether each service is ready."""
     wrong = [
         Finding("services", "problem", f"{name}: {one.refusal}", f"orderflow logs {name}")
         for name, one in told.items()
         if one.refusal
     ]
-    return wrong or [Finding("services", "ok", "all answer, and reach their database, broker and queue")]
+    return wrong or [Finding("services", "ok", "all answer and reach their database, broker and queue")]
 
 
 def stack(deployed: Mapping[str, Any] | None, reason: str) -> list[Finding]:
-    """What `deploy/stack/drift.py` told, or the reason why it told nothing."""
+    """What `deploy/stack/drift.py` found, or the reason why it found nothing."""
     if deployed is None:
         return [Finding("stack", "warning", f"not compared with stack.yaml: {reason}", "orderflow logs localstack")]
     found = deployed["parts"]
@@ -95,12 +97,12 @@ def stack(deployed: Mapping[str, Any] | None, reason: str) -> list[Finding]:
 
 def _way_to_whole(state: str) -> str:
     if state == "extra":
-        return "delete it, if nobody needs it"
-    return "deploy again: make down && make up (messages under way are sent again by their owners)"
+        return "delete it if nobody needs it"
+    return "deploy again: make down && make up (the owners of orders resend the messages in flight)"
 
 
 def databases(told: Services) -> list[Finding]:
-    """Reachable, and with the schema of the code."""
+    """Whether each database is reachable and has the schema of the code."""
     wrong = []
     for name, gauges in _answering(told).items():
         if not gauges.get("database_up"):
@@ -110,25 +112,27 @@ def databases(told: Services) -> list[Finding]:
             wrong.append(
                 Finding("databases", "problem", text, f"start the newest code, which migrates: make up; {name}")
             )
-    return _unless(wrong, told, "databases", "all answer, with the schema of their code")
+    return _unless(wrong, told, "databases", "all answer and have the schema of their code")
 
 
 def queues(told: Services, depths: Mapping[str, int]) -> list[Finding]:
-    """How much waits in the services' queues. `depths` by queue, those that are known."""
+    """How many messages wait in the services' queues. `depths`: by queue, where known."""
     wrong = []
     for name, gauges in _answering(told).items():
         since = gauges.get("queue_drained_seconds", 0.0)
         if since > BACKLOG and depths.get(name, 1):
             text = f"{name}'s has not been empty for {since:.0f} s" + (f": {depths[name]}" if name in depths else "")
             wrong.append(
-                Finding("queues", "warning", text, f"see whether it works: orderflow logs {name}; or scale it")
+                Finding(
+                    "queues", "warning", text, f"check whether it makes progress: orderflow logs {name}; or scale it"
+                )
             )
     known = ", ".join(f"{name} {depths[name]}" for name in told if name in depths)
-    return _unless(wrong, told, "queues", f"messages: {known}" if known else "each was empty not long ago")
+    return _unless(wrong, told, "queues", f"messages: {known}" if known else "each was empty recently")
 
 
 def dead_letters(told: Services, depths: Mapping[str, int]) -> list[Finding]:
-    """What nobody could handle. Services tell it half a minute late at most; `depths`, where known, are fresh."""
+    """Dead-lettered messages. A service's count is up to half a minute old; `depths`, where known, are current."""
     wrong = [
         Finding("dead letters", "problem", f"{n} in {queue}", f"orderflow dlq list --service {name}")
         for name, one in told.items()
@@ -136,7 +140,12 @@ def dead_letters(told: Services, depths: Mapping[str, int]) -> list[Finding]:
         if (n := depths.get(queue, then))
     ]
     wrong += [
-        Finding("dead letters", "warning", f"how many {name} has is not known", "its broker must answer first")
+        Finding(
+            "dead letters",
+            "warning",
+            f"the number of {name}'s dead letters is not known",
+            "its broker must answer first",
+        )
         for name, one in told.items()
         if not one.away and not one.dead_letters
     ]
@@ -144,28 +153,30 @@ def dead_letters(told: Services, depths: Mapping[str, int]) -> list[Finding]:
 
 
 def outboxes(told: Services) -> list[Finding]:
-    """What is staged and not sent."""
+    """Messages that are staged in the outbox and not sent yet."""
     wrong = []
     for name, gauges in _answering(told).items():
         if gauges.get("outbox_parked"):
             text = f"the broker refused {gauges['outbox_parked']:.0f} messages of {name} for good"
-            do = f"why: orderflow dlq list -s {name}; once that is mended: orderflow dlq redrive"
+            do = f"see why: orderflow dlq list -s {name}; once the cause is fixed: orderflow dlq redrive"
             wrong.append(Finding("outboxes", "problem", text, do))
         if gauges.get("outbox_lag_seconds", 0.0) > LAG:
             text = f"{name}'s oldest message has waited {gauges['outbox_lag_seconds']:.0f} s"
-            wrong.append(Finding("outboxes", "problem", text, f"is its broker there? orderflow logs {name}"))
+            wrong.append(
+                Finding("outboxes", "problem", text, f"check whether it reaches its broker: orderflow logs {name}")
+            )
     lag = max((gauges.get("outbox_lag_seconds", 0.0) for gauges in _answering(told).values()), default=0.0)
     return _unless(wrong, told, "outboxes", f"the oldest message has waited {lag:.1f} s")
 
 
 def stuck(told: Services) -> list[Finding]:
-    """Orders that nobody will bring to their end without help, of every workflow: the order service knows them all."""
+    """Orders of every workflow that will not end without help. The order service knows all of them."""
     gauges = _answering(told).get("order")
     if gauges is None or "orders_open" not in gauges:
-        return [Finding("orders", "warning", "not known: the order service does not tell", "orderflow logs order")]
+        return [Finding("orders", "warning", "not known: the order service does not report it", "orderflow logs order")]
     wrong = []
     if n := gauges.get("orders_needing_attention"):
-        way = "orderflow order list --stuck; when the cause is gone: orderflow order retry <id> --why …"
+        way = "orderflow order list --stuck; once the cause is fixed: orderflow order retry <id> --why …"
         wrong.append(Finding("orders", "problem", f"{n:.0f} need an operator", way))
     if n := gauges.get("orders_overdue"):
         way = "orderflow order list --stuck; then: orderflow order timeline <id>"
@@ -174,14 +185,14 @@ def stuck(told: Services) -> list[Finding]:
 
 
 def clocks(told: Services) -> list[Finding]:
-    """This machine's clock against the services', and theirs against their databases'."""
+    """Compares this machine's clock with the services' clocks, and those with their databases' clocks."""
     ahead = {f"{name}'s clock against this machine's": one.clock_ahead for name, one in told.items()}
     ahead |= {
         f"{name}'s database's clock against {name}'s": gauges.get("database_clock_ahead_seconds")
         for name, gauges in _answering(told).items()
     }
     known = {what: seconds for what, seconds in ahead.items() if seconds is not None}
-    way = "set the clocks by NTP: times in logs and timelines mislead (deadlines go by the database's clock alone)"
+    way = "synchronise the clocks by NTP: times in logs and timelines mislead (deadlines use only the database's clock)"
     wrong = [Finding("clocks", "warning", f"{w}: {s:+.1f} s", way) for w, s in known.items() if abs(s) > SKEW]
     worst = max(map(abs, known.values()), default=0.0)
     return _unless(wrong, told, "clocks", f"at most {worst:.1f} s apart (services, databases, this machine)")
@@ -192,7 +203,7 @@ def _answering(told: Services) -> dict[str, Mapping[str, float]]:
 
 
 def _unless(wrong: Iterable[Finding], told: Services, check: str, fine: str) -> list[Finding]:
-    """What is wrong; else that all is fine, or that nobody could tell."""
+    """The problems; if there are none, that all is fine, or that it is not known."""
     if found := list(wrong):
         return found
     silent = [name for name, one in told.items() if one.away]

@@ -1,4 +1,4 @@
-"""`orderflow up --foreground`: the system lives as long as the command."""
+"""`orderflow up --foreground`: the system runs as long as the command does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime import Runtime
 
 
 def stay(system: Runtime, console: Console) -> None:
-    """Shows the logs until a signal comes (Ctrl-C, SIGTERM, or the terminal is closed), then stops the system."""
+    """Shows the logs until a signal arrives (Ctrl-C, SIGTERM, or the terminal is closed), then stops the system."""
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

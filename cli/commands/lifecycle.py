@@ -19,7 +19,7 @@ from runtime import Runtime, RuntimeProblem, runtime
 console = Console(highlight=False)
 
 NOT_READY = 3
-"""Exit code of `status` where not every part is ready, as systemctl's."""
+"""Exit code of `status` if not every part is ready; systemctl uses the same."""
 
 
 def register(app: typer.Typer) -> None:
@@ -29,10 +29,12 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, show the logs; Ctrl-C stops all.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Keep running and show the logs; Ctrl-C stops everything.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start the system, or apply changed settings to the running one. Returns when every part is ready."""
+    """Start the system, or apply changed settings to the running system. Returns when every part is ready."""
     system = runtime()
     was_running = system.running
     began = time.monotonic()
@@ -48,18 +50,18 @@ def up(
 
 
 def down() -> None:
-    """Stop everything. Data stays."""
+    """Stop everything. Data is kept."""
     began = time.monotonic()
     with console.status("Stopping …"):
         stopped = runtime().down()
     if stopped:
-        console.print(f"[green]✓[/] stopped in {time.monotonic() - began:.1f} s; data stays until `make reset`")
+        console.print(f"[green]✓[/] stopped in {time.monotonic() - began:.1f} s; data is kept until `make reset`")
     else:
         console.print("Nothing was running.")
 
 
 def status(as_json: JsonFlag = False) -> None:
-    """Show every part: state, process, port. Exit code 3 where not all are ready."""
+    """Show every part: state, process, port. The exit code is 3 if not all are ready."""
     system = runtime()
     parts = system.status()
     plan = system.running_plan()
@@ -76,21 +78,23 @@ def status(as_json: JsonFlag = False) -> None:
 
 def logs(
     parts: Annotated[list[str] | None, typer.Argument(help="order, payment, localstack, …; all by default")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is written.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new lines.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines to show.")] = 20,
     order: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only this order's lines, of all services in time order.")
+        str | None, typer.Option(metavar="ID", help="Only this order's lines, from all services, in order of time.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the last lines that the parts have written; with --order, what they wrote about one order.
+    """Show the last log lines of the parts; with --order, their lines about one order.
 
     \b
     orderflow logs payment --follow
     orderflow logs --order last
     """
     if as_json and order is None:
-        raise RuntimeProblem("--json goes with --order.", "What the services log is JSON already: orderflow logs order")
+        raise RuntimeProblem(
+            "--json needs --order.", "Without --order, the services' lines are JSON already: orderflow logs order"
+        )
     system = runtime()
     known = [part.name for part in system.status()]
     if unknown := sorted(set(parts or ()) - set(known)):
@@ -111,11 +115,12 @@ def reset(yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] =
     if not yes:
         if not sys.stdin.isatty():
             raise RuntimeProblem(
-                "`reset` deletes all data and there is nobody to ask.", "Say so: orderflow reset --yes"
+                "`reset` deletes all data, and there is no terminal on which to ask.",
+                "Confirm it: orderflow reset --yes",
             )
         typer.confirm("Delete all orders, stock and logs of this system?", abort=True)
     runtime().reset()
-    console.print("[green]✓[/] all data is gone; `make up` starts afresh")
+    console.print("[green]✓[/] all data is deleted; `make up` starts an empty system")
 
 
 def _parts(system: Runtime) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""`orderflow order …`: place an order, watch it, compare workflows, look, cancel, retry."""
+"""`orderflow order …`: place an order, watch it, compare workflows, list, show, cancel and retry orders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from client.order_bodies import CUSTOMER, basket
 from client.timeline import follow, look, place, settle
 from runtime import RuntimeProblem
 
-app = typer.Typer(help="Place orders and look after them.", no_args_is_help=True)
+app = typer.Typer(help="Place and manage orders.", no_args_is_help=True)
 
 _STATUSES: Final = ("PLACED", "STOCK_RESERVED", "PAID", "CONFIRMED", "CANCELLING", "CANCELLED", "NEEDS_ATTENTION")
 
@@ -30,34 +30,40 @@ _STATUSES: Final = ("PLACED", "STOCK_RESERVED", "PAID", "CONFIRMED", "CANCELLING
 @app.command("place")
 def place_order(
     sku: Annotated[str | None, typer.Option(help="What to order.", show_default="BOOK-1")] = None,
-    quantity: Annotated[int, typer.Option("--quantity", "-q", min=1, help="How many of --sku.")] = 1,
-    item: Annotated[list[str] | None, typer.Option(metavar="SKU:N", help="A line; may be repeated.")] = None,
+    quantity: Annotated[int, typer.Option("--quantity", "-q", min=1, help="How many pieces of --sku.")] = 1,
+    item: Annotated[
+        list[str] | None, typer.Option(metavar="SKU:N", help="One line of the order; may be repeated.")
+    ] = None,
     payment_method: Annotated[
         str, typer.Option("--payment-method", "-p", help="pm_card_visa, pm_card_declined or pm_card_timeout (slow).")
     ] = "pm_card_visa",
-    postal_code: Annotated[str, typer.Option(help="00000 can't be delivered to; 99999 has a slow carrier.")] = "10115",
+    postal_code: Annotated[str, typer.Option(help="00000 is undeliverable; 99999 has a slow carrier.")] = "10115",
     customer: Annotated[str, typer.Option(help="The customer's id.")] = CUSTOMER,
     workflow: WorkflowOption = None,
     bus: BusOption = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: the same again places it once.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Watch it move through the services.")] = False,
-    comparing: Annotated[bool, typer.Option("--compare", help="Once per workflow and bus, side by side.")] = False,
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: repeating the command with the same key places one order only.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the order move through the services.")] = False,
+    comparing: Annotated[
+        bool, typer.Option("--compare", help="Place it once per workflow and bus, and show them side by side.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Place an order. Without options: one BOOK-1, paid by a card that works.
+    """Place an order. Without options: one BOOK-1, paid with a card that works.
 
     \b
     orderflow order place --watch                       see every message
     orderflow order place --watch --sku SOLDOUT-1       out of stock
-    orderflow order place --watch -p pm_card_declined   declined: stock goes back
-    orderflow order place --watch --postal-code 00000   undeliverable: all undone
+    orderflow order place --watch -p pm_card_declined   declined: the stock is released
+    orderflow order place --watch --postal-code 00000   undeliverable: everything is compensated
     orderflow order place --item BOOK-1:2 --item MUG-1:1
     orderflow order place --compare                     under every workflow
     """
     if watch and comparing:
         raise RuntimeProblem("--watch shows one order, --compare one per workflow.", "Give one of the two.")
     if comparing and key:
-        raise RuntimeProblem("--compare places several orders; one key can't be for all.", "Leave out --key.")
+        raise RuntimeProblem("--compare places several orders; they can't share one key.", "Leave out --key.")
     lines = _lines(sku, quantity, item or [])
     api = connect.connect()
     body = basket(lines, payment_method, postal_code, workflow, bus, customer)
@@ -85,7 +91,7 @@ def place_order(
     if watch:
         watch_view.watch(console, follow(api, order["id"]))
     else:
-        console.print("See where it is: [bold]orderflow order timeline last[/]")
+        console.print("See its progress: [bold]orderflow order timeline last[/]")
 
 
 @app.command("list")
@@ -93,15 +99,15 @@ def list_orders(
     status: Annotated[str | None, typer.Option(**one_of(*_STATUSES, metavar="STATUS"))] = None,
     workflow: WorkflowOption = None,
     customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that an operator must look at.")] = False,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only orders that need an operator.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Go on from where a list ended (its last id).")] = None,
+    cursor: Annotated[str | None, typer.Option(help="Continue after the last id of the previous page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List orders, newest first.
 
     \b
-    orderflow order list --stuck    of every workflow: those that wait for an operator, or are past every deadline
+    orderflow order list --stuck    orders of every workflow that wait for an operator or are past every deadline
     """
     page = connect.connect().get(
         "order", "/orders", status=status, workflow=workflow, customer_id=customer, stuck=stuck or None, limit=limit,
@@ -119,7 +125,7 @@ def list_orders(
         console.print(f"\n[dim]more: orderflow order list --cursor {page['next_cursor']}[/]", soft_wrap=True)
     if stuck:
         console.print(
-            "\n[dim]Why: orderflow order timeline <id>; when the cause is gone: orderflow order retry <id>, or --all[/]"
+            "\n[dim]Why: orderflow order timeline <id>; once it is fixed: orderflow order retry <id>, or --all[/]"
         )
 
 
@@ -163,10 +169,10 @@ def watch(order_id: OrderId) -> None:
 @app.command()
 def cancel(
     order_id: OrderId,
-    reason: Annotated[str, typer.Option(help="Kept with the order.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason; stored with the order.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Cancel an order that isn't confirmed yet: whatever was done is undone."""
+    """Cancel an order that isn't confirmed yet. Completed steps are compensated."""
     api = connect.connect()
     order_id = connect.resolve(api, order_id)
     _print_order(api, api.post("order", f"/orders/{order_id}/cancel", {"reason": reason} if reason else {}), as_json)
@@ -174,16 +180,20 @@ def cancel(
 
 @app.command()
 def retry(
-    why: Annotated[str, typer.Option(help="Kept in the timeline of each order.")],
+    why: Annotated[str, typer.Option(help="The reason; recorded in each order's timeline.")],
     order_id: Annotated[str | None, typer.Argument(metavar="ID", help="The order's id, or `last`.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All orders that need attention; see the filters.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All orders that need attention, or those that the filters select.")
+    ] = False,
     workflow: WorkflowOption = None,
-    reason: Annotated[str | None, typer.Option(help="With --all: a part of the order's reason.")] = None,
-    older_than: Annotated[float | None, typer.Option(min=0, help="With --all: seconds without a change.")] = None,
+    reason: Annotated[str | None, typer.Option(help="With --all: only orders whose reason contains this text.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="With --all: only orders that have not changed for this many seconds.")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who asks.", show_default="your user name")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Continue with an order that NEEDS_ATTENTION, or with all of them (operators).
+    """Continue an order that NEEDS_ATTENTION, or all of them (operators).
 
     \b
     orderflow order retry last --why "the carrier is back"
@@ -194,7 +204,7 @@ def retry(
     chosen = {name: value for name, value in filters.items() if value is not None}
     if (order_id is not None) == everything or (chosen and not everything):
         raise RuntimeProblem(
-            "It must be clear which orders are meant.", "Give one order's id, or --all with or without filters."
+            "Name the orders that are meant.", "Give one order's id, or --all, with or without filters."
         )
     api = connect.connect()
     body = {"by": by or getpass.getuser(), "why": why}

@@ -1,4 +1,4 @@
-"""`orderflow logs --order`: one order's lines from all services, in the order of time."""
+"""`orderflow logs --order`: one order's lines from all services, in order of time."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Line:
 
 
 def lines_of(texts: dict[str, str], wanted: Sequence[str]) -> list[Line]:
-    """The lines that name any of `wanted` (an order's id, its trace's), sorted by time. `texts`: part → its log."""
+    """The lines that name any of `wanted` (an order's id, its trace's id), sorted by time. `texts`: part → its log."""
     found = []
     for part, text in texts.items():
         for raw in text.splitlines():
             if raw.startswith("{") and any(word in raw for word in wanted):
                 try:
                     record = json.loads(raw)
-                except ValueError:  # half a line: it is being written
+                except ValueError:  # an incomplete line, which is still being written
                     continue
                 found.append(Line(str(record.get("timestamp", "")), part, record))
     return sorted(found, key=lambda line: line.at)
 
 
 def print_all(console: Console, system: Runtime, parts: Sequence[str], order: str, *, on: bool, as_json: bool) -> None:
-    """The lines of `order` from `parts`; `on`: and those to come, until interrupted."""
+    """Shows the lines of `order` from `parts`; with `on`, also new ones, until interrupted."""
     api = connect.connect()
     wanted = wanted_of(api, connect.resolve(api, order))
     printed = 0
@@ -58,11 +58,12 @@ def print_all(console: Console, system: Runtime, parts: Sequence[str], order: st
         else:
             show(console, line)
     if not printed and not as_json:
-        console.print("No line names this order. LOG_LEVEL=DEBUG make up writes more.")
+        console.print("No line names this order. LOG_LEVEL=DEBUG make up logs more.")
 
 
 def wanted_of(api: Api, order_id: str) -> list[str]:
-    """What an order's lines are known by. An order service that is away knows no trace; that is no reason to stop."""
+    """The ids by which to find an order's lines. If the order service is unavailable, its trace's id is not known, and
+    the order's own id has to do."""
     try:
         trace_id = api.get("order", f"/orders/{order_id}")["trace_id"]
     except ApiProblem as problem:
@@ -75,7 +76,7 @@ def wanted_of(api: Api, order_id: str) -> list[str]:
 def follow(
     system: Runtime, parts: Sequence[str], wanted: Sequence[str], until: Callable[[], bool] = lambda: False
 ) -> Iterator[Line]:
-    """The lines so far, then each new one, until `until()`."""
+    """The lines so far, then each new one, until `until()` is true."""
     logs = {part: system.follow(part, from_start=True) for part in parts}
     while True:
         yield from lines_of({part: more() for part, more in logs.items()}, wanted)
@@ -85,7 +86,7 @@ def follow(
 
 
 def show(console: Console, line: Line) -> None:
-    """One line as people read it."""
+    """One line, formatted for people."""
     record = line.record
     more = " ".join(f"{k}={v}" for k, v in record.items() if k not in _SHOWN_APART and v not in (None, ""))
     level = str(record.get("level", ""))

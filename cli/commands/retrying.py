@@ -1,4 +1,4 @@
-"""An operator's retry of all orders that need attention, some at a time."""
+"""An operator's retry of all orders that need attention, one page at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from client.api import Api, Json
 
 _PAGE: Final = 100
-"""Orders of one request; and of one second, so that what they cause does not hold up the others."""
+"""Orders per request, and per second, so that the work they cause does not delay other orders."""
 
 
 def pages(api: Api, wanted: Json) -> Iterator[Json]:
-    """Retries what a filter names, page by page; what each request came to. Raises ApiProblem."""
+    """Retries the orders that a filter selects, page by page, and yields each request's result. Raises ApiProblem."""
     cursor: Json = {}
     while True:
         began = time.monotonic()

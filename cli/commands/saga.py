@@ -1,4 +1,4 @@
-"""`orderflow saga …`: what the orchestrator knows of the orders that it coordinates."""
+"""`orderflow saga …`: what the orchestrator knows about the orders that it coordinates."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cli.views import common
 from cli.views.watch import picture
 from client.timeline import timeline_of
 
-app = typer.Typer(help="Look into the orchestrator's sagas. Orders under choreography have none.", no_args_is_help=True)
+app = typer.Typer(help="Inspect the orchestrator's sagas. Orders under choreography have none.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_sagas(
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that wait for an operator.")] = False,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only sagas that wait for an operator.")] = False,
     state: Annotated[
         str | None, typer.Option(**one_of("RUNNING", "COMPENSATING", "CONFIRMED", "CANCELLED", metavar="STATE"))
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
-    cursor: Annotated[str | None, typer.Option(help="Go on from where a list ended (its last order id).")] = None,
+    cursor: Annotated[str | None, typer.Option(help="Continue after the last order id of the previous page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List sagas, newest first.
 
     \b
-    orderflow saga list --stuck                 those that the orchestrator gave up on
-    orderflow saga list --state COMPENSATING    those that are being undone
+    orderflow saga list --stuck                 sagas that the orchestrator gave up on
+    orderflow saga list --state COMPENSATING    sagas that are being compensated
     """
     page = connect.connect().get(
         "orchestrator", "/sagas", operator=True, stuck=stuck or None, state=state, limit=limit, cursor=cursor
@@ -50,7 +50,7 @@ def list_sagas(
 
 @app.command()
 def show(order_id: OrderId, as_json: JsonFlag = False) -> None:
-    """Show an order's saga: state, facts, and the audit trail."""
+    """Show an order's saga: its state, its facts and its audit log."""
     api = connect.connect()
     saga = api.get("orchestrator", f"/sagas/{connect.resolve(api, order_id)}", operator=True)
     if as_json:
@@ -69,7 +69,7 @@ def show(order_id: OrderId, as_json: JsonFlag = False) -> None:
     )
     console.print(common.facts(rows))
     console.print()
-    # The audit trail has the form of a timeline.
+    # The audit log has the form of a timeline.
     order = {"id": saga["order_id"], "status": state, **{k: saga[k] for k in ("workflow", "reason", "created_at")}}
     trail = timeline_of(order, {"entries": saga["log"], "waiting_for": saga["waiting_for"]})
     console.print(picture(trail, console.width))

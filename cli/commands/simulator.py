@@ -1,4 +1,4 @@
-"""`orderflow simulator …`: the faults of the simulated payment provider and carrier."""
+"""`orderflow simulator …`: faults of the simulated payment provider and carrier."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cli.views import common
 from client.api import Api, ApiProblem, Json
 from runtime import RuntimeProblem
 
-app = typer.Typer(help="What stands in for the payment provider and the carrier.", no_args_is_help=True)
-faults = typer.Typer(help="Make a provider slow, unreliable, or dead; for every process, within a second.",
+app = typer.Typer(help="Simulated payment provider and carrier.", no_args_is_help=True)
+faults = typer.Typer(help="Make a provider slow, unreliable or unavailable. Every process applies it within a second.",
                      no_args_is_help=True)  # fmt: skip
 app.add_typer(faults, name="faults")
 
@@ -28,7 +28,7 @@ Provider = Annotated[
 
 @faults.command()
 def show(provider: Provider = None, as_json: JsonFlag = False) -> None:
-    """Show the faults that are set."""
+    """Show the current faults."""
     api = connect.connect()
     _print({name: _ask(api, name) for name in _of(provider)}, as_json)
 
@@ -38,15 +38,15 @@ def set_faults(
     provider: Provider = None,
     error_rate: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of the calls that get no answer, half of them after they took effect."),
+        typer.Option(min=0, max=1, help="Share of calls that get no answer; half of them take effect first."),
     ] = None,
     latency: Annotated[
-        float | None, typer.Option(min=0, max=60, help="Seconds that each call takes longer (PROVIDER_TIMEOUT is 2).")
+        float | None, typer.Option(min=0, max=60, help="Seconds added to each call (PROVIDER_TIMEOUT is 2).")
     ] = None,
     outage: Annotated[bool | None, typer.Option("--outage/--no-outage", help="Nothing answers.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set faults (operators). What isn't named stays as it is.
+    """Set faults (operators). Faults that are not named keep their values.
 
     \b
     orderflow simulator faults set --error-rate 0.05 --latency 2
@@ -56,7 +56,7 @@ def set_faults(
     wanted = {name: value for name, value in given.items() if value is not None}
     if not wanted:
         raise RuntimeProblem(
-            "No fault is named.", "Give --error-rate, --latency or --outage; `clear` takes all of them away."
+            "Name at least one fault.", "Give --error-rate, --latency or --outage; `clear` removes all of them."
         )
     api = connect.connect()
     _print({name: api.put(name, _PATH, _ask(api, name) | wanted) for name in _of(provider)}, as_json)
@@ -64,7 +64,7 @@ def set_faults(
 
 @faults.command()
 def clear(provider: Provider = None, as_json: JsonFlag = False) -> None:
-    """Take all faults away (operators)."""
+    """Remove all faults (operators)."""
     api = connect.connect()
     _print({name: api.put(name, _PATH, {}) for name in _of(provider)}, as_json)
 
@@ -83,7 +83,7 @@ def _ask(api: Api, provider: str) -> Json:
         if problem.status != 404:
             raise
         raise RuntimeProblem(
-            f"{provider} has no simulator: it works with a real provider.", "Faults are for simulated ones only."
+            f"{provider} has no simulator: it uses a real provider.", "Only simulated providers have faults."
         ) from problem
 
 

@@ -1,4 +1,4 @@
-"""`orderflow order trace`: an order's trace as a waterfall, from Jaeger; from its timeline where there is no Jaeger."""
+"""`orderflow order trace`: an order's trace as a waterfall, from Jaeger, or from its timeline if there is no Jaeger."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from client.timeline import OrderTimeline, look
 from diagrams.lanes import REFUSALS
 
 _COMING_IN: Final = 8.0
-"""Seconds after an order's last update during which its spans may still be coming in."""
+"""Seconds after an order's last update during which its spans may still arrive."""
 _CALM: Final = 2.5
-"""Seconds without a new span after which an ended order's trace is whole: a bit longer than the 2 s between a process's
-exports (OTEL_BSP_SCHEDULE_DELAY)."""
+"""Seconds without a new span after which an ended order's trace is complete: slightly longer than the 2 s between a
+process's exports (OTEL_BSP_SCHEDULE_DELAY)."""
 _SERVICE_COLOURS: Final = {
     "order": "cyan", "orchestrator": "blue", "inventory": "yellow", "payment": "green", "shipping": "magenta",
 }  # fmt: skip
@@ -30,7 +30,7 @@ _SERVICE_COLOURS: Final = {
 
 @dataclass(slots=True)
 class Bar:
-    """One line of the waterfall. Times in ms since the trace began; an error has its text."""
+    """One line of the waterfall. Times are in ms since the trace began; `error` holds the error's text."""
 
     service: str
     name: str
@@ -40,7 +40,7 @@ class Bar:
     children: list[Bar] = field(default_factory=list)
 
     def flat(self, depth: int = 0) -> list[tuple[int, Bar]]:
-        """Itself and what is below it, in order of time, each with its depth."""
+        """This span and those below it, in order of time, each with its depth."""
         found = [(depth, self)]
         for child in sorted(self.children, key=lambda b: b.start):
             found += child.flat(depth + 1)
@@ -58,7 +58,7 @@ def show(
     order_id: OrderId,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw an order's trace: every span in every service, from Jaeger. Without Jaeger, its timeline."""
+    """Draw an order's trace: every span in every service, from Jaeger. Without Jaeger, draw its timeline."""
     api = connect.connect()
     timeline = look(api, connect.resolve(api, order_id))
     found = fetch(api, timeline) if timeline.order.get("traced") else None
@@ -79,14 +79,14 @@ def show(
 
 
 def fetch(api: Api, timeline: OrderTimeline, patience: float = _COMING_IN) -> Json | None:
-    """The trace from Jaeger. For an order of the last seconds it waits until no more spans come in, `patience` seconds
-    after the order's last update at most."""
+    """The trace from Jaeger. For a recent order it waits until no more spans arrive, but at most until `patience`
+    seconds after the order's last update."""
     trace_id = str(timeline.order["trace_id"])
     young = (datetime.now(UTC) - datetime.fromisoformat(timeline.order["updated_at"])).total_seconds()
     ends = time.monotonic() + patience - young
     found, grew = api.trace(trace_id), time.monotonic()
     while api.jaeger and (now := time.monotonic()) < ends:
-        # An order under way may be quiet for long and go on. Before the first spans, nothing can be told from calm.
+        # An order in flight may pause for long and then continue. Before the first spans, silence proves nothing.
         if timeline.done and found and now - grew >= _CALM:
             break
         time.sleep(0.5)
@@ -97,7 +97,7 @@ def fetch(api: Api, timeline: OrderTimeline, patience: float = _COMING_IN) -> Js
 
 
 def tree(trace: Json) -> list[Bar]:
-    """Jaeger's list of spans as trees: usually one, more where a parent is missing."""
+    """Jaeger's list of spans as trees: usually one, several if a parent is missing."""
     services = {key: str(process["serviceName"]) for key, process in trace["processes"].items()}
     began = min(span["startTime"] for span in trace["spans"])
     bars = {
@@ -119,7 +119,7 @@ def tree(trace: Json) -> list[Bar]:
 
 
 def from_timeline(timeline: OrderTimeline) -> list[Bar]:
-    """What the timeline knows: each message from when it was noted until the next one."""
+    """The timeline as spans: each message lasts from its own entry to the next one."""
     moments = timeline.moments
     ends = [m.ms for m in (*moments[1:], *moments[-1:])]
     return [
@@ -135,7 +135,7 @@ def from_timeline(timeline: OrderTimeline) -> list[Bar]:
 
 
 def waterfall(roots: Sequence[Bar], console: Console) -> Group:
-    """One line a span: service, name by depth, bar, duration."""
+    """One line per span: service, name indented by depth, bar, duration."""
     lines = [pair for root in roots for pair in root.flat()]
     if not lines:
         return Group(Text("no spans"))
@@ -180,9 +180,9 @@ def _error(span: Json) -> str:
 
 def _why_not(api: Api, timeline: OrderTimeline) -> str:
     if not timeline.order.get("traced"):
-        why = "This order's trace was not recorded: tracing was off, or orders came faster than TRACES_PER_SECOND."
+        why = "This order's trace was not recorded: tracing was off, or more orders came than TRACES_PER_SECOND allows."
     elif not api.jaeger:
-        why = "There is no Jaeger here (a `jaeger` on PATH is started with the system; with Docker, make up brings it)."
+        why = "There is no Jaeger here (a `jaeger` on PATH is started with the system; with Docker, make up starts it)."
     else:
         why = "Jaeger doesn't have this trace (it keeps the newest in memory)."
     return f"{why} From the timeline instead:\n"

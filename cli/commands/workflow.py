@@ -1,6 +1,6 @@
-"""`orderflow workflow …`: draw who tells whom what, and keep the drawings in the docs current.
+"""`orderflow workflow …`: draw which service sends what to whom, and keep the drawings in the docs current.
 
-Also `python -m cli.commands.workflow --check README.md docs/*.md`.
+Without the command: `python -m cli.commands.workflow --check README.md docs/*.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orderflow.contracts import Workflow
 from orderflow.routing import COORDINATOR, TABLE
 from runtime import RuntimeProblem
 
-app = typer.Typer(help="Draw the workflows from the routing table that runs.", no_args_is_help=True)
+app = typer.Typer(help="Draw the workflows from the routing table that the services use.", no_args_is_help=True)
 
 _WIDEST = 130
 
@@ -38,7 +38,7 @@ def show(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw who tells whom what under a workflow. The system needn't be up.
+    """Draw which service sends what to whom under a workflow. The system needn't be running.
 
     \b
     orderflow workflow show choreography
@@ -69,7 +69,7 @@ def docs(
     files: Annotated[list[Path], typer.Argument(help="Markdown with `<!-- workflow:MODE -->` in it, or SVG.")],
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 if one is stale.")] = False,
 ) -> None:
-    """Make the drawings in documents anew, or check that they are current.
+    """Renew the drawings in documents, or check that they are current.
 
     \b
     <!-- workflow:choreography -->                        all outcomes, mermaid
@@ -79,11 +79,11 @@ def docs(
     stale = renew(files, check=check)
     console = Console(stderr=check, highlight=False)
     for path in stale:
-        console.print(f"{path}: {'not current' if check else 'made anew'}", soft_wrap=True)
+        console.print(f"{path}: {'not current' if check else 'renewed'}", soft_wrap=True)
     if not stale:
         console.print("All drawings are current.")
     elif check:
-        console.print("Make them anew: orderflow workflow docs <files>")
+        console.print("Renew them: orderflow workflow docs <files>")
         raise typer.Exit(1)
 
 

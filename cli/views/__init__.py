@@ -1,1 +1,1 @@
-"""What the commands show on a terminal."""
+"""How the commands show their results on a terminal."""

@@ -1,4 +1,4 @@
-"""What orders and sagas look like in a terminal. Colour only repeats what the words say."""
+"""Shows orders and sagas on a terminal. Colour only repeats what the words say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BUS: Final = {EventBus.SNS: "SNS", EventBus.EVENTBRIDGE: "EventBridge"}
 
 
 def console() -> Console:
-    """Standard output, as it is now. A file or a pipe has no width of its own: nothing is cut short there."""
+    """Standard output, as it is now. A file or a pipe has no width of its own: nothing is truncated there."""
     found = Console(highlight=False)
     if not found.is_terminal and "COLUMNS" not in found._environ:
         found.width = 140
@@ -32,12 +32,12 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """JSON for machines, on standard output."""
+    """Writes JSON for machines to standard output."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def mode(workflow: str, event_bus: str) -> str:
-    """A workflow, with its bus where that matters."""
+    """A workflow, with its bus if it uses one."""
     known = Workflow(workflow)
     if known in TABLE and not uses_bus(known):
         return workflow
@@ -45,12 +45,12 @@ def mode(workflow: str, event_bus: str) -> str:
 
 
 def money(amount: Json | None) -> str:
-    """Minor units as people write them."""
+    """An amount of minor units, formatted for people."""
     return f"{amount['amount'] / 100:.2f} {amount['currency']}" if amount else ""
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration of up to some minutes, in three or four digits."""
+    """A duration of up to a few minutes, in three or four digits."""
     if value is None:
         return "-"
     return f"{value:.0f} ms" if value < 9_999.5 else f"{value / 1000:.1f} s"
@@ -71,7 +71,7 @@ def ago(at: str) -> str:
 
 
 def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
-    """Names and values, one pair a line; empty values are left out."""
+    """Names and values, one pair per line; empty values are left out."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -82,7 +82,7 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
 
 
 def order_facts(order: Json, api: Api, more: Sequence[tuple[str, str | Text]] = ()) -> Table:
-    """One order; `more` comes between its own facts and its trace."""
+    """One order; `more` is shown between its own fields and its trace."""
     rows: list[tuple[str, str | Text]] = [
         ("order", Text(order["id"], "bold")),
         ("status", status(order["status"])),

@@ -1,4 +1,4 @@
-"""Timelines side by side: a column a workflow, a row a business step."""
+"""Timelines side by side: one column per workflow, one row per business step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LABELS: Final = 19
 
 
 def show(console: Console, compared: Sequence[Compared]) -> None:
-    """As many columns beside each other as the terminal holds, then the next ones below."""
+    """As many columns side by side as fit the terminal, then the next ones below."""
     if not compared:
         console.print("Nothing to compare: this workflow doesn't run over this bus.")
         return
@@ -32,13 +32,13 @@ def show(console: Console, compared: Sequence[Compared]) -> None:
         console.print()
     console.print(legend())
     console.print(
-        "[dim]ms: since the step before. One order each: times vary from run to run, `make bench` measures them.\n"
-        "A command counts where it travels as a message; in choreography each service gives it to itself.[/]"
+        "[dim]ms: since the previous step, of one order each: times vary between runs; `make bench` measures them.\n"
+        "A command counts if it is sent as a message; in choreography each service runs its own.[/]"
     )
 
 
 def table(compared: Sequence[Compared], width: int) -> Table:
-    """The columns of some workflows, each of `width` characters."""
+    """The columns of some workflows, each `width` characters wide."""
     found = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="bold", show_edge=False, pad_edge=False)
     found.add_column("", style="dim", no_wrap=True, width=_LABELS - 2)
     for one in compared:
@@ -60,7 +60,7 @@ def table(compared: Sequence[Compared], width: int) -> Table:
 
 
 def _rank(name: str, compared: Sequence[Compared]) -> int:
-    """The latest place that a step has in any workflow, so that no column runs backwards more than it must."""
+    """The latest position of a step in any workflow, so that columns run backwards as little as possible."""
     return max(list(one.segments).index(name) if name in one.segments else -1 for one in compared)
 
 

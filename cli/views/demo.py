@@ -1,4 +1,4 @@
-"""What the demo looks like: each order as it moves, then one table of all."""
+"""Shows the demo: each order as it moves, then one table of all orders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """Shows runs one after the other. `quiet`: only a line when one is over."""
+    """Shows runs one after the other. `quiet`: only one line per run, at its end."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
@@ -31,7 +31,7 @@ class Stage:
         self._lanes = Lanes(("order",), 80)
 
     def workflow(self, workflow: str, event_bus: str) -> None:
-        """The next runs are of this workflow."""
+        """Announces that the next runs use this workflow."""
         name = Workflow(workflow)
         self._lanes = Lanes(lanes_of(name), self._console.width, MARGIN)
         self._console.print()
@@ -44,7 +44,7 @@ class Stage:
                 self._console.print(line, soft_wrap=True)
 
     def scenario(self, name: str, what: str) -> None:
-        """The next run."""
+        """Announces the next run."""
         self._console.print(Text.assemble(("▸ ", "bold"), (name, "bold"), (f"  {what}", "dim")))
 
     def follow(self, timelines: Iterator[OrderTimeline]) -> None:
@@ -58,7 +58,7 @@ class Stage:
             self._plain(timelines)
 
     def result(self, run: Run) -> None:
-        """One line, when it has been checked."""
+        """Shows one line about a run that has been checked."""
         timeline = run.timeline
         text = Text("" if self._quiet else "  ")
         text.append("✗ " if run.broken else "✓ ", "bold red" if run.broken else "bold green")
@@ -67,7 +67,7 @@ class Stage:
         if timeline.order.get("reason"):
             text.append(f": {timeline.order['reason']}")
         if run.undone:
-            text.append(f"; undone: {', '.join(run.undone)}")
+            text.append(f"; compensated: {', '.join(run.undone)}")
         text.append(f"; {timeline.messages} messages, {run.cost.total} calls", "dim")
         self._console.print(text)
         for what in run.broken:
@@ -131,16 +131,16 @@ def _footnotes(console: Console, runs: Sequence[Run], seconds: float) -> None:
     wrong = [run for run in runs if run.broken]
     notes = [
         "✓: the order ended as it must; the payment provider's and the carrier's ledgers show one charge and one "
-        "shipment if it is CONFIRMED, and nothing left over if not; the stock moved by just that.",
-        "Messages: distinct message ids in the order's timeline; every event and command that travels is in it, what a "
-        "service tells itself is not. Received: by the services, an event once a "
-        "listener; what a state machine takes itself is not in it.",
+        "shipment if it is CONFIRMED, and nothing left over if not; the stock changed by exactly that.",
+        "Messages: distinct message ids in the order's timeline. It holds every event and command that is sent, but "
+        "not what a service does on its own. Received: by the services, an event once per "
+        "listener; messages that a state machine receives are not counted.",
         cost.NOTE,
-        "Latency: from acceptance to the order service's decision, by the database's clock. One order each: "
+        "Latency: from acceptance to the order service's decision, by the database's clock, of one order each: "
         "`make bench` measures.",
     ]
     if any(run.disturbed for run in runs):
-        notes.append("≈: other orders were placed meanwhile; their messages and calls are in the number.")
+        notes.append("≈: other orders were placed meanwhile; the number includes their messages and calls.")
     console.print()
     for note in notes:
         console.print(Text(note, "dim"))

@@ -1,4 +1,4 @@
-"""What dead letters look like in a terminal."""
+"""Shows dead letters on a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _UNREADABLE: Final = "(unreadable)"
 
 
 def show_list(console: Console, found: Json) -> None:
-    """Two lines a letter: the message, and why it is here."""
+    """Two lines per dead letter: the message, and why it was dead-lettered."""
     held = [queue for queue in found["queues"] if queue["messages"]]
     for service in found["away"]:
         console.print(Text(f"{service} does not answer: its dead letters are not shown.", "yellow"))
     if not found["items"] and not held:
         console.print("No dead letters: every message was handled.")
-        console.print("\n[dim]Orders that wait for an operator all the same: orderflow order list --stuck[/]")
+        console.print("\n[dim]Orders may still wait for an operator: orderflow order list --stuck[/]")
         return
     console.print(", ".join(f"{queue['name']}: {queue['messages']}" for queue in held), style="bold")
     for letter in found["items"]:
@@ -34,15 +34,15 @@ def show_list(console: Console, found: Json) -> None:
         console.print(line, soft_wrap=True)
         console.print(Text(f"    {letter['reason']}", "dim"), soft_wrap=True)
     if not found["complete"]:
-        console.print("\n[dim]There are more, or some are in somebody's hand just now.[/]")
+        console.print("\n[dim]There are more, or another reader has received some of them just now.[/]")
     console.print(
-        "\n[dim]One in full: orderflow dlq show ID. Once its cause is gone: orderflow dlq redrive ID --why …[/]",
+        "\n[dim]One in full: orderflow dlq show ID. Once its cause is fixed: orderflow dlq redrive ID --why …[/]",
         soft_wrap=True,
     )
 
 
 def facts(letter: Json) -> Table:
-    """All that may be shown of one."""
+    """Everything about one dead letter that may be shown."""
     received = f"{letter['receives']} times" if letter["receives"] else ""
     return common.facts(
         (
@@ -68,7 +68,7 @@ def facts(letter: Json) -> Table:
 
 
 def show_settled(console: Console, action: str, settled: list[Json]) -> None:
-    """What was done, and where to see what comes of it."""
+    """What was done, and where to see the result."""
     if not settled:
         console.print("There was nothing to do.")
         return
@@ -80,4 +80,4 @@ def show_settled(console: Console, action: str, settled: list[Json]) -> None:
     if len(settled) > 20:
         console.print(f"  … and {len(settled) - 20} more")
     if action == "redrive":
-        console.print("\n[dim]What fails again comes back: orderflow dlq list[/]")
+        console.print("\n[dim]Messages that fail again are dead-lettered again: orderflow dlq list[/]")

@@ -1,4 +1,4 @@
-"""What `up`, `status` and `logs` look like."""
+"""Shows the results of `up`, `status` and `logs`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from runtime import Part, Plan
 _TITLES: Final[Mapping[str, str]] = {"postgres": "PostgreSQL", "localstack": "LocalStack", "jaeger": "Jaeger"}
 _COLOURS: Final[Mapping[str, str]] = {"ready": "green", "failed": "bold red", "stopped": "dim"}
 _WIDE: Final = 110
-"""Columns from which commands and their explanations fit on one line."""
+"""Terminal columns from which commands and their explanations fit on one line."""
 _LOG_COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta")
 
 
 def title(part: str) -> str:
-    """A part's name as people write it."""
+    """A part's name, formatted for people."""
     return _TITLES.get(part, part)
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str, str, str], None]]:
-    """Gives a `report(part, state, detail)` that keeps one line a part up to date; plain lines without a terminal."""
+    """Yields a `report(part, state, detail)` that keeps one line per part current; plain lines without a terminal."""
     lines: dict[str, tuple[str, str]] = {}
     lock = threading.Lock()
     spinner = Spinner("dots", style="cyan")
@@ -63,7 +63,7 @@ def progress(console: Console) -> Iterator[Callable[[str, str, str], None]]:
 def after_up(
     console: Console, plan: Plan, seconds: float, changed: Mapping[str, tuple[str, str]], was_running: bool
 ) -> None:
-    """What is so now, and what to try next."""
+    """What has changed, and what to try next."""
     console.print()
     for name, (old, new) in changed.items():
         console.print(f"  {name}  [dim]{escape(old)}[/] → [bold]{escape(new)}[/]")
@@ -79,7 +79,7 @@ def after_up(
         (f"orderflow order place {sku} --compare", "the same order once per workflow, side by side"),
         (f"WORKFLOW_MODE={other} make up", "switch the workflow of new orders"),
         (plan.url("order") + "/docs", "the API"),
-        ("make status, make logs, make down", "look after it; data stays until make reset"),
+        ("make status, make logs, make down", "manage it; data is kept until make reset"),
     )
     for what, why in rows:
         command = what.replace("orderflow ", ".venv/bin/orderflow ")
@@ -105,13 +105,13 @@ def status(console: Console, plan: Plan, parts: Sequence[Part]) -> None:
 
 
 def log_line(console: Console, part: str, line: str) -> None:
-    """One line of a log, with the name of its part in a colour of its own."""
+    """One log line, with its part's name in a colour of its own."""
     colour = _LOG_COLOURS[sum(part.encode()) % len(_LOG_COLOURS)]
     console.print(Text.assemble((f"{part:>12} ", colour), Text(line)), soft_wrap=True)
 
 
 def follow(console: Console, logs: Mapping[str, Callable[[], str]], until: Callable[[], bool] = lambda: False) -> None:
-    """Shows what is written to the `logs`, by part, until interrupted or `until()`."""
+    """Shows new lines of the `logs`, by part, until interrupted or until `until()` is true."""
     while not until():
         for part, more in logs.items():
             for line in more().splitlines():

@@ -1,4 +1,4 @@
-"""How far the retry of many orders has come."""
+"""Shows the progress of retrying many orders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from client.api import Json
 
 
 def show(console: Console, pages: Iterable[Json]) -> None:
-    """A bar while pages come, and what they came to."""
+    """A progress bar while pages arrive, then the totals."""
     retried = skipped = 0
     columns = (TextColumn("retrying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -21,8 +21,8 @@ def show(console: Console, pages: Iterable[Json]) -> None:
                 bar.update(task, total=page["matching"])
             retried, skipped = retried + page["retried"], skipped + page["skipped"]
             bar.update(task, completed=retried + skipped)
-    console.print(f"{retried} orders continue." if retried else "No order that is meant needs attention.")
+    console.print(f"{retried} orders continue." if retried else "No order that matches needs attention.")
     if skipped:
         console.print(f"{skipped} were busy or can't be read by this release: run it again in a minute.")
     if retried:
-        console.print("[dim]What still needs an operator then: orderflow order list --stuck[/]")
+        console.print("[dim]Orders that still need an operator: orderflow order list --stuck[/]")

@@ -19,7 +19,7 @@ MARGIN: Final = 11
 
 
 def watch(console: Console, timelines: Iterator[OrderTimeline]) -> OrderTimeline:
-    """Shows each timeline in place of the one before it, and leaves the last one on the screen; returns it."""
+    """Shows each timeline in place of the previous one, leaves the last one on the screen, and returns it."""
     if not console.is_terminal:
         return _plainly(console, timelines)
     last: OrderTimeline | None = None
@@ -32,7 +32,7 @@ def watch(console: Console, timelines: Iterator[OrderTimeline]) -> OrderTimeline
 
 
 def picture(timeline: OrderTimeline, width: int, rows: int | None = None) -> Group:
-    """Lanes with the messages so far (the last `rows` of them), and how it stands."""
+    """Lanes with the messages so far (the last `rows` of them), and the order's state."""
     reason = str(timeline.order.get("reason") or "")
     room = max((len(_aside(moment, reason)) + 2 for moment in timeline.moments if _aside(moment, reason)), default=0)
     lanes = Lanes(lanes_of(timeline.workflow, timeline.moments), width - min(room, 24), MARGIN)
@@ -43,7 +43,7 @@ def picture(timeline: OrderTimeline, width: int, rows: int | None = None) -> Gro
 
 
 def row(lanes: Lanes, moment: TimelineEvent, reason: str = "") -> Text:
-    """One line of a timeline. `reason`: what is told elsewhere and need not be noted here."""
+    """One line of a timeline. `reason`: a text that is shown elsewhere and need not be repeated here."""
     note = _aside(moment, reason)
     label = moment.type
     if moment.kind == "note":
@@ -62,14 +62,14 @@ def row(lanes: Lanes, moment: TimelineEvent, reason: str = "") -> Text:
 
 
 def _aside(moment: TimelineEvent, reason: str) -> str:
-    """What stands beside a message."""
+    """The text beside a message."""
     if moment.resend:
         return f"again, {moment.resend}"
     return "" if moment.note == reason else moment.note
 
 
 def standing(timeline: OrderTimeline) -> list[Text]:
-    """How it stands: decided, or what it waits for and how long already."""
+    """The order's state: decided, or what it waits for and since when."""
     lines = [Text(f"{name} does not answer: its part of the timeline is missing", NOTE) for name in timeline.incomplete]
     order = timeline.order
     state = Text.assemble(common.status(order["status"]))
@@ -81,7 +81,7 @@ def standing(timeline: OrderTimeline) -> list[Text]:
     if order.get("reason"):
         state.append(f": {order['reason']}", "default")
     if timeline.undone:
-        state.append(f"; undone: {', '.join(timeline.undone)}", "default")
+        state.append(f"; compensated: {', '.join(timeline.undone)}", "default")
     lines.append(state)
     if not timeline.done:
         lines += [waiting(wait) for wait in timeline.waiting]
@@ -101,7 +101,7 @@ def waiting(wait: Json, indent: int = 0) -> Text:
 
 
 def _plainly(console: Console, timelines: Iterator[OrderTimeline]) -> OrderTimeline:
-    """For files and pipes: every line once, as it comes."""
+    """For files and pipes: every line once, as it arrives."""
     printed: set[tuple[str | None, str, float]] = set()
     lanes: Lanes | None = None
     last: OrderTimeline | None = None

@@ -1,5 +1,5 @@
 """The bare loop: the same messages over the same topology, by plain boto3 processes that guarantee nothing.
 
-No database, no HTTP, no inbox, no outbox, no validation: what the broker alone allows on this machine, and so what
-orderflow is compared with.
+It has no database, no HTTP, no inbox, no outbox and no validation. It shows what the broker alone allows on this
+machine, and is therefore what orderflow is compared with.
 """

@@ -18,7 +18,7 @@ from orderflow.routing import Channel
 BATCH: Final = 10
 _REGION: Final = "us-east-1"
 _AT_ONCE: Final = 4
-"""Step Functions calls under way at the same time, as in orderflow: there is no batch API."""
+"""Step Functions calls in flight at the same time, as in orderflow: there is no batch API."""
 
 
 class Aws:
@@ -67,7 +67,7 @@ class Aws:
         self._sqs.delete_message_batch(QueueUrl=self._queue(service), Entries=entries)
 
     def send(self, batch: Sequence[Outgoing]) -> None:
-        """Sends up to ten messages that go the same way. Raises what boto3 raises, or RuntimeError for a part of it."""
+        """Sends up to ten messages to one destination. Raises boto3's errors, or RuntimeError if a part was refused."""
         first = batch[0]
         if first.channel is Channel.QUEUE:
             entries = [{"Id": str(i), "MessageBody": m.body} for i, m in enumerate(batch)]
@@ -106,7 +106,7 @@ class Aws:
 
     def _taken(self, answer: dict[str, Any]) -> None:
         if answer.get("Failed") or answer.get("FailedEntryCount"):
-            raise RuntimeError(f"not all of a batch was taken: {answer}")
+            raise RuntimeError(f"not all of a batch was accepted: {answer}")
 
     def _queue(self, service: str) -> str:
         return f"{self._root}/{self._stack}-{service}"

@@ -1,4 +1,4 @@
-"""What the bare loop says: who sends what upon what, and real envelopes with gaps for their ids."""
+"""The bare loop's messages: who sends what in response to what, and real envelopes with gaps for their ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orderflow.routing import Channel, Route, route
 from orderflow.saga import PAYMENT, SHIPMENT, STEPS, STOCK
 
 DECISION: Final = name_of(c.OrderConfirmed)
-"""What the order says when it has reached its end."""
+"""What the order service sends when an order has ended."""
 
 _ID, _ORDER, _CAUSE = (f"00000000-0000-7000-8000-00000000000{i}" for i in range(3))
 _GAP: Final = re.compile(f"({_ID}|{_ORDER}|{_CAUSE})")
@@ -42,7 +42,7 @@ _CONTENT: Final[Mapping[type[Message], Message]] = {
 
 @cache
 def reactions(workflow: Workflow) -> Mapping[tuple[str, str], type[Message]]:
-    """(service, short name of what it receives) → what it sends then. What isn't in it is acknowledged only."""
+    """(service, short name of the message it receives) → what it sends. Other messages are only acknowledged."""
     does = {(step.service, name_of(step.command)): step.success for step in STEPS}
     confirms = {("order", name_of(c.ConfirmOrder)): c.OrderConfirmed}
     asked: list[type[Message]] = [c.OrderPlaced, *(step.success for step in STEPS)]
@@ -71,7 +71,7 @@ def reactions(workflow: Workflow) -> Mapping[tuple[str, str], type[Message]]:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message on its way out. `token`: of the task that it answers, if it answers one."""
+    """A message to be sent. `token`: the token of the task that it answers, if it answers one."""
 
     channel: Channel
     target: str
@@ -83,7 +83,7 @@ class Outgoing:
 
 
 class Template:
-    """One kind of message, encoded once: only the ids differ from one to the next."""
+    """One kind of message, encoded once: only the ids differ between messages."""
 
     def __init__(self, variant: Variant, model: type[Message], service: str) -> None:
         self.route: Route = route(variant.workflow, model)
@@ -121,7 +121,7 @@ class Template:
 
 @cache
 def template(variant: Variant, model: type[Message], service: str) -> Template:
-    """The template of what `service` sends."""
+    """The template of a message that `service` sends."""
     return Template(variant, model, service)
 
 

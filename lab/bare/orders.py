@@ -1,4 +1,4 @@
-"""The bare loop's orders: a closed loop in the order process itself. Each one that ends makes room for the next."""
+"""The bare loop's orders: a closed loop in the order process itself. Each order that ends makes room for the next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orderflow.contracts import OrderPlaced
 
 
 class Orders:
-    """What is under way, and what is done: (accepted, decided), in seconds since the epoch."""
+    """The orders in flight, and those that ended: (accepted, decided), in seconds since the epoch."""
 
     def __init__(self, send: Callable[[list[Outgoing]], None]) -> None:
         self._send = send
@@ -24,7 +24,7 @@ class Orders:
         self.done: list[tuple[float, float]] = []
 
     def begin(self, variant: Variant, in_flight: int, pause: float) -> None:
-        """Places `in_flight` orders, and a further one `pause` seconds after each that is decided."""
+        """Places `in_flight` orders, and another one `pause` seconds after each decision."""
         with self._lock:
             self._under_way, self.done = {}, []
             self._pause = pause
@@ -32,7 +32,7 @@ class Orders:
         self._place(in_flight)
 
     def decided(self, order_id: str) -> None:
-        """An order has come to its end. A repeat changes nothing."""
+        """Records that an order has ended. A repeat changes nothing."""
         now = time.time()
         with self._lock:
             accepted = self._under_way.pop(order_id, None)
@@ -45,7 +45,7 @@ class Orders:
             self._place(1)
 
     def end(self, limit: float) -> int:
-        """Places no more; waits up to `limit` seconds for what is under way, and returns how many never ended."""
+        """Places no more orders, waits up to `limit` seconds for those in flight, and returns how many never ended."""
         with self._lock:
             self._variant = None
         ends = time.monotonic() + limit

@@ -1,4 +1,4 @@
-"""The bare loop's way out: one thread that sends what waits, up to ten a call, without lingering."""
+"""The bare loop's publisher: one thread that sends waiting messages, up to ten per call, without lingering."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.bare.messages import Outgoing
 
 
 class Publisher:
-    """Messages handed over in memory. A batch that fails is sent again after a moment."""
+    """Takes messages in memory and sends them. A batch that fails is resent after a moment."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -22,7 +22,7 @@ class Publisher:
         threading.Thread(target=self._run, name="publisher", daemon=True).start()
 
     def hand_over(self, messages: list[Outgoing]) -> None:
-        """Sends them soon."""
+        """Queues messages to be sent soon."""
         if messages:
             with self._changed:
                 self._waiting.extend(messages)

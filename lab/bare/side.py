@@ -1,4 +1,4 @@
-"""The bare loop as a side of a comparison: a second stack in the same LocalStack, and one process a service."""
+"""The bare loop as a side of a comparison: a second stack in the same LocalStack, and one process per service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orderflow.routing import SERVICES
 STACK: Final = "bare"
 _DEPLOY: Final = Path(__file__).resolve().parents[2] / "localstack" / "init" / "ready.d" / "deploy.py"
 _THREADS: Final = {"order": 2}
-"""Consumer threads where a service has more than one; as orderflow has by default."""
+"""Consumer threads of a service that has more than one; the same as orderflow's default."""
 
 
 class BareLoop:

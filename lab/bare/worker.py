@@ -24,7 +24,7 @@ _NAME: Final = slice(len("orderflow."), -len(".v1"))
 
 
 class Worker:
-    """Receives, sends what follows, acknowledges."""
+    """Receives messages, sends those that follow, and acknowledges."""
 
     def __init__(self, service: str, aws: Aws, threads: int) -> None:
         self.service = service
@@ -36,7 +36,7 @@ class Worker:
             threading.Thread(target=self._run, name=f"consumer-{i}", daemon=True).start()
 
     def counts(self) -> dict[str, Any]:
-        """What this process has counted so far."""
+        """This process's counters so far."""
         return {
             "calls": dict(self._aws.calls),
             "deliveries": sum(self.deliveries.values()),
@@ -48,11 +48,11 @@ class Worker:
         self._orders.begin(Variant.of(workflow, event_bus), in_flight, pause)
 
     def completed(self) -> int:
-        """Orders of this loop that have come to their end."""
+        """Orders of this loop that have ended."""
         return len(self._orders.done)
 
     def end(self, limit: float) -> dict[str, Any]:
-        """Ends the loop; waits up to `limit` seconds for what is under way. [accepted, decided] of each order."""
+        """Ends the loop; waits up to `limit` seconds for orders in flight. [accepted, decided] of each order."""
         unfinished = self._orders.end(limit)
         return {"orders": self._orders.done, "unfinished": unfinished}
 
@@ -85,7 +85,7 @@ class Worker:
 
 
 def main(arguments: list[str]) -> None:
-    """Works until standard input ends."""
+    """Runs until standard input ends."""
     service, endpoint, stack, long_poll, threads = arguments
     worker = Worker(service, Aws(endpoint, stack, int(long_poll)), int(threads))
     serve({"counts": worker.counts, "begin": worker.begin, "completed": worker.completed, "end": worker.end})

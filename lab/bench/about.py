@@ -1,4 +1,4 @@
-"""The circumstances of a run: without them its figures mean nothing."""
+"""The circumstances of a run, without which its figures mean nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES: Final = ("boto3", "botocore", "flask", "gunicorn", "psycopg", "pydant
 
 
 def about(system: System, machine: dict[str, Any]) -> dict[str, Any]:
-    """Time, machine (as it was before the system started), commit, versions. Raises LabProblem if a part is away."""
+    """Time, machine (as it was before the system started), commit, versions. Raises LabProblem if one is missing."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,

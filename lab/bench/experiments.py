@@ -16,7 +16,7 @@ from lab.system import Side, System, Traceable
 from lab.workload import Variant
 
 Report = Callable[[int, int, str], None]
-"""`report(done, total, doing)`: how many of an experiment's measurements are done, and which one begins."""
+"""`report(done, total, doing)`: how many of an experiment's measurements are done, and which one begins now."""
 
 _FEW: Final = 1_000
 _TRIES: Final = 2
@@ -34,7 +34,7 @@ class Bench:
         self._rng = random.Random(seed)
         self._meter = Meter(effort, others)
         self.experiments: list[Experiment] = []
-        """Everything found so far, also when a run is interrupted."""
+        """All results so far, even if a run is interrupted."""
         self._ends = time.monotonic() + effort.minutes * 60
 
     def compare(self, variants: Sequence[Variant], report: Report) -> None:
@@ -44,7 +44,7 @@ class Bench:
         self._pairs(experiment, self._schedule(variants), report)
 
     def stored(self, variants: Sequence[Variant], system: System, most: int, report: Report) -> None:
-        """The same with few and with many orders stored. The bare loop stores none: it shows the machine's drift."""
+        """The same pairs, with few and many orders stored. The bare loop stores none: it shows the machine's drift."""
         experiment = self._new("stored", over="orderflow", under="bare")
         self._warm_up(variants, experiment, report)
         steps = (_FEW, most)
@@ -60,7 +60,7 @@ class Bench:
         experiment.notes.append(f"{fill.stored(system):,} orders stored at the end: those measured are kept")
 
     def tracing(self, variants: Sequence[Variant], system: Traceable, report: Report) -> None:
-        """orderflow with and without tracing, in pairs: the services are started anew in between."""
+        """orderflow with and without tracing, in pairs: the services are restarted in between."""
         experiment = self._new("tracing", over="traced", under="untraced")
         experiment.notes.append(f"spans went to {system.spans_go_to}")
         total = self._effort.rounds * 2 * len(variants)
@@ -88,9 +88,9 @@ class Bench:
         report(total, total, "done")
 
     def interrupted(self) -> None:
-        """Notes that somebody didn't want to wait for the end."""
+        """Records in the results that the run was interrupted."""
         for experiment in self.experiments[-1:]:
-            experiment.problems.append("interrupted: these are the rounds before that")
+            experiment.problems.append("interrupted: these are the rounds until then")
 
     def _new(self, name: str, over: str, under: str) -> Experiment:
         self.experiments.append(Experiment(name, over, under))

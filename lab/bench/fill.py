@@ -1,8 +1,8 @@
-"""Fills the databases with orders as real ones would have left them: copies of the real, ended orders that are there.
+"""Fills the databases with orders as real ones would have left them: copies of the real, ended orders that are stored.
 
-Each copy of an order is the same in every service: all its ids are derived in one way (UUIDv7s some seconds older, with
-other random bits), whatever table or key they stand in. So the shapes and sizes of rows, and their number, are those
-of real orders, whatever the schema is.
+Each copy of an order is consistent across services: all its ids are derived in the same way (UUIDv7s some seconds
+older, with other random bits), in every table and key. The shapes, sizes and number of rows are therefore those of real
+orders, whatever the schema is.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lab.system import System
 from orderflow.routing import SERVICES
 
 _PASSING: Final = frozenset({"outbox", "failures"})
-"""Tables that hold ids, but nothing of an order that has ended. Tables without ids don't grow with orders."""
+"""Tables that hold ids, but no rows of an order that has ended. Tables without ids don't grow with orders."""
 
 _ID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 _APART: Final = 7
-"""Seconds between two copies of an order: the oldest stays younger than what is pruned."""
+"""Seconds between two copies of an order, so few that even the oldest copy is too young to be pruned."""
 
-# What is there already (`have`) goes into the new ids: a second filling must not make the first one's again.
+# The number of stored orders (`have`) goes into the new ids: a second run must not repeat the first one's ids.
 _FUNCTIONS: Final = """
 CREATE FUNCTION pg_temp.copy_of(id uuid, n int) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
     SELECT (lpad(to_hex(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint - n * {apart} * 1000),
@@ -51,18 +51,18 @@ _COPY: Final = """
 INSERT INTO {} ({}) SELECT {}
 FROM generate_series(%s::int, 1, -1) AS n CROSS JOIN LATERAL (SELECT * FROM originals WHERE n > 0 OFFSET 0) AS o
 """
-"""The oldest first, as they would have come: what looks needless in it keeps the series outermost."""
+"""Inserts the oldest first, as real orders would have come. `WHERE n > 0 OFFSET 0` keeps the series outermost."""
 _RESERVED: Final = "UPDATE stock SET available = available - reserved * %(n)s, reserved = reserved * (1 + %(n)s)"
 
 
 def stored(system: System) -> int:
-    """Orders that are stored. Raises LabProblem."""
+    """The number of stored orders. Raises LabProblem."""
     with _connected(system, "order") as connection:
         return int(connection.execute("SELECT count(*) FROM orders").fetchall()[0][0])
 
 
 def fill(system: System, wanted: int, report: Callable[[str], None] = lambda text: None) -> str:
-    """Copies what is stored until there are at least `wanted` orders. Returns what was done, for people.
+    """Copies stored orders until there are at least `wanted`. Returns a description of what was done.
 
     Raises LabProblem if orders are still open, or there is none to copy.
     """
@@ -80,7 +80,7 @@ def fill(system: System, wanted: int, report: Callable[[str], None] = lambda tex
                 rows += _copy(connection, copies, have)
             if copies and name == "inventory":
                 connection.execute(_RESERVED, {"n": copies})
-            # As autovacuum would have left it long ago.
+            # As autovacuum would have left the tables long ago.
             connection.execute("VACUUM ANALYZE")
     now = stored(system)
     return f"{now:,} orders stored: {have:,} real, the rest copies of them ({rows:,} rows in {_since(began)})"
@@ -111,7 +111,7 @@ def _copy(connection: psycopg.Connection[Any], copies: int, have: int) -> int:
 
 
 def _with_ids(connection: psycopg.Connection[Any], table: str, columns: dict[str, str]) -> set[str]:
-    """The columns that ids stand in, alone or within a text."""
+    """The columns that contain ids, alone or within a text."""
     found = {column for column, kind in columns.items() if kind == "uuid"}
     statement = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} ~ {})")
     for column in [column for column, kind in columns.items() if kind == "text"]:

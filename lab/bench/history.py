@@ -1,6 +1,6 @@
-"""Fills an order database with what years leave behind, by generate_series: so much that it matters what is read.
+"""Fills an order database with the rows of years, by generate_series: so many that it matters which rows are read.
 
-Rows have real sizes and times, but no counterparts elsewhere: for measurements of one database.
+Rows have real sizes and times, but no counterparts in other services: use it to measure one database.
 
     python -m lab.bench.history DATABASE_URL --stored 20000000 --open 600000
 """
@@ -16,9 +16,9 @@ from typing import Any, Final
 import psycopg
 
 _CHUNK: Final = 500_000
-"""Rows of one statement."""
+"""Rows per statement."""
 
-# A UUIDv7 of a time, n its random part; the same n gives the same id.
+# A UUIDv7 of a time with a random part derived from n; the same n gives the same id.
 _ID: Final = """(lpad(to_hex((extract(epoch FROM {at}) * 1000)::bigint), 12, '0')
     || '7' || substr(md5('{salt}' || n), 1, 3) || '8' || substr(md5('{salt}' || n), 4, 15))::uuid"""
 _ORDERS: Final = f"""
@@ -60,8 +60,8 @@ FROM (
 def fill(
     url: str, *, orders: int, still_open: int, log: int, inbox: int, report: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Orders of 100 days, the `still_open` of them of the last two hours; lines of their log, and messages of 17 days.
-    The order database may have the schema of this release or of the one before partitions."""
+    """Inserts orders of 100 days, of which the `still_open` newest are of the last two hours, lines of their log, and
+    messages of 17 days. The database may have the schema of this release or of the one before partitions."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement, stored in ((_ORDERS, orders), (_LOG, log), (_INBOX, inbox)):
             _insert(connection, statement, {"stored": stored, "open": still_open}, report)
@@ -80,11 +80,11 @@ def _insert(
 
 
 def main() -> None:
-    """Fills the order database at a URL."""
+    """Fills the order database at the URL on the command line."""
     parser = argparse.ArgumentParser(prog="python -m lab.bench.history", description=main.__doc__)
     parser.add_argument("url")
     parser.add_argument("--stored", type=int, default=20_000_000, help="rows in all; a quarter of them orders")
-    parser.add_argument("--open", type=int, default=600_000, help="orders that are not at their end")
+    parser.add_argument("--open", type=int, default=600_000, help="orders that have not ended")
     asked = parser.parse_args()
     rows = asked.stored
     fill(

@@ -15,22 +15,22 @@ from lab.system import Counts, Loop, Side
 from lab.workload import Variant
 
 _PAUSE: Final = 0.02
-"""Seconds between one order's end and the next one's start, so that its last messages are out of the way."""
+"""Seconds between one order's end and the next one's start, so that its last messages don't disturb the next."""
 _DISCARDED: Final = 3
-"""Orders, of those one at a time, that only wake everybody up."""
+"""The first orders of those placed one at a time, which only warm the system up."""
 _WARM_LIMIT: Final = 30.0
 _DRAIN_LIMIT: Final = 60.0
 _CALM: Final = 0.3
-"""Seconds for what comes after the last decision: its events, its deletes."""
+"""Seconds for the work after the last decision: its events, its deletes."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What was found of one side in one pair. Times in ms, CPU in ms of one core an order."""
+    """The results of one side in one pair. Times are in ms, CPU is in ms of one core per order."""
 
     side: str
     throughput: float
-    """Orders decided a second, of those in the window."""
+    """Orders decided per second, within the window."""
     completed: int
     window: float
     calls: float
@@ -40,7 +40,7 @@ class Measured:
     bystanders: float
     """Cores that the other side's idle processes used meanwhile."""
     others: float
-    """Cores that anything else used: the bench itself, the kernel, other people."""
+    """Cores that anything else used: the bench itself, the operating system, other users."""
     loaded_p50: float
     latencies: list[float] = field(default_factory=list)
     """Accept → terminal, one order at a time."""
@@ -60,7 +60,7 @@ class Measured:
 
     @property
     def cpu_total(self) -> float:
-        """Of all its processes."""
+        """CPU of all its processes."""
         return sum(self.cpu.values())
 
 
@@ -78,20 +78,20 @@ class _Moment:
 
 
 class Meter:
-    """Measures sides. `everybody`: all processes that are known, to tell bystanders from strangers."""
+    """Measures sides. `everybody`: all known processes, to tell the other side's from those of strangers."""
 
     def __init__(self, effort: Effort, everybody: Callable[[], Mapping[str, int]]) -> None:
         self._effort = effort
         self._everybody = everybody
 
     def measure(self, side: Side, variant: Variant) -> Measured:
-        """Both. Raises LabProblem if no order comes to its end."""
+        """Measures at saturation and one order at a time. Raises LabProblem if no order ends."""
         found = self._saturated(side, variant)
         self._singly(side, variant, found)
         return found
 
     def warm_up(self, side: Side, variant: Variant) -> None:
-        """A moment of load whose results are thrown away."""
+        """Runs a moment of load and discards its results."""
         seconds = min(3.0, self._effort.seconds)
         side.begin(variant, min(20, self._effort.in_flight_of(variant)), 0.0)
         time.sleep(seconds)
@@ -102,7 +102,7 @@ class Meter:
         in_flight = self._effort.in_flight_of(variant)
         pids = self._everybody()
         side.begin(variant, in_flight, 0.0)
-        # Warm: the first burst is through, and orders are spread over all stages.
+        # The side is warm: the first burst is over, and orders are spread over all stages.
         time.sleep(min(1.0, self._effort.seconds))
         _wait(lambda: side.completed() >= in_flight, max(_WARM_LIMIT, self._effort.seconds))
         before = _Moment.of(side, pids)
@@ -158,7 +158,7 @@ class Meter:
 
 
 def _wait(condition: Callable[[], bool], limit: float) -> None:
-    """Until it holds, or `limit` seconds are over: what was found by then counts."""
+    """Waits until the condition holds, or `limit` seconds have passed: what was found by then counts."""
     ends = time.monotonic() + limit
     while not condition() and time.monotonic() < ends:
         time.sleep(0.1)

@@ -12,13 +12,13 @@ from orderflow.contracts import Workflow
 
 _SLOW_IN_FLIGHT: Final = 20
 _SLOW_ORDERS: Final = 20
-"""For Step Functions, where LocalStack ends some orders a second: what is under way must come to its end."""
+"""For Step Functions, where LocalStack ends only a few orders per second: the orders in flight must still end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`seconds` are measured at saturation, a side and round, with `in_flight` orders under way; then `orders` one at a
-    time. `minutes`: no further round begins after that."""
+    """How much to measure per side and round: `seconds` at saturation, with `in_flight` orders in flight, then `orders`
+    one at a time. `minutes`: no round begins later than this."""
 
     rounds: int = 5
     seconds: float = 6.0
@@ -27,7 +27,7 @@ class Effort:
     minutes: float = 45.0
 
     def in_flight_of(self, variant: Variant) -> int:
-        """Orders under way at saturation."""
+        """Orders in flight at saturation."""
         return min(self.in_flight, _SLOW_IN_FLIGHT) if _slow(variant) else self.in_flight
 
     def orders_of(self, variant: Variant) -> int:
@@ -35,7 +35,7 @@ class Effort:
         return min(self.orders, _SLOW_ORDERS) if _slow(variant) else self.orders
 
     def about(self, variant: Variant) -> float:
-        """Seconds that one side of one pair takes, more or less."""
+        """Seconds that one side of one pair takes, roughly."""
         return (10 if _slow(variant) else 4) + self.seconds + self.orders_of(variant) * (0.5 if _slow(variant) else 0.1)
 
 
@@ -50,11 +50,11 @@ class Pair:
     round: int
     variant: Variant
     sides: tuple[str, str]
-    """In the order in which they are measured."""
+    """The two sides, in the order in which they are measured."""
 
 
 def schedule(variants: Sequence[Variant], rounds: int, sides: tuple[str, str], rng: random.Random) -> list[Pair]:
-    """Every variant once a round, in shuffled order, the sides of each pair too: drift favours nobody."""
+    """Every variant once per round, in shuffled order, as are the sides of each pair, so that drift favours neither."""
     pairs = []
     for number in range(1, rounds + 1):
         shuffled = list(variants)

@@ -1,4 +1,4 @@
-"""What a run looks like in a terminal."""
+"""Shows a run's results on a terminal."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TITLES: Final = {
     "tracing": "with and without tracing",
 }
 _WIDE: Final = 118
-"""Columns of a terminal from which everything fits."""
+"""Terminal columns from which everything fits."""
 _BUSY: Final = 0.2
-"""Cores used by others from which a run is no quiet one."""
+"""If others use this many cores, the machine was not quiet."""
 
 
 def show(console: Console, about: dict[str, Any], experiments: Sequence[Experiment]) -> None:
-    """Tables, verdicts, and what was odd."""
+    """Shows the tables, the verdicts, and warnings."""
     machine, versions = about["machine"], about["versions"]
     console.print(
         f"\n[dim]{machine['cores']} cores, {escape(str(machine['processor']))}; load before {machine['load_before']}; "
@@ -73,13 +73,13 @@ def _tail_ratio(experiment: Experiment, pairs: Sequence[PairResult], percent: fl
 
 
 def _cpu(experiment: Experiment) -> Table:
-    """CPU by process. The bare loop's processes stand in the column of the service that each stands for."""
+    """CPU by process. Each process of the bare loop is in the column of the service that it replaces."""
     names: dict[str, None] = {}
     for pair in experiment.pairs:
         for measured in pair.sides.values():
             names |= dict.fromkeys(name.removeprefix("bare-") for name in measured.cpu)
     table = _table(*names)
-    table.title = "CPU ms an order by process, at saturation"
+    table.title = "CPU ms per order by process, at saturation"
     for key, pairs in experiment.groups().items():
         table.add_row(Text(_name(*key), "bold"))
         for side in (experiment.under, experiment.over):
@@ -120,12 +120,12 @@ def _idle(experiment: Experiment) -> list[str]:
 
 
 def _odd(experiment: Experiment) -> list[str]:
-    """What a reader has to know before believing the figures."""
+    """What a reader must know before trusting the figures."""
     found = []
     everybody = [measured for pair in experiment.pairs for measured in pair.sides.values()]
     busy = median([measured.others for measured in everybody]) if everybody else 0.0
     if busy > _BUSY:
-        found.append(f"the machine was not quiet: others used {busy:.1f} cores (median); only ratios mean anything")
+        found.append(f"the machine was not quiet: others used {busy:.1f} cores (median); only ratios are meaningful")
     for what, count in (
         ("never ended", sum(measured.unfinished for measured in everybody)),
         ("were not confirmed", sum(measured.refused for measured in everybody)),

@@ -1,4 +1,4 @@
-"""What a run has found: every measurement, what follows from them, and whether the aims are reached."""
+"""The results of a run: every measurement, what follows from them, and whether the aims are reached."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ THROUGHPUT_AIM: Final = 0.80
 LATENCY_AIM: Final = 1.5
 CALLS_AIM: Final = 1.2
 FLAT: Final = 0.10
-"""How much throughput and p50 may change from few to many stored orders; what changes less counts as flat."""
+"""How much throughput and p50 may change from few to many stored orders and still count as flat."""
 TRACING: Final = 0.05
-"""How much tracing may cost, of throughput and of p99."""
+"""The share of throughput and of p99 that tracing may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class PairResult:
     round: int
     variant: str
     order: tuple[str, str]
-    """In which the sides were measured."""
+    """The order in which the sides were measured."""
     sides: dict[str, Measured]
     stored: int | None = None
-    """Orders that were stored when it began, where that is what the experiment is about."""
+    """Orders that were stored when it began, if the experiment is about that."""
 
     def ratio(self, value: Callable[[Measured], float | None], over: str, under: str) -> list[float]:
-        """One value's ratio, if both sides have it."""
+        """The ratio of one value, if both sides have it."""
         return paired_ratios([(value(self.sides[over]), value(self.sides[under]))])
 
 
@@ -46,7 +46,7 @@ VALUES: Final[dict[str, Callable[[Measured], float | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One aim, in words with its `value`: a median of paired ratios, or for p99 one ratio over all rounds."""
+    """One aim in words, with its `value`: a median of paired ratios, or for p99 one ratio over all rounds."""
 
     what: str
     value: float
@@ -84,7 +84,7 @@ def of_side(pairs: Iterable[PairResult], side: str, value: str) -> Spread | None
 
 
 def pooled(pairs: Iterable[PairResult], side: str, percent: float) -> float | None:
-    """A percentile over the latencies of all rounds: one round has too few for its tail."""
+    """A percentile over the latencies of all rounds: one round has too few orders for a tail."""
     latencies = [value for pair in pairs for value in pair.sides[side].latencies]
     return percentile(latencies, percent) if latencies else None
 
@@ -96,7 +96,7 @@ def compare_verdicts(experiment: Experiment) -> list[Verdict]:
         for value, what, aim, at_least in (
             ("throughput", "of the bare loop's orders/s", THROUGHPUT_AIM, True),
             ("p50", "times the bare loop's p50", LATENCY_AIM, False),
-            ("calls", "times the bare loop's AWS calls an order", CALLS_AIM, False),
+            ("calls", "times the bare loop's AWS calls per order", CALLS_AIM, False),
         ):
             ratio = experiment.ratios(pairs, value)
             if ratio:
@@ -107,7 +107,7 @@ def compare_verdicts(experiment: Experiment) -> list[Verdict]:
 
 
 def stored_verdicts(experiment: Experiment) -> list[Verdict]:
-    """Many stored orders against few: how the ratio to the bare loop, which stores none, has changed."""
+    """Compares many stored orders with few: how the ratio to the bare loop, which stores none, has changed."""
     found = []
     groups = experiment.groups()
     for variant in dict.fromkeys(variant for variant, _ in groups):
@@ -126,7 +126,7 @@ def stored_verdicts(experiment: Experiment) -> list[Verdict]:
 
 
 def tracing_verdicts(experiment: Experiment) -> list[Verdict]:
-    """Tracing on against off."""
+    """Compares tracing on with tracing off."""
     found = []
     for (variant, _), pairs in experiment.groups().items():
         if ratio := experiment.ratios(pairs, "throughput"):
@@ -149,7 +149,7 @@ VERDICTS: Final[dict[str, Callable[[Experiment], list[Verdict]]]] = {
 
 
 def as_json(about: dict[str, Any], experiments: Sequence[Experiment]) -> dict[str, Any]:
-    """Everything: the circumstances, every pair of every round with its raw latencies, the summaries, the verdicts."""
+    """The whole run: circumstances, every pair of every round with its raw latencies, summaries, verdicts."""
     return about | {
         "experiments": [
             {

@@ -1,4 +1,4 @@
-"""The system that `orderflow bench` measures: embedded, in a home of its own, on free ports, gone afterwards."""
+"""The system that `orderflow bench` measures: embedded, in a home of its own, on free ports, deleted afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runtime.progress import Report
 
 HOME: Final = PROJECT / ".orderflow" / "bench"
 LOGS_OF_FAILURE: Final = PROJECT / ".orderflow" / "bench-logs"
-"""The logs of a run that failed; those of others go with it."""
+"""The logs of a run that failed; those of a successful run are deleted with it."""
 
 Starting = AbstractContextManager[Report]
 
@@ -32,7 +32,7 @@ SPANS: Final = ("jaeger", "sink")
 
 
 class BenchRuntime(EmbeddedRuntime):
-    """The embedded runtime, with Jaeger only where its part in it is measured."""
+    """The embedded runtime, with Jaeger only if its cost is measured."""
 
     jaeger = False
 
@@ -57,9 +57,7 @@ class BenchSystem:
 
     @property
     def spans_go_to(self) -> str:
-        return {"jaeger": "Jaeger on this machine", "sink": "a sink that throws them away"}.get(
-            self._receiver or "", "-"
-        )
+        return {"jaeger": "Jaeger on this machine", "sink": "a sink that discards them"}.get(self._receiver or "", "-")
 
     def url(self, part: str) -> str:
         return self.runtime.plan.url(part)
@@ -78,7 +76,7 @@ class BenchSystem:
             self._sink.ask("received")
         self.runtime = self._runtime(tracing=on)
         self.runtime.up()
-        time.sleep(self.long_poll + 1)  # what was polling before has given up, and swallows nothing any more
+        time.sleep(self.long_poll + 1)  # the polls of the previous processes have ended, and take no more messages
 
     def close(self) -> None:
         """Ends everything and deletes its data and logs."""
@@ -106,7 +104,7 @@ def alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeProblem(
-                "Another bench is running; two would measure each other.", "Wait for it to end."
+                "Another bench is running; two would disturb each other.", "Wait for it to end."
             ) from None
         yield
 
@@ -115,13 +113,13 @@ def alone() -> Iterator[None]:
 def running(
     settings: Mapping[str, str], receiver: str | None, starting: Starting, stopping: AbstractContextManager[object]
 ) -> Iterator[BenchSystem]:
-    """A fresh system; gone afterwards, however this ends. It comes up within `starting`, which gives whom to tell how
-    far it is, and ends within `stopping`."""
+    """A fresh system, which is deleted afterwards, however this ends. It starts within `starting`, which yields the
+    progress callback, and stops within `stopping`."""
     system = BenchSystem(settings, receiver)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         shutil.rmtree(LOGS_OF_FAILURE, ignore_errors=True)
-        system.runtime.reset()  # what an earlier run may have left
+        system.runtime.reset()  # an earlier run may have left data
         system.runtime.home.make()
         with starting as report:
             system.runtime.up(report)
@@ -136,15 +134,15 @@ def running(
 
 
 def receiver(asked: str | None) -> str:
-    """What receives spans. Raises RuntimeProblem."""
+    """The receiver of spans. Raises RuntimeProblem."""
     there = shutil.which("jaeger") is not None and (PROJECT / "otel" / "jaeger.yaml").exists()
     if asked == "jaeger" and not there:
-        raise RuntimeProblem("There is no jaeger on PATH.", "Install it, or send spans nowhere: --spans sink")
+        raise RuntimeProblem("There is no jaeger on PATH.", "Install it, or discard the spans: --spans sink")
     return asked or ("jaeger" if there else "sink")
 
 
 def _free_ports() -> dict[str, str]:
-    """Free ports below those that the kernel gives to clients, so that none is taken meanwhile."""
+    """Free ports below those that the operating system gives to clients, so that none is taken meanwhile."""
     found: dict[str, str] = {}
     names = list(PORTS)
     with ExitStack() as held:

@@ -1,8 +1,8 @@
-"""Places orders over HTTP in a closed loop: `python -m lab.load.generator`, told what to do on standard input.
+"""Places orders over HTTP in a closed loop: `python -m lab.load.generator`, with requests on standard input.
 
-How many orders are under way it reads from the order database (one count over the small index of open orders), so that
-nothing is asked of the service but to take orders. Raw `http.client` with kept connections: on two cores every
-millisecond of the generator's is one that the system doesn't have.
+It reads the number of orders in flight from the order database (one count over the small index of open orders), so
+that the service has nothing to do but take orders. It uses plain `http.client` with kept connections: on two cores,
+every millisecond that the generator uses is one that the system doesn't have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lab.lines import serve
 from orderflow import clock
 
 _LOOK_EVERY: Final = 0.04
-"""Seconds between looks at what is still open; a tenth of it where single orders are timed, for their pauses."""
+"""Seconds between two counts of open orders; a tenth of it where single orders are timed, for their pauses."""
 _TOO_MANY: Final = 100
 """Errors after which a client gives up."""
 
@@ -27,7 +27,7 @@ _OPEN: Final = "SELECT count(*) FROM orders WHERE open AND id > %s"
 
 
 class Generator:
-    """Some clients, each a thread with a connection of its own, and a watcher who tells them when there is room."""
+    """Clients, each a thread with its own connection, and a watcher that tells them when there is room for an order."""
 
     def __init__(self) -> None:
         self._room = threading.Condition()
@@ -42,7 +42,7 @@ class Generator:
         self._errors: list[str] = []
 
     def connect(self, host: str, port: int, database: str, clients: int) -> None:
-        """Where the order service and its database are, and how many requests may be under way at once."""
+        """Sets where the order service and its database are, and how many requests may be in flight at once."""
         self._host, self._port, self._clients = host, port, clients
         self._database = psycopg.connect(database, autocommit=True, prepare_threshold=0)
 
@@ -59,11 +59,11 @@ class Generator:
             thread.start()
 
     def completed(self) -> int:
-        """Orders that have ended, a look ago at the latest."""
+        """Orders that had ended at the latest count."""
         return self._completed
 
     def end(self, limit: float) -> dict[str, Any]:
-        """Places no more; waits up to `limit` seconds until none is open. (id, asked, answered) of each order."""
+        """Places no more orders; waits up to `limit` seconds until none is open. (id, asked, answered) of each."""
         with self._room:
             self._running = False
             self._room.notify_all()
@@ -82,7 +82,7 @@ class Generator:
         every = _LOOK_EVERY / 10 if self._in_flight == 1 else _LOOK_EVERY
         while self._running:
             placed = len(self._orders)
-            # Those placed before the look that are not open any more. One in the middle of its POST counts as open.
+            # Orders placed before the count that are no longer open. One in the middle of its POST counts as open.
             completed = placed - self._open()
             if completed > self._completed:
                 if self._pause:
@@ -97,7 +97,7 @@ class Generator:
         while self._may_place():
             key, asked = clock.new_id(), time.time()
             try:
-                # A careful client's request: with a key, so that it may be sent again.
+                # A careful client's request: it has a key, so that it may be repeated.
                 connection.request("POST", "/orders", self._body, _headers(key))
                 answer = connection.getresponse()
                 content = answer.read()
@@ -115,7 +115,7 @@ class Generator:
         connection.close()
 
     def _may_place(self) -> bool:
-        """Waits for room, and takes it. False when the loop ends."""
+        """Waits for room for one order, and takes it. False when the loop ends."""
         with self._room:
             while self._running and self._issued >= self._completed + self._in_flight:
                 self._room.wait()
@@ -128,7 +128,7 @@ def _headers(key: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Works until standard input ends."""
+    """Runs until standard input ends."""
     generator = Generator()
     operations = (generator.connect, generator.begin, generator.completed, generator.end)
     serve({operation.__name__: operation for operation in operations})

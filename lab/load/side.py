@@ -27,7 +27,7 @@ FROM orders o LEFT JOIN order_log l ON l.order_id = o.id
 WHERE o.id = ANY(%s::uuid[]) GROUP BY o.id
 """
 """From the transaction that accepted the order to the log line of the one that decided it, both by the database's
-clock. Not `updated_at`: messages that come after the decision move it."""
+clock. `updated_at` won't do: messages that arrive after the decision change it."""
 
 
 class Orderflow:
@@ -36,7 +36,7 @@ class Orderflow:
     name = "orderflow"
 
     def __init__(self, system: System, *, clients: int, restock: bool = True) -> None:
-        """Starts the generator and fills the shelves. Raises LabProblem."""
+        """Starts the generator and restocks every SKU. Raises LabProblem."""
         self._system = system
         self._generator = Child("generator", "lab.load.generator", (), system.folder / "generator.log")
         try:
@@ -101,4 +101,4 @@ def _restock(system: System) -> None:
         except urllib.error.HTTPError as error:
             raise LabProblem(f"inventory refused to restock {sku}: {error.read()[:300]!r}") from error
         except OSError as error:
-            raise LabProblem(f"inventory doesn't take stock of {sku}: {error}") from error
+            raise LabProblem(f"inventory doesn't accept stock of {sku}: {error}") from error

@@ -21,7 +21,7 @@ from orderflow.idempotency import Key
 from orderflow.serve.gunicorn import _mark_one_key
 from orderflow.web.idempotency import given
 from orderflow.web.turns import Turns
-from tests.support.system import order_body
+from tests.support.bodies import order_body
 from tests.support.web import client_of, problem_of
 from tests.support.world import BUILD, World, world_on
 from tests.unit.web.test_web_auth import KEYS, bearer

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orderflow.contracts import EventBus, Workflow
 from runtime import ContainerRuntime
+from tests.support.bodies import order_body
 from tests.support.containers import ContainerSystem
-from tests.support.system import KINDS, order_body
+from tests.support.system import KINDS
 
 START = (Workflow.CHOREOGRAPHY, EventBus.SNS)
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orderflow import clock
-from tests.support.provider_process import PAYMENT, SHIPPING, Process, World
+from tests.support.provider_process import PAYMENT, SHIPPING, Process, ProviderWorld
 
 
 @pytest.fixture(scope="module", params=[PAYMENT, SHIPPING], ids=lambda kind: kind.service)
-def databases(request: pytest.FixtureRequest, new_database: Callable[[str | None], str]) -> Iterator[World]:
-    found = World(request.param, new_database(request.param.service), new_database(None))
+def databases(request: pytest.FixtureRequest, new_database: Callable[[str | None], str]) -> Iterator[ProviderWorld]:
+    found = ProviderWorld(request.param, new_database(request.param.service), new_database(None))
     yield found
     found.close()
 
 
 @pytest.fixture
-def world(databases: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(databases: ProviderWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderWorld]:
     """Payment's world, then shipping's, where nothing waits yet; the processes in it end with the test. What waits is
     not due by chance before a test says so."""
     monkeypatch.setattr("orderflow.providers.calls.backoff", lambda tries: 60.0)
@@ -28,7 +28,7 @@ def world(databases: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 @pytest.fixture
-def process(world: World) -> Process:
+def process(world: ProviderWorld) -> Process:
     """One process of the service."""
     return world.process()
 

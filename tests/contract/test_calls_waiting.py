@@ -19,7 +19,7 @@ from tests.support.provider_process import (
     Crash,
     Gate,
     Process,
-    World,
+    ProviderWorld,
     ask,
     bring_to,
     fail,
@@ -42,7 +42,7 @@ def token(envelope: Envelope, value: str) -> Envelope:
     return envelope.model_copy(update={"tasktoken": value})
 
 
-def wait_for_provider(world: World, *orders: str, undo: bool = False) -> None:
+def wait_for_provider(world: ProviderWorld, *orders: str, undo: bool = False) -> None:
     """Asks for the step (or its undo) of each order while the provider gives no answer."""
     process = world.process(replace(ONCE, outage_after=1000))
     process.hooks.before |= {"do": fail, "void": fail}
@@ -53,7 +53,7 @@ def wait_for_provider(world: World, *orders: str, undo: bool = False) -> None:
 
 class TestWaiting:
     def test_its_message_is_acknowledged_and_answered_later(
-        self, world: World, process: Process, order_id: str
+        self, world: ProviderWorld, process: Process, order_id: str
     ) -> None:
         """In its own name: with its token, and caused by it; by any process, and once."""
         process.hooks.before["do"] = fail
@@ -69,7 +69,7 @@ class TestWaiting:
         assert (world.waits(order_id), world.row(order_id)) == (None, ("done", 2))
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_the_back_off_grows_and_nothing_is_called_before(self, world: World, order_id: str) -> None:
+    def test_the_back_off_grows_and_nothing_is_called_before(self, world: ProviderWorld, order_id: str) -> None:
         """Each call without an answer counts; until it ends, no look finds it."""
         process = world.process(ONCE)
         process.hooks.before["do"] = fail
@@ -82,7 +82,7 @@ class TestWaiting:
         assert process.hooks.calls == {"do": 3}
 
     def test_a_resend_takes_the_place_and_calls_nobody_itself(
-        self, world: World, process: Process, order_id: str
+        self, world: ProviderWorld, process: Process, order_id: str
     ) -> None:
         """The newest token is the one that counts, also when an older message comes late; the next call is soon."""
         wait_for_provider(world, order_id)
@@ -97,7 +97,7 @@ class TestWaiting:
         [answer] = world.envelopes(order_id)
         assert (answer.tasktoken, answer.resend, answer.causationid) == ("t-2", 2, first.id)
 
-    def test_choreography_carries_the_order_on(self, world: World, process: Process, order_id: str) -> None:
+    def test_choreography_carries_the_order_on(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """What waits is the event as it came: the answer has the order that the next service needs."""
         event = compose(
             PAID if world.kind is SHIPPING else StockReserved(items=ORDER.items, order=ORDER),
@@ -113,7 +113,7 @@ class TestWaiting:
         if world.kind is PAYMENT:
             assert answer.data["order"] == event.data["order"]
 
-    def test_a_refusal_after_waiting(self, world: World, process: Process, order_id: str) -> None:
+    def test_a_refusal_after_waiting(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """Whatever the provider says in the end is told."""
         process.hooks.before["do"] = fail
         process.handle(ask(world.kind.bad, order_id))
@@ -125,7 +125,7 @@ class TestWaiting:
 class TestCompensation:
     @pytest.mark.parametrize("reachable", [True, False], ids=["reachable", "unreachable"])
     def test_an_undo_ends_the_wait_of_the_step(
-        self, world: World, process: Process, order_id: str, *, reachable: bool
+        self, world: ProviderWorld, process: Process, order_id: str, *, reachable: bool
     ) -> None:
         """Who asked for the step is told at once that it will not happen, whether the void has an answer or waits."""
         wait_for_provider(world, order_id)
@@ -142,7 +142,7 @@ class TestCompensation:
         assert (world.row(order_id)[0], world.waits(order_id)) == ("undone", None)
         assert world.entries(order_id) == []
 
-    def test_an_undo_overtakes_the_call_that_was_made_again(self, world: World, order_id: str) -> None:
+    def test_an_undo_overtakes_the_call_that_was_made_again(self, world: ProviderWorld, order_id: str) -> None:
         """The late success of the waiting call no longer counts, and is given back."""
         pool = ThreadPoolExecutor(2)
         slow, fast = world.process(executor=pool), world.process()
@@ -160,7 +160,7 @@ class TestCompensation:
         assert (world.row(order_id)[0], world.waits(order_id)) == ("undone", None)
 
     def test_the_step_that_comes_late_finds_the_undo_waiting(
-        self, world: World, process: Process, order_id: str
+        self, world: ProviderWorld, process: Process, order_id: str
     ) -> None:
         """It is refused, and takes nobody's place."""
         wait_for_provider(world, order_id, undo=True)
@@ -170,7 +170,7 @@ class TestCompensation:
         world.call_again(process)
         assert names(world.outcomes(order_id))[1:] == [world.kind.undone]
 
-    def test_an_undo_for_another_reason_joins(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_undo_for_another_reason_joins(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """A refusal elsewhere and a cancellation both ask for it, with messages of their own: one void."""
         wait_for_provider(world, order_id, undo=True)
         assert kinds_of(process.handle(ask(world.kind.undo, order_id))) == [Done]
@@ -180,7 +180,7 @@ class TestCompensation:
 
 
 class TestRaces:
-    def test_two_processes_share_what_is_due(self, world: World) -> None:
+    def test_two_processes_share_what_is_due(self, world: ProviderWorld) -> None:
         """Nothing is called twice: each takes what the other has not."""
         orders = [clock.new_id() for _ in range(6)]
         wait_for_provider(world, *orders)
@@ -191,7 +191,7 @@ class TestRaces:
         assert one.hooks.calls + two.hooks.calls == {"do": 6}
         assert all(names(world.outcomes(order_id)) == [world.kind.success] for order_id in orders)
 
-    def test_a_resend_meets_the_call_in_flight(self, world: World, process: Process, order_id: str) -> None:
+    def test_a_resend_meets_the_call_in_flight(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """It starts no second one, and is the one that is answered."""
         pool = ThreadPoolExecutor(2)
         caller = world.process(executor=pool)
@@ -209,7 +209,7 @@ class TestRaces:
         assert [(e.name, e.tasktoken) for e in world.envelopes(order_id)] == [(world.kind.success, "t-1")]
         assert process.hooks.calls == {}
 
-    def test_a_caller_that_slept_through_its_lease_changes_nothing(self, world: World, order_id: str) -> None:
+    def test_a_caller_that_slept_through_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
         """Its successor's answer is told; its own lack of one frees nothing and counts no try."""
         pool = ThreadPoolExecutor(1)
         sleeper, twin = world.process(ONCE, executor=pool), world.process()
@@ -226,7 +226,7 @@ class TestRaces:
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert (world.row(order_id), world.waits(order_id)) == (("done", 3), None)
 
-    def test_a_twin_of_the_first_call_waits_as_before(self, world: World, order_id: str) -> None:
+    def test_a_twin_of_the_first_call_waits_as_before(self, world: ProviderWorld, order_id: str) -> None:
         """Nothing waits in the database yet, and the call may answer in a moment: the queue keeps the twin."""
         slow, twin = world.process(), world.process()
         gate = Gate()
@@ -239,7 +239,9 @@ class TestRaces:
         gate.open()
         assert kinds_of(call.result(10)) == [Done]
 
-    def test_what_an_older_release_recorded_is_told(self, world: World, process: Process, order_id: str) -> None:
+    def test_what_an_older_release_recorded_is_told(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """It takes what waits by a resend of its message, and knows no place to give up."""
         wait_for_provider(world, order_id)
         world.sql(f"UPDATE {world.kind.table} SET state = 'done', reference = 'x' WHERE order_id = %s", order_id)
@@ -257,7 +259,7 @@ class TestCrash:
             "call.after", "commit.before:2", "commit.after:2",
         ],
     )  # fmt: skip
-    def test_what_waits_survives_a_crash(self, world: World, order_id: str, spec: str, *, undo: bool) -> None:
+    def test_what_waits_survives_a_crash(self, world: ProviderWorld, order_id: str, spec: str, *, undo: bool) -> None:
         """At every boundary of the process that calls again; the next process, cold, ends it with one effect."""
         if undo:
             spec = spec.replace("call.", "undo.")
@@ -283,7 +285,7 @@ class TestCrash:
 
     @pytest.mark.parametrize("nth", [1, 2])
     @pytest.mark.parametrize("point", ["commit.before", "commit.after"])
-    def test_a_crash_as_it_begins_to_wait(self, world: World, order_id: str, point: str, nth: int) -> None:
+    def test_a_crash_as_it_begins_to_wait(self, world: ProviderWorld, order_id: str, point: str, nth: int) -> None:
         """Its message comes again where it was not acknowledged, and asks again or is known."""
         message = ask(world.kind.good, order_id)
         left = [nth]
@@ -308,7 +310,7 @@ class TestCrash:
 
 
 class TestOutage:
-    def test_an_unreachable_provider_is_probed_not_called(self, world: World) -> None:
+    def test_an_unreachable_provider_is_probed_not_called(self, world: ProviderWorld) -> None:
         """After so many orders in a row: what is new waits at once, without a call; answers close the breaker."""
         process = world.process(replace(ONCE, outage_after=3, probe_every=5))
         process.hooks.before |= {"do": fail, "void": fail}
@@ -334,7 +336,7 @@ class TestOutage:
         assert all(names(world.outcomes(o)) == [world.kind.success] for o in orders)
         assert all(world.entries(o) == [world.kind.does] for o in orders)
 
-    def test_one_order_is_no_outage(self, world: World, order_id: str) -> None:
+    def test_one_order_is_no_outage(self, world: ProviderWorld, order_id: str) -> None:
         """However often its own call has no answer."""
         process = world.process(replace(LIMITS, outage_after=2))
         process.hooks.before["do"] = fail
@@ -343,7 +345,7 @@ class TestOutage:
         assert process.hooks.calls == {"do": 6}
         assert not process.application.breaker.open
 
-    def test_undos_hold_up_no_step(self, world: World) -> None:
+    def test_undos_hold_up_no_step(self, world: ProviderWorld) -> None:
         """An hour's compensations beside three orders whose deadline runs: a look takes some of each."""
         wait_for_provider(world, *(clock.new_id() for _ in range(12)), undo=True)
         orders = [clock.new_id() for _ in range(3)]
@@ -355,7 +357,7 @@ class TestOutage:
         while process.retrying.step():
             pass
 
-    def test_slow_calls_are_bounded(self, world: World) -> None:
+    def test_slow_calls_are_bounded(self, world: ProviderWorld) -> None:
         """What hangs takes a quarter of the pool at most, and the rest of it stays for what is new."""
         pool = ThreadPoolExecutor(8)
         process = world.process(replace(LIMITS, concurrency=8), executor=pool)
@@ -370,7 +372,7 @@ class TestOutage:
         pool.shutdown()
         assert process.retrying._in_flight.total() == 0
 
-    def test_a_bug_in_a_client_is_tried_again(self, world: World, process: Process, order_id: str) -> None:
+    def test_a_bug_in_a_client_is_tried_again(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """Its message is acknowledged: nothing is left to dead-letter, and the owner's deadline decides."""
         wait_for_provider(world, order_id)
         process.hooks.before["do"] = lambda: 1 / 0
@@ -380,7 +382,7 @@ class TestOutage:
         assert world.call_again(process) == 1
         assert names(world.outcomes(order_id)) == [world.kind.success]
 
-    def test_who_waits_in_a_newer_releases_words(self, world: World, order_id: str) -> None:
+    def test_who_waits_in_a_newer_releases_words(self, world: ProviderWorld, order_id: str) -> None:
         """After a rollback: the answer is kept until it can be addressed, and holds up nobody."""
         process, other = world.process(replace(LIMITS, concurrency=16)), clock.new_id()
         wait_for_provider(world, order_id, other)
@@ -395,7 +397,7 @@ class TestOutage:
         world.call_again(process)
         assert names(world.outcomes(order_id)) == [world.kind.success]
 
-    def test_a_look_costs_what_is_due(self, world: World, process: Process) -> None:
+    def test_a_look_costs_what_is_due(self, world: ProviderWorld, process: Process) -> None:
         """Not what waits: of 20,000 places five are due, found by the index, with their intents by key."""
         table, fill = world.kind.table, "FROM generate_series(1, 20000) AS n"
         order = "md5(n::text)::uuid"
@@ -416,7 +418,7 @@ class TestOutage:
         finally:
             world.sql(f"DELETE FROM {table} WHERE order_id IN (SELECT {order} {fill})")
 
-    def test_what_is_measured(self, world: World, process: Process, order_id: str) -> None:
+    def test_what_is_measured(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """How many wait, since when, and whether the provider counts as unreachable."""
         wait_for_provider(world, order_id)
         values = {g.name: g.value for g in process.application.gauges(process.database)}

@@ -15,10 +15,10 @@ import pytest
 
 from orderflow.routing import SERVICES
 from tests.support.aims import within
-from tests.support.bodies import valid_body
+from tests.support.bodies import order_body, valid_body
 from tests.support.load import Load, quick, sizes
 from tests.support.processes import provider_calls
-from tests.support.system import FAULTS, KINDS, System, order_body, until
+from tests.support.system import FAULTS, KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(7)]
 

@@ -43,9 +43,10 @@ from orderflow.service import Service
 from orderflow.settings import Settings
 from orderflow.web import create_app
 from tests.support.aims import within
+from tests.support.bodies import order_body
 from tests.support.fuzz import MEGABYTES, Fuzzer, megabytes
 from tests.support.load import sizes
-from tests.support.system import KINDS, System, order_body, until
+from tests.support.system import KINDS, System, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
 

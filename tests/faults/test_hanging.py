@@ -15,9 +15,10 @@ from orderflow.routing import SERVICES
 from tests.faults.test_databases import administrator, pids
 from tests.support import parts
 from tests.support.aims import within
+from tests.support.bodies import order_body
 from tests.support.load import Load
 from tests.support.logs import LoggedSince
-from tests.support.system import KINDS, System, order_body, until
+from tests.support.system import KINDS, System, until
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.extra, pytest.mark.timeout(600), pytest.mark.xdist_group("faults-system"),

@@ -13,8 +13,8 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.contracts import Workflow
 from orderflow.web.operations import declared
+from tests.support.bodies import order_body
 from tests.support.proxy import LostCommits
-from tests.support.system import order_body
 from tests.support.world import BUILD, Crash, World, failing_on_purpose
 
 pytestmark = [pytest.mark.row(31)]

@@ -12,10 +12,11 @@ from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from orderflow.errors import Transient
 from orderflow.routing import SERVICES
+from tests.support.bodies import order_body
 from tests.support.load import Load, each_kind, sizes
 from tests.support.oracle import check
 from tests.support.proxy import LostCommits
-from tests.support.system import KINDS, System, order_body, overridden, until
+from tests.support.system import KINDS, System, overridden, until
 from tests.support.world import BUILD, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.row(7)]

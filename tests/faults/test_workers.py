@@ -18,10 +18,11 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from tests.support import parts
+from tests.support.bodies import order_body
 from tests.support.load import sizes
 from tests.support.ports import free_port
 from tests.support.processes import workers as workers_of
-from tests.support.system import System, order_body, overridden, until
+from tests.support.system import System, overridden, until
 from tests.support.traces import Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system"), pytest.mark.row(20)]

@@ -9,8 +9,9 @@ import pytest
 
 from orderflow.routing import SERVICES
 from orderflow.web.parsing import MAX_BODY
+from tests.support.bodies import order_body
 from tests.support.raw_http import JSON, post, talk
-from tests.support.system import System, order_body
+from tests.support.system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
 

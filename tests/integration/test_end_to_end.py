@@ -19,7 +19,8 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import COORDINATOR
 from services.order.schemas import MAX_LINES
 from tests.support import parts
-from tests.support.system import KINDS, System, kind_id, order_body, until
+from tests.support.bodies import order_body
+from tests.support.system import KINDS, System, kind_id, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
 

@@ -10,7 +10,8 @@ import pytest
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
-from tests.support.system import KINDS, System, kind_id, order_body, until
+from tests.support.bodies import order_body
+from tests.support.system import KINDS, System, kind_id, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

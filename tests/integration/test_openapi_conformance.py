@@ -16,7 +16,8 @@ from schemathesis.specs.openapi import checks
 
 from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES
-from tests.support.system import System, order_body
+from tests.support.bodies import order_body
+from tests.support.system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

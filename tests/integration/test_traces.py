@@ -15,7 +15,8 @@ from orderflow import clock
 from orderflow.contracts import MESSAGES, EventBus, Workflow, name_of
 from orderflow.routing import TABLE, Channel, route
 from orderflow.saga import STEPS
-from tests.support.system import KINDS, System, kind_id, order_body, until
+from tests.support.bodies import order_body
+from tests.support.system import KINDS, System, kind_id, until
 from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

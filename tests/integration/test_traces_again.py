@@ -13,8 +13,9 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
 from tests.support import parts
+from tests.support.bodies import order_body
 from tests.support.ports import free_ports
-from tests.support.system import KINDS, System, order_body, until
+from tests.support.system import KINDS, System, until
 from tests.support.traces import Jaeger, Trace, jaeger_of, malformed, trace_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -1,8 +1,8 @@
 """Aims in real seconds, on a machine that may have other work.
 
-An aim ("each is gone within ten seconds") is one of a quiet machine. Where others use it too, a test that held to it
-would fail at times with nothing wrong; so `--slack` says how many times as long may be taken. `make faults` takes
-none, and its table shows what was measured either way.
+An aim ("each process ends within ten seconds") assumes a quiet machine. If others use the machine too, a test could
+fail although nothing is wrong; therefore `--slack` multiplies the time that a test may take. `make faults` allows no
+slack, and its table shows what was measured either way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _slack = 1.0
 
 
 def set_slack(times: float) -> None:
-    """How many times as long as its aim all may take from here on. Raises ValueError for less than once."""
+    """Sets the factor by which every aim may be exceeded from now on. Raises ValueError if it is less than 1."""
     global _slack
     if not times >= 1:
         raise ValueError(f"--slack is {times}: an aim can't be made shorter")
@@ -24,5 +24,5 @@ def set_slack(times: float) -> None:
 
 
 def within(seconds: float) -> float:
-    """The seconds that may be taken where the aim is `seconds`."""
+    """The seconds that a test may take if its aim is `seconds`."""
     return seconds * _slack

@@ -1,8 +1,8 @@
-"""Executions of the generated state machine, as far as its states and expressions go: what they send, and why.
+"""Interprets executions of the generated state machine: which states they enter and what they send.
 
-No emulator: it knows just the state types, paths and functions that `deploy/stack/state_machine.py` uses, and fails on
-anything else, so that a test of the definition's own logic needs no LocalStack. `Walk` goes through one by itself;
-`tests.support.machine` lets time and services drive them.
+It is no emulator. It knows only the state types, paths and functions that `deploy/stack/state_machine.py` uses, and
+fails on anything else, so that a test of the definition's own logic needs no LocalStack. `Walk` runs one execution to
+its end; in `tests.support.machine`, time and the services drive executions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ UNSENT: dict[str, Any] = {}
 
 
 class Unresolved(AssertionError):
-    """An expression that finds nothing in the data it is applied to."""
+    """An expression finds nothing in the data to which it is applied."""
 
 
 class Execution:
-    """One execution. It goes on until a state waits: a task for its answer, a Wait for its time.
+    """One execution. It continues until a state waits: a task for its answer, a Wait for its time.
 
-    `send` takes a queue's URL and a message, and says whether it could be sent. `sent` are the messages so far,
-    `states` the names of all states it entered, `events` its history, `input` what it was started with. While it
-    waits, `wait` are the seconds that it will, and `token` the task's (None in a Wait).
+    `send` takes a queue's URL and a message, and returns whether it could be sent. `sent` holds the messages so far,
+    `states` the names of all states it entered, `events` its history, `input` the input it was started with. While it
+    waits, `wait` is the number of seconds, and `token` the task's token (None in a Wait).
     """
 
     def __init__(self, definition: dict[str, Any], data: dict[str, Any], send: Callable[[str, Envelope], bool]) -> None:
@@ -50,17 +50,17 @@ class Execution:
         self._send = send
 
     def begin(self) -> None:
-        """From the first state on."""
+        """Runs from the first state."""
         self._note("ExecutionStarted", input=json.dumps(self.input))
         self._go_on(self._definition["StartAt"])
 
     def succeed(self, output: dict[str, Any]) -> None:
-        """The task's answer has come."""
+        """Continues with the task's answer."""
         assert self.token, f"{self.states[-1]} waits for no answer"
         self._go_on(self._succeeded(self._state, output))
 
     def time_out(self) -> None:
-        """The time of the state that waits is over."""
+        """Continues after the time of the waiting state has passed."""
         if self.token:
             self._note("TaskTimedOut", error="States.Timeout")
             self._go_on(self._caught(self._state, "States.Timeout"))
@@ -76,7 +76,7 @@ class Execution:
         self.token = None
         while name:
             self.states.append(name)
-            assert len(self.states) < 2000, "it goes round in circles"
+            assert len(self.states) < 2000, "it runs in circles"
             state = self._state
             name = getattr(self, f"_{state['Type'].lower()}")(state)
 
@@ -110,7 +110,7 @@ class Execution:
         return str(state["Next"])
 
     def _caught(self, state: dict[str, Any], error: str) -> str:
-        """Where an error leads, after all retries in vain."""
+        """Continues where an error leads after all retries have failed."""
         [caught] = [c for c in state["Catch"] if c["ErrorEquals"] in ([error], ["States.ALL"])]
         self._put(caught.get("ResultPath", "$"), {"Error": error, "Cause": ""})
         return str(caught["Next"])
@@ -193,7 +193,7 @@ class Execution:
 
 
 class Walk(Execution):
-    """An execution whose tasks are answered by `answer`, without anybody waiting."""
+    """An execution whose tasks are answered by `answer`, without real waiting."""
 
     def __init__(self, definition: dict[str, Any], data: dict[str, Any], answer: Callable[[Envelope], Answer]) -> None:
         super().__init__(definition, data, self._ask)
@@ -201,7 +201,7 @@ class Walk(Execution):
         self._answered: Answer = None
 
     def run(self) -> str:
-        """To the end; the name of the last state."""
+        """Runs to the end and returns the name of the last state."""
         self.begin()
         while self.status == "RUNNING":
             if self.token and self._answered is not None:
@@ -218,5 +218,5 @@ class Walk(Execution):
 
 
 def _split(arguments: str) -> Iterator[str]:
-    """At the commas outside parentheses and quotes."""
+    """Splits at the commas outside parentheses and quotes."""
     yield from (a.strip() for a in re.findall(r"(?:'[^']*'|[^,()]|\([^()]*\))+", arguments))

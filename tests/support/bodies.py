@@ -1,11 +1,18 @@
-"""A valid body for each route that reads one."""
+"""Valid bodies: of an order, with changes, and of each other route that reads one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tests.support.system import order_body
+from client.order_bodies import basket
+
+
+def order_body(**changes: Any) -> dict[str, Any]:
+    """A valid request for an order, with changes: `sku`, `quantity`, `postal_code`, or any field of the request."""
+    line = (changes.pop("sku", "BOOK-1"), changes.pop("quantity", 2))
+    return basket([line], "pm_card_visa", changes.pop("postal_code", "10115"), customer="c-1") | changes
+
 
 VALID: Final[Mapping[str, Any]] = {
     "OrderRequest": order_body(workflow="choreography", event_bus="sns"),
@@ -16,11 +23,11 @@ VALID: Final[Mapping[str, Any]] = {
     "Settle": {"by": "ada", "why": "repaired", "ids": ["01a20c9c-842a-7161-bc3c-4230b7469cf6"], "order_id": None},
     "FaultsDocument": {"error_rate": 0.5, "latency": 0.1, "outage": False},
 }
-"""By the model that the route reads."""
+"""Bodies by the model that the route reads."""
 
 
 def valid_body(operation: Mapping[str, Any]) -> Any:
-    """For an operation of an OpenAPI document; None where it reads no body."""
+    """A body for an operation of an OpenAPI document; None if it reads no body."""
     if "requestBody" not in operation:
         return None
     schema = operation["requestBody"]["content"]["application/json"]["schema"]

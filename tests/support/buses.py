@@ -1,4 +1,4 @@
-"""The brokers that the contract suite asks: memory, LocalStack, and moto's server as a second opinion on AWS."""
+"""The brokers that the contract suite runs on: memory, LocalStack, and moto's server as a second opinion on AWS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "contract"
 
 
 class Memory:
-    """The memory bus, as the suite sees a broker."""
+    """The memory bus, with the interface that the suite needs."""
 
     limits = False
     """Whether it refuses batches that are too large."""
@@ -37,7 +37,7 @@ class Memory:
         return decode(delivery.body)
 
     def parked(self, service: str) -> list[tuple[str, str]]:
-        """(body, reason) of what is in the dead-letter queue, which is emptied."""
+        """(body, reason) of the messages in the dead-letter queue, which is emptied."""
         queue = self.broker.queues[service]
         found = [(delivery.body, reason) for delivery, reason in queue.parked]
         queue.parked.clear()
@@ -51,7 +51,7 @@ class Memory:
 
 
 class Emulated:
-    """A stack of its own in an emulator at `endpoint`. `input_path`: whether its EventBridge knows it."""
+    """A stack of its own in an emulator at `endpoint`. `input_path`: whether its EventBridge supports InputPath."""
 
     def __init__(
         self, endpoint: str, deploy: Callable[[str, str], object], *, limits: bool = True, input_path: bool = True
@@ -64,7 +64,7 @@ class Emulated:
         self._sqs: Any = client("sqs", endpoint)
 
     def decode(self, delivery: Delivery) -> Envelope:
-        """The envelope that was delivered; out of the whole event, where InputPath is not known."""
+        """The envelope that was delivered; it is taken out of the whole event if InputPath is not supported."""
         whole = json.loads(delivery.body)
         wrapped = not self._input_path and "detail-type" in whole
         return decode(json.dumps(whole["detail"], separators=(",", ":")) if wrapped else delivery.body)
@@ -82,7 +82,7 @@ class Emulated:
 
     @contextmanager
     def shortest_queue(self, service: str, limit: int) -> Iterator[None]:
-        """A service's queue takes messages of so many bytes at most."""
+        """Limits a service's queue to messages of this many bytes."""
         url = self._sqs.get_queue_url(QueueName=f"{NAME}-{service}")["QueueUrl"]
         before = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])["Attributes"]
         self._sqs.set_queue_attributes(QueueUrl=url, Attributes={"MaximumMessageSize": str(limit)})
@@ -92,7 +92,7 @@ class Emulated:
             self._sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
 
     def break_stack(self) -> None:
-        """Takes the marker away, and makes the broker look again."""
+        """Removes the marker, and makes the broker look again."""
         self._sqs.delete_queue(QueueUrl=self._sqs.get_queue_url(QueueName=f"{NAME}-ready")["QueueUrl"])
         self.broker._clients.lost()
 
@@ -101,7 +101,7 @@ class Emulated:
 
 
 def by_template(endpoint: str, name: str) -> None:
-    """Deploys localstack/stack.yaml, as everywhere."""
+    """Deploys localstack/stack.yaml, as the product does."""
     spec = importlib.util.spec_from_file_location("deploy", ROOT / "localstack/init/ready.d/deploy.py")
     assert spec
     assert spec.loader
@@ -111,8 +111,8 @@ def by_template(endpoint: str, name: str) -> None:
 
 
 def by_calls(endpoint: str, name: str) -> None:
-    """The parts of the stack that a broker needs, call by call: moto's CloudFormation has no QueuePolicy and no
-    Subscription, and fails on a rule of a bus of its own."""
+    """Creates the parts of the stack that a broker needs, call by call: moto's CloudFormation has no QueuePolicy and no
+    Subscription, and fails on a rule of a custom bus."""
     sqs, sns, events = (client(service, endpoint) for service in ("sqs", "sns", "events"))
     topic = sns.create_topic(Name=f"{name}-events")["TopicArn"]
     events.create_event_bus(Name=name)
@@ -140,7 +140,7 @@ def moto() -> Iterator[Emulated]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        # What another server of this process has left: moto keeps it by process.
+        # Reset what an earlier server left: moto keeps its state per process.
         httpx.post(f"http://{host}:{port}/moto-api/reset", trust_env=False)
         yield Emulated(f"http://{host}:{port}", by_calls, limits=False, input_path=False)
     finally:
@@ -148,7 +148,7 @@ def moto() -> Iterator[Emulated]:
 
 
 def receive_all(bus: Memory | Emulated, service: str, expected: int, wait: int = 2) -> list[Delivery]:
-    """What a service's queue holds, deleted from it: waits for `expected`, then looks for what is too much."""
+    """Takes and deletes a service's messages: waits for `expected` of them, then checks that there are no more."""
     queue = bus.broker.queue(service)
     found: list[Delivery] = []
     while True:

@@ -1,4 +1,4 @@
-"""A running system as it was before an earlier test: no orders, no messages, the stock whole."""
+"""Resets a running system to its state before the first test: no orders, no messages, the full stock."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from tests.support.system import System
 
 _KEPT: Final = "{alembic_version,products,stock,faults,counters}"
-"""Tables whose rows are not an order's."""
+"""Tables whose rows don't belong to orders."""
 
 
 def clean(system: System) -> None:
-    """Deletes what an earlier test left behind, if it left anything that doesn't add up.
+    """Deletes what an earlier test left behind, if it left anything inconsistent.
 
-    A test that failed may have left orders under way. What still works on them would write into tables that have been
-    emptied, and the next test would be blamed: the services are stopped meanwhile, and executions ended.
-    """
+    A test that failed may have left orders in flight. Whatever still works on them would write into tables that have
+    been emptied, and the next test would be blamed. Therefore the services are stopped meanwhile, and executions are
+    ended."""
     dead_letters = [queue for queue, count in system.dead_letters().items() if count]
     if not (complaints(system.databases) or system.waiting() or dead_letters):
         return
@@ -31,7 +31,7 @@ def clean(system: System) -> None:
         for execution in _executions(system):
             system.aws("stepfunctions").stop_execution(executionArn=execution)
     while not _purged(system):
-        pass  # what was on its way within the broker arrives after a purge
+        pass  # messages that are still inside the broker arrive after a purge
     found = "SELECT relname FROM pg_stat_user_tables WHERE NOT relname = ANY(%s::text[])"
     for database in system.databases:
         tables = [name for (name,) in system.sql(database, found, _KEPT)]
@@ -44,7 +44,7 @@ def clean(system: System) -> None:
 
 
 def _purged(system: System) -> bool:
-    """Whether all queues were empty already; those that weren't are emptied."""
+    """Empties the queues; returns whether all were empty already."""
     full = [*system.waiting(), *(queue for queue, count in system.dead_letters().items() if count)]
     for queue in full:
         system.aws("sqs").purge_queue(QueueUrl=system.queue(queue))
@@ -52,7 +52,7 @@ def _purged(system: System) -> bool:
 
 
 def _executions(system: System) -> list[str]:
-    """Those of the state machine that run."""
+    """The running executions of the state machine."""
     client: Any = system.aws("stepfunctions")
     return [
         execution["executionArn"]

@@ -1,4 +1,4 @@
-"""The command line against services that only a test knows: answers by path, over httpx's mock transport."""
+"""The command line against made-up services: answers by path, over httpx's mock transport."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ORDER: Final[Mapping[str, Any]] = {
 def entry(
     ms: int, service: str, name: str, kind: str = "event", note: str = "", number: int | None = None, resend: int = 0
 ) -> Any:
-    """One entry of a timeline; its message id follows from its place in time unless `number` says otherwise."""
+    """One entry of a timeline; its message id is derived from its time unless `number` is given."""
     return {
         "at": f"2026-01-01T10:00:{ms // 1000:02}.{ms % 1000:03}Z", "service": service, "kind": kind, "type": name,
         "message_id": f"m-{ms if number is None else number}-{name}", "causation_id": None, "note": note,
@@ -57,7 +57,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def answer(routes: Mapping[str, Any]) -> Handler:
-    """Answers `METHOD service/path`, such as `GET order/orders`, by JSON (a dict) or by a response; 404 otherwise."""
+    """Answers `METHOD service/path`, such as `GET order/orders`, with JSON (a dict) or a response; 404 otherwise."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         found = routes.get(f"{request.method} {request.url.host}{request.url.path}")
@@ -90,7 +90,7 @@ class Terminal:
         self.requests: list[httpx.Request] = []
 
     def run(self, *arguments: str, routes: Mapping[str, Any] | None = None, jaeger: str | None = None) -> Result:
-        """The result of one command. What the services were asked is kept in `requests`."""
+        """The result of one command. `requests` records the requests to the services."""
         handler = answer(routes or {})
 
         def remember(request: httpx.Request) -> httpx.Response:
@@ -102,7 +102,7 @@ class Terminal:
 
 
 MOVED = timeline_of(dict(ORDER), dict(TIMELINE))
-"""An order on its way."""
+"""An order in flight."""
 
 CONFIRMED = timeline_of(
     dict(ORDER) | {"status": "CONFIRMED", "reason": None},
@@ -111,7 +111,7 @@ CONFIRMED = timeline_of(
 
 
 def shown(renderable: Any, width: int = 100) -> str:
-    """What a terminal of that width shows, without colours."""
+    """What a terminal of this width shows, without colours."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(renderable)

@@ -1,4 +1,4 @@
-"""A real system in containers, for tests: what they ask and tell it."""
+"""A real system in containers, with the verbs that tests need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.system import System
 
 
 class ContainerSystem(System):
-    """A system in containers. Databases are looked into from outside, as the containers publish them."""
+    """A system in containers. Tests query the databases from outside, on the ports that the containers publish."""
 
     runtime: ContainerRuntime  # type: ignore[assignment]
 
@@ -29,12 +29,12 @@ class ContainerSystem(System):
         return {item["sku"]: (item["available"], item["reserved"]) for item in self.get("inventory", "/stock")["items"]}
 
     def ledger_entries(self, provider: str, order_id: str) -> list[dict[str, Any]]:
-        """What a provider did for an order, by its own ledger, over HTTP; oldest first."""
+        """What a provider did for an order, from its own ledger, over HTTP; oldest first."""
         items: list[dict[str, Any]] = self.get(provider, f"/simulator/ledger?order_id={order_id}")["items"]
         return sorted(items, key=lambda item: str(item["at"]))
 
     def run_in(self, part: str, *command: str) -> str:
-        """What a command prints in a part's container; it must succeed."""
+        """The output of a command in a part's container; the command must succeed."""
         (container,) = [c for c in self.runtime.containers() if c.service == part]
         done = docker("exec", container.id, *command)
         assert done.returncode == 0, done.stderr

@@ -1,5 +1,5 @@
-"""What tests run on: whether a Docker Engine is there for those that need one (they are skipped without, and fail where
-it must be), and where LocalStack, PostgreSQL and Jaeger come from."""
+"""What tests run on: whether there is a Docker Engine for the tests that need one (without it they are skipped, or fail
+if it is required), and where LocalStack, PostgreSQL and Jaeger come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.containers.docker import check_engine
 
 
 def need_engine() -> None:
-    """Skips the calling test, saying what is missing; with ORDERFLOW_REQUIRE_DOCKER=1 (CI sets it) the test fails."""
+    """Skips the calling test and says what is missing; with ORDERFLOW_REQUIRE_DOCKER=1 (CI sets it) the test fails."""
     try:
         check_engine()
     except RuntimeProblem as problem:

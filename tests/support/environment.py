@@ -1,6 +1,7 @@
-"""What a shell, a platform or a CI service has set, and no test may see. Imported first, before anything reads it.
+"""Removes variables that a shell, a platform or a CI service has set and no test may see. Imported first, before
+anything reads them.
 
-Kept is what says where things are (PATH, HOME, TMPDIR, locales, Docker) and what tests are asked for.
+Kept are variables that say where things are (PATH, HOME, TMPDIR, locales, Docker) and those that choose tests.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ _NAMES: Final = {name.upper() for name in Settings.model_fields} | {
 }  # fmt: skip
 _KEPT: Final = ("ORDERFLOW_TEST_", "ORDERFLOW_REQUIRE_")
 PROXIES: Final = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
-"""Nothing that tests talk to is behind one, but for what `make up` installs."""
+"""Tests reach nothing through a proxy, except what `make up` installs."""
 
 
 def clear(environ: MutableMapping[str, str]) -> dict[str, str]:
-    """Removes it; what was removed."""
+    """Removes them, and returns what was removed."""
     foreign = [
         name
         for name in environ

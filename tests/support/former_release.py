@@ -1,4 +1,4 @@
-"""What the release before partitions says to its database, word for word: a deploy runs both."""
+"""The statements of the release before partitions, word for word: during a deploy, both releases run."""
 
 from __future__ import annotations
 

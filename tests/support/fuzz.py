@@ -1,4 +1,4 @@
-"""What no honest caller or sender writes (row 15 of the fault matrix): a valid document with something done to it."""
+"""Input that no honest caller or sender writes (row 15 of the fault matrix): a valid document, damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS: Final = (
     '"\U0001f4a5"', '"' + "x" * 20_000 + '"', "\"' OR 1=1 --\"", '"<script>alert(1)</script>"', '"../../etc/passwd"',
     '"%s%n{0}$(id)"', '{"$ref": "#"}', '{"__proto__": {"admin": true}}',
 )  # fmt: skip
-"""Put in the place of a value, as they are: some are JSON, some are not."""
+"""Texts that replace a value as they are: some are JSON, some are not."""
 
 NESTED: Final = ("[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "[" * DEEP, '[{"a":' * DEEP)
 
@@ -44,7 +44,7 @@ class Fuzzer:
         self._random = random.Random(seed)
 
     def document(self, valid: Any) -> bytes:
-        """JSON, or what looks like it."""
+        """JSON, or something that looks like it."""
         damage: Sequence[Callable[[Any], str]] = (
             self._other_value, self._other_value, self._other_value, self._missing, self._added, self._twice,
         )  # fmt: skip
@@ -59,7 +59,7 @@ class Fuzzer:
         return self._torn(data) if self._random.random() < 0.25 else data
 
     def request(self, method: str, target: str, valid: Any) -> bytes:
-        """A whole HTTP request with a body, its framing and its headers not always right either."""
+        """A whole HTTP request with a body; its framing and headers may be wrong, too."""
         pick = self._random
         body = self.document(valid)
         kind = pick.choice(CONTENT_TYPES) if pick.random() < 0.1 else "application/json"
@@ -78,7 +78,7 @@ class Fuzzer:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
     def target(self, path: str, names: Sequence[str]) -> str:
-        """A path for GET with its `{}` places filled, and parameters of these names: none of it right."""
+        """A path for GET with its `{}` filled in and parameters of these names, all of them invalid."""
         while "{" in path:
             before, _, rest = path.partition("{")
             path = before + self._word() + rest.partition("}")[2]
@@ -86,7 +86,7 @@ class Fuzzer:
         return path + ("?" + "&".join(given) if given else "")
 
     def message(self, valid: Mapping[str, Any]) -> str:
-        """An envelope, or what looks like it. It is text: a queue holds no other."""
+        """An envelope, or something that looks like it. It is text: a queue holds nothing else."""
         chance = self._random.random()
         if chance < 0.35:
             return json.dumps(dict(valid) | dict(self._random.sample(self._forgeries(), self._random.randint(1, 2))))
@@ -166,7 +166,7 @@ class Fuzzer:
         return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
     def _word(self) -> str:
-        """Percent-encoded: what isn't would be refused before it is looked at."""
+        """Percent-encoded bytes: anything else would be refused before the service reads it."""
         word = self._random.choice((
             self._random.randbytes(self._random.randrange(1, 40)), b"\x00", b"..%2f..", b"' OR 1=1 --", b"-1", b"0",
             b"9" * 300, b"NaN", b"x" * 500, b"\xff\xfe", b"\xed\xa0\x80", b"{}", b"true",
@@ -176,13 +176,13 @@ class Fuzzer:
 
 
 def valid_id(chance: random.Random) -> str:
-    """An id in the right form, of nothing."""
+    """A well-formed id of nothing that exists."""
     text = f"{chance.getrandbits(128):032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def _sample_of(chance: random.Random) -> Any:
-    """Data of messages that exist, which may not be that of this one."""
+    """Data of existing message types, which may not fit this message."""
     return chance.choice((
         {}, [], None, {"reason": "undone"}, {"reason": "x" * 501}, {"items": []},
         {"items": [{"sku": "BOOK-1", "quantity": 0}]}, {"items": [{"sku": "BOOK-1", "quantity": 10**7}]},
@@ -208,7 +208,7 @@ def _at(value: Any, path: Sequence[Any]) -> Any:
 
 
 def _put(valid: Any, path: Sequence[Any], text: str) -> str:
-    """The document with `text` at a place, as it is."""
+    """The document with `text`, unchanged, at one place."""
     if not path:
         return text
     copy = json.loads(json.dumps(valid))
@@ -218,9 +218,9 @@ def _put(valid: Any, path: Sequence[Any], text: str) -> str:
 
 
 MEGABYTES: Final = 50
-"""That a process may have grown by, over the whole of a test."""
+"""The memory by which a process may have grown over a whole test."""
 
 
 def megabytes(process: psutil.Process) -> float:
-    """What it holds in memory."""
+    """The memory that a process uses."""
     return float(process.memory_info().rss) / 2**20

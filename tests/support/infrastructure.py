@@ -1,7 +1,7 @@
-"""LocalStack with its stack, PostgreSQL and (where there is one) Jaeger for tests: one interface, two providers.
+"""LocalStack with its stack, PostgreSQL and (if available) Jaeger for tests: one interface, two providers.
 
-`ORDERFLOW_TEST_INFRA` chooses (tests.support.engine). Both give the same: the stack of `localstack/stack.yaml`, a
-database and a role for each service, everything on free loopback ports.
+`ORDERFLOW_TEST_INFRA` chooses the provider (tests.support.engine). Both give the same: the stack of
+`localstack/stack.yaml`, a database and a role for each service, everything on free loopback ports.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ PARTS = ("localstack", "postgres", "jaeger")
 
 
 class Infrastructure(Protocol):
-    """What services need around them. Parts are called localstack, postgres and jaeger."""
+    """The infrastructure that services need. Its parts are called localstack, postgres and jaeger."""
 
     broker_url: str
-    """LocalStack's, with the stack deployed."""
+    """LocalStack's URL; the stack is deployed."""
     database_urls: dict[str, str]
-    """By service, and that of the `providers`; each role reaches its own database only."""
+    """Database URLs by service, and that of the `providers`; each role reaches only its own database."""
     otlp_url: str | None
-    """Where spans go over OTLP/HTTP; None where there is no Jaeger."""
+    """Where to send spans over OTLP/HTTP; None if there is no Jaeger."""
     jaeger_url: str | None
     """Jaeger's HTTP API."""
 
     def stop(self, part: str) -> None:
-        """Stops a part in good order; it stays down until `start`."""
+        """Stops a part gracefully; it stays down until `start`."""
 
     def start(self, part: str) -> None:
         """Starts a stopped part at its old address; returns when it is ready."""
 
     def ready(self, part: str) -> bool:
-        """Whether a part does its work."""
+        """Whether a part works."""
 
     def kill(self, part: str) -> None:
-        """A part dies on the spot and is started again; returns when it is ready. LocalStack comes back empty, but
-        with its stack; PostgreSQL with all that was committed."""
+        """Kills a part and restarts it; returns when it is ready. LocalStack comes back empty, but with its stack;
+        PostgreSQL comes back with everything that was committed."""
 
     def close(self) -> None:
-        """Leaves nothing behind."""
+        """Stops and removes everything."""
 
 
 @contextmanager
 def infrastructure(folder: Path, name: str | None = None) -> Iterator[Infrastructure]:
-    """Running infrastructure of the named or chosen provider; `folder` is for what it needs to keep."""
+    """Running infrastructure of the named or chosen provider; `folder` holds its files."""
     made: Infrastructure
     if (name or provider()) == "containers":
         from tests.support.infrastructure_containers import ContainerInfrastructure  # needs testcontainers
@@ -77,7 +77,7 @@ def infrastructure(folder: Path, name: str | None = None) -> Iterator[Infrastruc
 
 
 class EmbeddedInfrastructure:
-    """From PyPI's packages, under the embedded runtime's supervisor, without any service."""
+    """Infrastructure from PyPI's packages, under the embedded runtime's supervisor, without any service."""
 
     def __init__(self, folder: Path) -> None:
         self._plan = make_plan(free_ports())

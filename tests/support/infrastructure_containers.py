@@ -19,7 +19,7 @@ from runtime.probe import answers
 from tests.support.ports import free_ports
 from tests.support.system import until
 
-# These fixtures clean up after themselves; the janitor would be one more image to pull.
+# These fixtures clean up after themselves; testcontainers' reaper would be one more image to pull.
 testcontainers_config.ryuk_disabled = True
 
 _INNER: Final = {
@@ -31,7 +31,7 @@ _OWNERS: Final = (*SERVICES, "providers")
 
 
 class ContainerInfrastructure:
-    """Three containers with fixed ports (`given`, by variable, or free ones): one that is started again keeps its
+    """Three containers with fixed ports (`given`, by variable, or free ones), so that a restarted one keeps its
     address."""
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
@@ -110,7 +110,7 @@ def _container(service: dict[str, Any], inner: dict[int, str], ports: dict[str, 
             container.with_env(name, _filled(str(value)))
     for mount in service["volumes"]:
         source, target, *mode = mount.split(":")
-        if source.startswith("./"):  # PostgreSQL's data goes with its container
+        if source.startswith("./"):  # PostgreSQL's data is deleted with its container
             container.with_volume_mapping(str(PROJECT / source), target, mode[0] if mode else "rw")
     container.tmpfs = dict(mount.split(":") for mount in service["tmpfs"])
     for own, variable in inner.items():

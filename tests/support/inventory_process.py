@@ -1,4 +1,4 @@
-"""Inventory on a real database, in one process of many threads; as a program, a process that buys all it can."""
+"""Inventory on a real database, in one process with many threads; run as a program, it buys as much as it can."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THREADS = 16
 
 
 class Shop:
-    """Inventory in one process of many threads."""
+    """Inventory in one process with many threads."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -49,7 +49,7 @@ class Shop:
         return self.processor.process(envelopes)  # type: ignore[return-value]
 
     def finish(self, *envelopes: Envelope) -> list[Verdict]:
-        """Handles all; one that must wait comes again, alone. Why any had to is in `waited`."""
+        """Handles all messages; one that must wait is handled again, alone. `waited` records the reasons."""
         verdicts = self.handle(*envelopes)
         for i, envelope in enumerate(envelopes):
             for _ in range(100):
@@ -78,7 +78,7 @@ class Shop:
 
 
 def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]:
-    """Asks for one piece of each SKU for each order, in batches of mixed lines, on all threads."""
+    """Reserves one piece of each SKU for each order, in batches of mixed lines, on all threads."""
 
     def batch(part: Sequence[str]) -> list[Verdict]:
         lines = {order_id: random.sample(skus, len(skus)) for order_id in part}
@@ -91,7 +91,7 @@ def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]
 
 
 def main(url: str, number: str, *skus: str) -> None:
-    """Says `ready`, waits for a line, buys, and tells as JSON how many orders got their pieces, and when it bought."""
+    """Prints `ready`, waits for a line, buys, and prints as JSON how many orders got their pieces, and when."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     shop = Shop(url)
     orders = [clock.new_id() for _ in range(int(number))]

@@ -1,4 +1,4 @@
-"""Keeps a PostgreSQL server for as long as any test process holds the pipe, however those processes end."""
+"""Keeps a PostgreSQL server running while any test process holds the pipe open, however those processes end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def keep(home: Home, port: int, pipe: Path) -> None:
-    """Runs the server until the last writer of `pipe` is gone; then removes its data."""
+    """Runs the server until the last writer of `pipe` has ended; then removes its data."""
     postgres = Postgres(home, port)
     program = postgres.program()
-    # The data is thrown away with the server: nothing needs to survive a power cut. Crashes of processes it survives.
+    # The data is deleted with the server, so it need not survive a power cut. It survives crashes of processes.
     command = [*program.command, "-c", "fsync=off", "-c", "full_page_writes=off"]
     server = subprocess.Popen(
         command, cwd=program.folder, user=program.user, start_new_session=True, preexec_fn=_die_with_the_keeper
@@ -37,7 +37,7 @@ def keep(home: Home, port: int, pipe: Path) -> None:
 
 
 def _die_with_the_keeper() -> None:
-    # Also a keeper that was killed leaves no server behind (on Linux; elsewhere only one that was asked to stop).
+    # Even a killed keeper leaves no server behind (on Linux; elsewhere only a keeper that was asked to stop).
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
@@ -47,6 +47,6 @@ def _stop(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests; when they end, this ends
     signal.signal(signal.SIGTERM, _stop)
     keep(Home(Path(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""A bounded load: so many orders at such a rate, over HTTP on loopback, each tried under its key until it is taken."""
+"""A bounded load: a number of orders at a rate, over HTTP on loopback, each retried under its key until accepted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from orderflow import clock
 from orderflow.contracts import EventBus, Workflow
-from tests.support.system import KINDS, System, kind_id, order_body
+from tests.support.bodies import order_body
+from tests.support.system import KINDS, System, kind_id
 
 MIX: Final[Sequence[Mapping[str, Any]]] = (
     {}, {}, {}, {},
@@ -25,18 +26,18 @@ MIX: Final[Sequence[Mapping[str, Any]]] = (
     {"payment_method": "pm_card_timeout"},
     {"postal_code": "99999"},
 )  # fmt: skip
-"""What is ordered, in turn: most succeed, each way to fail is there."""
+"""What is ordered, in turn: most orders succeed, and every way to fail is included."""
 
 _STATE_MACHINES: Final = 2.0
-"""Orders a second, at most, where all are of state machines, while services are killed and start again: that leaves
-LocalStack a third of two cores, and its executions cost more the more are open. With 4 a second it stood still."""
+"""The most orders per second if all use state machines, while services are killed and restarted: that leaves LocalStack
+a third of two cores, and its executions cost more the more are open. With 4 per second it made no progress."""
 
 _THREADS: Final = 8
 _PAUSE: Final = 0.2
 
 
 def bearable(rate: float, kinds: Sequence[tuple[Workflow, EventBus]]) -> float:
-    """So many orders a second, or as many as the emulator bears where it is slow at all of these kinds."""
+    """The rate in orders per second, or the rate that the emulator can bear if it is slow at all of these kinds."""
     by_machine = all(workflow is Workflow.STEP_FUNCTIONS for workflow, _ in kinds)
     return min(rate, _STATE_MACHINES) if by_machine else rate
 
@@ -51,8 +52,8 @@ def mixes(workflow: Workflow | None = None) -> list[Any]:
 
 
 def sizes(small: Any, full: Any) -> list[Any]:
-    """Parameters of a fault test, each one value or several: small for `make test`, in whose place the full run takes
-    the other."""
+    """Parameters of a fault test, each with one or several values: `make test` uses the small size, and the full run
+    uses the other one instead."""
 
     def one(size: Any, mark: pytest.MarkDecorator) -> Any:
         values = size if isinstance(size, tuple) else (size,)
@@ -70,7 +71,7 @@ def each_kind() -> list[Any]:
 
 
 def quick(cases: Sequence[Any], *chosen: Any) -> list[Any]:
-    """Parameters of which only the chosen run in `make test`."""
+    """Parameters of which only the chosen ones run in `make test`."""
     assert set(chosen) <= set(cases)
     return [
         pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in chosen else pytest.mark.full)
@@ -79,11 +80,11 @@ def quick(cases: Sequence[Any], *chosen: Any) -> list[Any]:
 
 
 class Load:
-    """Orders of `kinds` in turn, at most `rate` a second, until `total` have been taken or `stop`.
+    """Places orders of `kinds` in turn, at most `rate` per second, until `total` have been accepted or until `stop`.
 
-    A request that fails or is answered 5xx is sent again under the same key, as a careful caller does. With
-    `default_kind`, orders name no workflow. Where the emulator is slow at all the kinds, the rate is what it bears.
-    """
+    A request that fails or is answered 5xx is repeated under the same key, as a careful caller does. With
+    `default_kind`, orders name no workflow. If the emulator is slow at all the kinds, the rate is lowered to what it
+    can bear."""
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class Load:
         self.answers: Counter[int | str] = Counter()
         """Answers by status, failures by the exception's name."""
         self.slowest_refusal = 0.0
-        """Seconds until the slowest 503."""
+        """Seconds of the slowest 503."""
 
     def __enter__(self) -> Load:
         self._began = time.monotonic()
@@ -129,23 +130,23 @@ class Load:
             thread.join(60)
 
     def finish(self, seconds: float = 300) -> list[str]:
-        """Waits until all orders have been taken; their ids."""
+        """Waits until all orders have been accepted, and returns their ids."""
         self.until_taken(self._total, seconds)
         ids = list(self.acknowledged.values())
         assert len(set(ids)) == len(ids), "two keys got one order"
         return ids
 
     def end(self) -> list[str]:
-        """No orders beyond those that have been begun; their ids, once all have been taken."""
+        """Begins no more orders, and returns the ids once all that were begun have been accepted."""
         with self._lock:
             self._total = min(self._total, self._next)
         return self.finish()
 
     def until_taken(self, number: int, seconds: float = 300) -> None:
-        """Waits until so many orders have been taken."""
+        """Waits until this many orders have been accepted."""
         ends = time.monotonic() + seconds
         while len(self.acknowledged) < number:
-            assert time.monotonic() < ends, f"{len(self.acknowledged)} of {number} taken: {self.answers}"
+            assert time.monotonic() < ends, f"{len(self.acknowledged)} of {number} accepted: {self.answers}"
             time.sleep(0.05)
 
     @property

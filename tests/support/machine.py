@@ -1,8 +1,8 @@
 """Step Functions in this process, and what a filter of SNS or EventBridge admits.
 
-Executions interpret the state machine that the stack deploys (`deploy/stack/state_machine.py`). They go on as soon as a
-task is answered; their timeouts go by a clock that a test moves. What asks and answers them is the real
-`orderflow.broker.aws.step_functions`, with a client that knows the operations it uses.
+Executions interpret the state machine that the stack deploys (`deploy/stack/state_machine.py`). They continue as soon
+as a task is answered; their timeouts follow a clock that a test moves. The real `orderflow.broker.aws.step_functions`
+talks to them, through a client that knows the operations it uses.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from orderflow.routing import SERVICES, event_pattern, filter_policy, heard_by
 from tests.support.asl import Execution
 
 _KEPT: Final = 90 * 86_400
-"""Seconds that an ended execution is kept, and its name can't be used again.
+"""Seconds that an ended execution is kept, and that its name can't be used again.
 https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html"""
 
 INPUT_BYTES: Final = 262_144
-"""The most that Step Functions takes as an execution's input, and as a task's output."""
+"""The largest input of an execution, and the largest output of a task, that Step Functions accepts."""
 
 
 class Inline(Executor):
-    """Runs calls at once, in the caller's thread."""
+    """An executor that runs calls at once, in the caller's thread."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # as an executor does; a Crash passes
+        except Exception as error:  # as an executor does; a Crash is not caught
             future.set_exception(error)
         return future
 
@@ -43,7 +43,7 @@ class Inline(Executor):
 class Machine:
     """Step Functions as its boto3 client shows it; names and errors are those of the API.
 
-    `now` are the seconds that have passed for its executions.
+    `now` is the number of seconds that have passed for its executions.
     """
 
     def __init__(self, queues: Mapping[str, MemoryQueue]) -> None:
@@ -51,11 +51,11 @@ class Machine:
         self.now = 0.0
         self._queues = queues
         self._ends: dict[str, float] = {}
-        """When the time of the state that waits is over, by execution."""
+        """When the waiting state's time ends, by execution."""
         self.deploy()
 
     def deploy(self) -> None:
-        """What executions go by that start from now on; those under way keep what they have."""
+        """Sets the definition of executions that start from now on; running ones keep theirs."""
         text = json.dumps(state_machine.definition())
         for service in self._queues:
             text = text.replace(f"${{{service.capitalize()}Queue}}", f"http://memory/orderflow-{service}")
@@ -91,7 +91,7 @@ class Machine:
         return {"events": list(self._find(executionArn).events)}
 
     def pass_time(self, seconds: float) -> None:
-        """Whatever times out meanwhile does so at its own time; what follows from that may time out as well."""
+        """Lets time pass. Each timeout fires at its own time, and what follows from it may time out as well."""
         self.now += seconds
         while due := [n for n, e in self.executions.items() if e.status == "RUNNING" and self._ends[n] <= self.now]:
             for name in due:
@@ -102,7 +102,7 @@ class Machine:
                 del self.executions[name]
 
     def lose(self) -> int:
-        """All executions are gone, as with a broker that was wiped; how many were under way."""
+        """Removes all executions, as if the broker had been wiped, and returns how many were running."""
         running = sum(execution.status == "RUNNING" for execution in self.executions.values())
         self.executions.clear()
         return running

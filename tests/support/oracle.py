@@ -1,4 +1,4 @@
-"""The oracle of FAULTS.md: reads every service's database and the providers' ledger, and tells what doesn't add up."""
+"""The oracle of the fault matrix: reads every service's database and the providers' ledger, and reports violations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def complaints(
     attention: Collection[str] = (),
     drained: bool = True,
 ) -> list[str]:
-    """What is wrong in a quiet system. `urls` are the databases by service, and `providers`; `acknowledged` are orders
-    that a caller got a 202 for; `attention` those that may need an operator."""
+    """What is wrong in a quiet system. `urls`: the databases by service, and `providers`; `acknowledged`: orders for
+    which a caller got a 202; `attention`: orders that may need an operator."""
     wrong: list[str] = []
     orders = {r[0]: r[1:] for r in rows(urls["order"], "SELECT id::text, status, amount, snapshot FROM orders")}
     wrong += [f"order {i} was acknowledged and is not there" for i in acknowledged if i not in orders]

@@ -1,4 +1,4 @@
-"""PgBouncer, as Debian has it, in front of a test's databases."""
+"""PgBouncer, as Debian packages it, in front of a test's databases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ignore_startup_parameters = {ignored}
 
 @contextmanager
 def pooled(url: str, mode: str, *, ignored: str = "") -> Iterator[str]:
-    """The address of a pooler, without a database's name. It takes another session for each transaction, of three."""
+    """The address of a pooler, without a database's name. Each transaction uses another one of its three sessions."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("there is no pgbouncer (Debian's package of this name)")
@@ -47,7 +47,7 @@ def pooled(url: str, mode: str, *, ignored: str = "") -> Iterator[str]:
         file.write_text(_CONFIGURATION.format(**known, listen=listen, mode=mode, ignored=ignored))
         Path(name).chmod(0o755)
         file.chmod(0o644)
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to be root's
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
         process = subprocess.Popen([program, *user, str(file)], stdout=out, stderr=out)
 
         def answers() -> bool:

@@ -1,6 +1,7 @@
-"""Ports for what tests start, below those that the kernel gives to clients; this process's until it ends.
+"""Ports for servers that tests start, below those that the operating system gives to clients. A port belongs to this
+process until it ends.
 
-Several test processes look for ports at the same time: each claims its own by a lock, long before they are listened on.
+Several test processes look for ports at the same time: each claims its own by a lock, long before it listens on them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _chosen: Final = random.Random(os.urandom(8))
 
 
 def free_port() -> int:
-    """One that nobody listens on or has claimed."""
+    """A port that nobody listens on or has claimed."""
     claims = Path(tempfile.gettempdir()) / "orderflow-test-ports"
     claims.mkdir(exist_ok=True)
     while True:

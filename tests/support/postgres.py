@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: one server for all test processes of a run, a database of its own for who asks."""
+"""A real PostgreSQL for the tests: one server for all test processes of a run, and a database for each that asks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 class Server:
-    """A running server that this process holds on to."""
+    """A running server that this process keeps alive."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
@@ -41,7 +41,7 @@ class Server:
         return self._at(name)
 
     def copy(self, url: str) -> str:
-        """The URL of a copy of a database as it is now. Nobody may be connected to it."""
+        """The URL of a copy of a database as it is now. Nobody may be connected to the original."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rpartition('/')[2]}")
@@ -49,8 +49,8 @@ class Server:
 
     @contextmanager
     def failing_over(self, url: str) -> Iterator[Callable[[], None]]:
-        """A database's sessions end, and at its name is a standby, with all that was committed, which takes no writes
-        until the function that is given promotes it."""
+        """Ends a database's sessions and puts a standby in its place: it has all that was committed, and accepts no
+        writes until the returned function promotes it."""
         name = url.rpartition("/")[2]
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         with psycopg.connect(self._url, autocommit=True) as connection:
@@ -80,7 +80,7 @@ class Server:
 
     @contextmanager
     def databases(self) -> Iterator[Callable[[str | None], str]]:
-        """Gives URLs of new databases, as `database` does; they are dropped at the end."""
+        """Yields a function that returns URLs of new databases, as `database` does; they are dropped at the end."""
         made: list[str] = []
 
         def make(service: str | None = None) -> str:
@@ -127,7 +127,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _hold(folder: Path) -> int | None:
     try:
         return os.open(folder / "pipe", os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # nobody reads it (yet, or any more)
+    except OSError:  # nobody reads it yet, or nobody does any more
         return None
 
 

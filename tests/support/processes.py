@@ -1,4 +1,4 @@
-"""Further processes of a running system's services, and the system with other settings."""
+"""Runs further processes of a running system's services, and the system with other settings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ PROVIDERS: Final = ("payment", "shipping")
 def apply(
     system: System, settings: Mapping[str, str] | None = None, overrides: Mapping[str, Mapping[str, str]] | None = None
 ) -> None:
-    """`up` with further settings, for all services or for single ones: those that change are restarted, gracefully.
+    """`up` with further settings, for all services or for single ones. Services whose settings change are restarted
+    gracefully.
 
-    `system.runtime.up()` takes them back."""
+    `system.runtime.up()` reverts them."""
     ours = {name: str(port) for name, port in system.ports.items()}
     runtime = EmbeddedRuntime(
         system.runtime.home.path, {**system.runtime.plan.settings, **ours, **(settings or {})}, overrides
@@ -36,9 +37,9 @@ def apply(
 def workers(
     system: System, service: str, log: Path, *each: Mapping[str, str], before: str = "pass"
 ) -> Iterator[list[subprocess.Popen[Any]]]:
-    """Further processes of a service without a port, one for each of these environments on top of the service's own.
+    """Further processes of a service, without a port: one for each of these additions to the service's environment.
 
-    `before` is Python that runs in each first; all of them write to `log`."""
+    `before` is Python code that each process runs first; all of them write to `log`."""
     code = f"import sys, orderflow.serve; {before}; sys.exit(orderflow.serve.main([{service!r}]))"
     with log.open("ab") as output:
         started = [
@@ -66,7 +67,7 @@ def another(system: System, service: str) -> Iterator[None]:
 
 
 def provider_calls(system: System) -> Counter[str]:
-    """Calls of both providers, attempts, and calls without an answer, since the services started counting."""
+    """Calls of both providers, attempts, and calls without an answer, since the services started to count."""
     found: Counter[str] = Counter()
     for service in PROVIDERS:
         text = system.http.get(system.url(service, "/metrics")).text

@@ -50,14 +50,14 @@ PRICE = Money(amount=3998, currency="EUR")
 
 
 class Gate:
-    """Stops a thread at a point until it is told to go on."""
+    """Stops a thread at a point until it is told to continue."""
 
     def __init__(self) -> None:
         self.arrived = threading.Event()
         self._open = threading.Event()
 
     def pass_through(self) -> None:
-        """Waits, as a thread that arrives."""
+        """Called by the arriving thread: waits until the gate is opened."""
         self.arrived.set()
         assert self._open.wait(10), "nobody opened the gate"
 
@@ -66,13 +66,14 @@ class Gate:
         assert self.arrived.wait(10), "nobody arrived at the gate"
 
     def open(self) -> None:
-        """Lets it go on."""
+        """Lets the thread continue."""
         self._open.set()
 
 
 @dataclass
 class Hooks:
-    """What happens just before and after a provider's effect, by call (`do`, `void`, `lookup`); how often each ran."""
+    """Functions that run just before and after a provider's effect, by call (`do`, `void`, `lookup`), and how often
+    each call ran."""
 
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
     after: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -148,8 +149,8 @@ SHIPPING = Kind(
 )  # fmt: skip
 
 
-class World:
-    """The databases of one service and its provider; processes are made on it."""
+class ProviderWorld:
+    """The databases of one service and its provider, on which a test runs processes."""
 
     def __init__(self, kind: Kind, url: str, providers_url: str) -> None:
         self.kind = kind
@@ -160,7 +161,7 @@ class World:
         self._processes: list[Process] = []
 
     def process(self, limits: Limits = LIMITS, *, executor: Executor | None = None) -> Process:
-        """Another process of the service."""
+        """Starts another process of the service."""
         process = Process(self, self._url, limits, executor)
         self._processes.append(process)
         return process
@@ -175,37 +176,37 @@ class World:
         return row
 
     def expire_lease(self, order_id: str) -> None:
-        """As if the process that took the intent had been silent for long."""
+        """Ends the intent's lease, as if the process that took it had been silent for long."""
         self.sql(f"UPDATE {self.kind.table} SET lease_until = now() - interval '1 s' WHERE order_id = %s", order_id)
 
     def waits(self, order_id: str) -> tuple[bool, int, int, bool] | None:
-        """(for an undo, resend of who asks, tries, due now) of an order that waits for the provider."""
+        """(compensates, resend number of the request, tries, due now) of an order that waits for the provider."""
         rows = self.sql(
             f"SELECT undo, resend, tries, next_at <= now() FROM {self.kind.table}_waiting WHERE order_id = %s", order_id
         )
         return rows[0] if rows else None
 
     def make_due(self) -> None:
-        """Every back-off ends."""
+        """Ends every back-off."""
         self.sql(f"UPDATE {self.kind.table}_waiting SET next_at = now() - interval '1 s'")
 
     def call_again(self, process: Process) -> int:
-        """A process makes the calls that wait, whatever their back-off; how many it found."""
+        """A process makes the waiting calls, whatever their back-off; returns how many it found."""
         self.make_due()
         return process.retrying.step()
 
     def envelopes(self, order_id: str) -> list[Envelope]:
-        """All that was ever answered for an order, in its envelopes."""
+        """All answers for an order, in their envelopes."""
         rows = self.sql("SELECT body FROM outbox WHERE order_id = %s ORDER BY entry", order_id)
         return [decode(body) for (body,) in rows]
 
     def age(self, order_id: str, seconds: float) -> None:
-        """Makes the intent older."""
+        """Makes the intent older by this many seconds."""
         shift = "created_at = created_at - make_interval(secs => %s)"
         self.sql(f"UPDATE {self.kind.table} SET {shift} WHERE order_id = %s", seconds, order_id)
 
     def outcomes(self, order_id: str) -> list[Message]:
-        """All that was ever answered for an order, in order (nothing is published here, so the outbox holds it)."""
+        """All answers for an order, in order of time (nothing is published here, so the outbox holds them)."""
         return [envelope.message() for envelope in self.envelopes(order_id)]
 
     def entries(self, order_id: str) -> list[str]:
@@ -214,7 +215,7 @@ class World:
         return [entry.kind for entry in reversed(self.ledger.entries(kinds, order_id, 100))]
 
     def stop_processes(self) -> None:
-        """Ends all processes that were made."""
+        """Ends all processes that were started."""
         while self._processes:
             self._processes.pop().close()
 
@@ -227,7 +228,7 @@ class World:
 class Process:
     """One process: its pool, its provider's client, its processor."""
 
-    def __init__(self, world: World, url: str, limits: Limits, executor: Executor | None) -> None:
+    def __init__(self, world: ProviderWorld, url: str, limits: Limits, executor: Executor | None) -> None:
         kind = world.kind
         self.database = Database(url, size=8, name=f"test-{kind.service}")
         self.database.open()
@@ -248,16 +249,16 @@ class Process:
         )
 
     def handle(self, *envelopes: Envelope) -> list[Verdict]:
-        """The verdicts on a batch; waits for the late ones."""
+        """The verdicts on a batch; waits for those that come late."""
         return [v.result(10) if isinstance(v, Future) else v for v in self.processor.process(envelopes)]
 
     def close(self) -> None:
-        ProviderApplication.close(self.application)  # the ledger is the world's
+        ProviderApplication.close(self.application)  # the ledger belongs to the ProviderWorld
         self.database.close()
 
 
 def ask(message: Message, order_id: str | None = None, message_id: str | None = None) -> Envelope:
-    """A command in its envelope, as an orchestrator sends it."""
+    """A command in its envelope, as the orchestrator sends it."""
     return compose(
         message, source="test", order_id=order_id or clock.new_id(), message_id=message_id,
         workflow=Workflow.ORCHESTRATION, event_bus=EventBus.SNS,
@@ -265,12 +266,12 @@ def ask(message: Message, order_id: str | None = None, message_id: str | None = 
 
 
 def names(messages: Sequence[Message]) -> list[str]:
-    """Their short names; a refusal of an undone step with its reason."""
+    """The short names of messages; a refusal because the step was compensated is named with its reason."""
     return [type(m).__name__ + (":undone" if getattr(m, "reason", "") == "undone" else "") for m in messages]
 
 
 def in_background(job: Callable[[], Any]) -> Future[Any]:
-    """Runs `job` in a thread of its own."""
+    """Runs `job` in its own thread."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -294,12 +295,12 @@ def fail() -> None:
 
 
 def kinds_of(verdicts: Sequence[Verdict]) -> list[type]:
-    """Their classes."""
+    """The classes of verdicts."""
     return [type(v) for v in verdicts]
 
 
-def bring_to(state: str, world: World, order_id: str) -> None:
-    """Puts an order's row into a state, as a process that did that would have left it."""
+def bring_to(state: str, world: ProviderWorld, order_id: str) -> None:
+    """Puts an order's row into a state, as a process that did this work would have left it."""
     helper = world.process()
     kind = world.kind
     if state in ("done", "undone", "undoing"):

@@ -1,4 +1,4 @@
-"""A TCP proxy between a process and its database or broker: a test sees what passes, and cuts it where it wants."""
+"""A TCP proxy between a process and its database or broker: a test sees what passes, and can cut connections."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CHUNK: Final = 65536
 
 
 class Tap(Protocol):
-    """What sees the bytes of one connection."""
+    """Sees the bytes of one connection."""
 
     def asked(self, data: bytes) -> None:
-        """They go to the server."""
+        """Bytes that go to the server."""
 
     def answered(self, data: bytes) -> bytes | None:
-        """They come from it. Returns what the client gets; None: nothing any more, its connection is cut."""
+        """Bytes that come from the server. Returns what the client gets; None cuts its connection."""
 
 
 @contextmanager
@@ -34,16 +34,16 @@ def proxy(url: str, tap: Callable[[], Tap]) -> Iterator[str]:
         open_sockets: list[socket.socket] = []
 
         def accept() -> None:
-            with suppress(OSError):  # closed: the end
+            with suppress(OSError):  # the connection was closed
                 while True:
                     client, _ = listener.accept()
                     try:
                         upstream = socket.create_connection(server, timeout=5)
-                    except OSError:  # as if the client had asked it itself
+                    except OSError:  # as if the client were connected directly
                         client.close()
                         continue
                     upstream.settimeout(None)
-                    for one in (client, upstream):  # what comes in small pieces goes on at once
+                    for one in (client, upstream):  # forward small pieces at once
                         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     open_sockets.extend((client, upstream))
                     mine = tap()
@@ -82,8 +82,8 @@ def _cut(*ends: socket.socket) -> None:
 
 
 class LostCommits:
-    """Cuts PostgreSQL connections where the answer to a COMMIT comes back: it has been committed, and nobody hears of
-    it. `every` n-th COMMIT of all connections, `most` times. https://www.postgresql.org/docs/18/protocol-message-formats.html"""
+    """Cuts PostgreSQL connections when the answer to a COMMIT comes back: the transaction is committed, and its client
+    does not learn it. It does so at `every` n-th COMMIT of all connections, at most `most` times. https://www.postgresql.org/docs/18/protocol-message-formats.html"""
 
     def __init__(self) -> None:
         self.fired = 0
@@ -91,12 +91,12 @@ class LostCommits:
         self._lock = threading.Lock()
 
     def arm(self, every: int, most: int = 1) -> None:
-        """Begins to count anew."""
+        """Starts to count again."""
         with self._lock:
             self.fired, self._seen, self._every, self._most = 0, 0, every, most
 
     def disarm(self) -> None:
-        """Lets all through."""
+        """Lets everything pass."""
         self._most = 0
 
     @contextmanager
@@ -106,7 +106,7 @@ class LostCommits:
             yield f"{through}?sslmode=disable&gssencmode=disable"
 
     def meets(self) -> bool:
-        """Whether this COMMIT is one of those."""
+        """Whether to cut the connection at this COMMIT."""
         with self._lock:
             self._seen += 1
             hit = self.fired < self._most and self._seen % self._every == 0
@@ -129,13 +129,13 @@ class _Commits(Tap):
             if data[at : at + 1] == b"C" and data[at + 5 : end] == b"COMMIT\0" and self._lost.meets():
                 return None
             at = end
-        self._rest = data[at:]  # half a message is of no use to anybody
+        self._rest = data[at:]  # an incomplete message is useless
         return data[:at]
 
 
 @dataclass(slots=True)
 class Call:
-    """A call of the broker's API; `status` is that of its answer, None where none came. Times are monotonic."""
+    """A call of the broker's API; `status` is that of its answer, None if none came. Times are monotonic."""
 
     at: float
     operation: str
@@ -144,7 +144,7 @@ class Call:
 
 @dataclass
 class Calls:
-    """All calls of one process, in their order."""
+    """All calls of one process, in order."""
 
     made: list[Call] = field(default_factory=list)
 
@@ -155,7 +155,7 @@ class Calls:
             yield through
 
     def since(self, moment: float) -> list[Call]:
-        """Those begun after a moment."""
+        """The calls that began after a moment."""
         return [call for call in self.made if call.at > moment]
 
 

@@ -1,4 +1,4 @@
-"""Requests byte by byte, to the real servers, as no HTTP library would send them."""
+"""Sends raw requests to the real servers, as no HTTP library would send them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON: Final[Mapping[str, str]] = MappingProxyType({"Content-Type": "application/
 
 
 class Raw(NamedTuple):
-    """An answer, as it came over the wire."""
+    """An answer as it came over the network."""
 
     status: int
     body: bytes
@@ -33,8 +33,8 @@ def post(system: System, body: bytes, headers: Mapping[str, str] = JSON) -> Raw:
 
 
 def talk(system: System, data: bytes, service: str = "order") -> Raw:
-    """Sends bytes, ends the sending side, and reads the answer. What is refused is so as problem+json, in under a
-    second (the quickest of three times counts: this machine has other work)."""
+    """Sends bytes, ends the sending side, and reads the answer. A refusal must be problem+json and take less than a
+    second (the quickest of three attempts counts: this machine has other work)."""
     took = []
     while True:
         began = time.monotonic()
@@ -52,7 +52,7 @@ def talk(system: System, data: bytes, service: str = "order") -> Raw:
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """Sends bytes to a port of this machine, ends the sending side, and gives all that is answered."""
+    """Sends bytes to a port of this machine, ends the sending side, and returns the whole answer."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         # What is refused is answered, and the connection closed, before it has been read to its end: the answer counts.

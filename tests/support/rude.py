@@ -1,4 +1,4 @@
-"""Clients that are slow, or never do their part: they hold connections, and count when the server ends them."""
+"""Clients that are slow or never finish: they hold connections, and record when the server closes them."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ KINDS: Final[Mapping[str, bytes]] = MappingProxyType(
         "never reads": b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
     }
 )
-"""What each kind sends, before it does nothing more. The last asks for the longest answer that there is."""
+"""What each kind sends before it stops. The last one requests the longest answer that there is."""
 
 FINISHED: Final = frozenset({"close, stays", "1.0, stays", "too long, half"})
-"""Kinds that are answered: the server ends its side at once, and waits for theirs."""
+"""Kinds that are answered: the server closes its side at once, and waits for theirs."""
 
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class Rude:
-    """So many connections of each kind, as a context: none of them is closed before that ends. Where the server ended
-    one, another takes its place within `stays` seconds (None: never): all at once would be a load, not rude."""
+    """A context that holds a number of connections of each kind and closes none before it ends. If the server closes
+    one, another takes its place within `stays` seconds (None: never): all at once would be a load, not rudeness."""
 
     def __init__(self, port: int, kinds: Sequence[str], each: int, *, stays: float | None = None) -> None:
         self._port, self._kinds, self._each, self._stays = port, kinds, each, stays
         self.open: Counter[str] = Counter()
-        """Connections of each kind that the server has not ended."""
+        """Connections of each kind that the server has not closed."""
         self.ended: defaultdict[str, list[float]] = defaultdict(list)
-        """Seconds from the connect until the server ended its side."""
+        """Seconds from the connect until the server closed its side."""
         self.refused = 0
         """Connects that failed."""
         self._stop = threading.Event()
@@ -65,7 +65,7 @@ class Rude:
             held.close()
 
     def all_open(self, seconds: float = 30) -> None:
-        """Waits until each kind has been opened as often as it is wanted."""
+        """Waits until as many connections of each kind have been opened as are wanted."""
         ends = time.monotonic() + seconds
         while any(self.open[kind] + len(self.ended[kind]) < self._each for kind in self._kinds):
             assert time.monotonic() < ends, (self.open, {k: len(v) for k, v in self.ended.items()}, self.refused)
@@ -101,7 +101,7 @@ class Rude:
 
 
 def ask(port: int, path: str = "/healthz", timeout: float = 10) -> int:
-    """One request of a customer, over a connection of its own: the status. Raises OSError where none is given."""
+    """One request of a customer, over its own connection; returns the status. Raises OSError if there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", path)

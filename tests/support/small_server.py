@@ -1,6 +1,6 @@
-"""The services' gunicorn worker around an application of a few lines: `python -m tests.support.small_server FD`.
+"""The services' gunicorn worker with a tiny application: `python -m tests.support.small_server FD`.
 
-Settings: THREADS, CONNECTIONS, REQUEST_TIMEOUT, RESPONSE_TIMEOUT; WORKER, another worker class.
+Settings: THREADS, CONNECTIONS, REQUEST_TIMEOUT, RESPONSE_TIMEOUT; WORKER names another worker class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spans as the SDK made them, in unit tests."""
+"""Spans as the SDK made them, for unit tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 
 def spans(exporter: InMemorySpanExporter) -> dict[str, list[ReadableSpan]]:
-    """All that have ended, by name."""
+    """All spans that have ended, by name."""
     found: dict[str, list[ReadableSpan]] = {}
     for span in exporter.get_finished_spans():
         found.setdefault(span.name, []).append(span)
@@ -17,5 +17,5 @@ def spans(exporter: InMemorySpanExporter) -> dict[str, list[ReadableSpan]]:
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
-    """Of one span."""
+    """The attributes of one span."""
     return dict(span.attributes or {})

@@ -1,4 +1,4 @@
-"""A real system for tests: the embedded runtime on ports and in a home of its own, and what tests ask and tell it."""
+"""A real system for tests: the embedded runtime, on its own ports and in its own home, with the tests' verbs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.routing import SERVICES, TABLE
 from runtime import EmbeddedRuntime
 from tests.support.aws import client
+from tests.support.bodies import order_body
 from tests.support.cleaning import clean
 from tests.support.engine import need_engine, provider
 from tests.support.oracle import RESTING, complaints
@@ -29,7 +30,7 @@ PATIENCE: Final = 120.0
 """Seconds that tests wait for what should take one or two, on a machine that others use too."""
 
 FAULTS: Final = {
-    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
+    # LocalStack continues the long poll of a consumer that has ended, and delivers messages to it: keep polls short.
     "LONG_POLL": "1",
     "VISIBILITY": "10",
     "HEARTBEAT": "3",
@@ -50,7 +51,7 @@ def kind_id(kind: tuple[Workflow, EventBus]) -> str:
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE, what: Callable[[], Any] = lambda: "") -> Any:
-    """Polls until `condition()` is true and returns what it gave; fails after `seconds`, saying `what()`."""
+    """Polls until `condition()` is true and returns its value; fails with `what()` after `seconds`."""
     ends = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < ends, f"not so after {seconds:.0f} s: {what()}"
@@ -58,17 +59,8 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE, what: Callabl
     return value
 
 
-def order_body(**changes: Any) -> dict[str, Any]:
-    """A valid request for an order, with changes: `sku`, `quantity`, `postal_code`, or any field of the request."""
-    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "country": "DE"}
-    address["postal_code"] = changes.pop("postal_code", "10115")
-    line = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
-    body = {"customer_id": "c-1", "items": [line], "payment_method": "pm_card_visa", "shipping_address": address}
-    return body | changes
-
-
 class System:
-    """A running system, over its HTTP APIs, its databases and its broker."""
+    """A running system: its HTTP APIs, its databases and its broker."""
 
     def __init__(self, runtime: EmbeddedRuntime) -> None:
         self.runtime = runtime
@@ -101,7 +93,7 @@ class System:
         return self.http.post(self.url("order", "/orders"), json=body, headers=names)
 
     def place(self, kind: tuple[Workflow, EventBus] | None = None, **changes: Any) -> str:
-        """Places an order, of this workflow and bus or of the system's; its id."""
+        """Places an order, of this workflow and bus or of the system's, and returns its id."""
         if kind:
             changes |= {"workflow": kind[0].value, "event_bus": kind[1].value}
         answer = self.post(order_body(**changes))
@@ -125,7 +117,7 @@ class System:
         return self.http.post(self.url("order", f"/orders/{order_id}/cancel")).status_code
 
     def ledger(self, order_id: str) -> list[str]:
-        """What the providers did for an order, oldest first."""
+        """The providers' ledger entries of an order, oldest first."""
         kinds = self.sql("providers", "SELECT kind FROM ledger WHERE order_id = %s ORDER BY at", order_id)
         return [kind for (kind,) in kinds]
 
@@ -145,7 +137,7 @@ class System:
         return [found[i] for i in order_ids]
 
     def story(self, order_id: str) -> list[str]:
-        """What the databases know of an order, for a failure's message."""
+        """What the databases know about an order, for a failure's message."""
         lines = self.sql(
             "order", "SELECT service, type, note FROM order_log WHERE order_id = %s ORDER BY seq", order_id
         )
@@ -156,14 +148,14 @@ class System:
     # State
 
     def sql(self, database: str, statement: str, *parameters: Any) -> list[Any]:
-        """A statement on a service's database, or that of the `providers`, from outside."""
+        """Runs a statement on a service's database, or that of the `providers`, from outside."""
         with self._connected(database) as connection:
-            assert not statement.startswith("SELECT FROM"), "psycopg tells no rows without columns"
+            assert not statement.startswith("SELECT FROM"), "psycopg returns no rows without columns"
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def _connected(self, database: str) -> psycopg.Connection[Any]:
-        """A connection; waits for a server that a test has killed and that is being started again."""
+        """A connection; waits for a server that a test has killed and that is restarting."""
         ends = time.monotonic() + PATIENCE / 4
         while True:
             try:
@@ -177,16 +169,16 @@ class System:
         return int(self.sql("order", "SELECT count(*) FROM orders WHERE open")[0][0])
 
     def check(self, seconds: float = PATIENCE, **expected: Any) -> None:
-        """The oracle: waits until the system is quiet and adds up; fails with what does not.
+        """The oracle: waits until the system is quiet and consistent; fails with the violations.
 
-        What must never happen (a second charge, say) does not go away by waiting; what is still under way does.
+        Waiting does not cure what must never happen (a second charge, say), but it lets work in flight finish.
         """
         until(lambda: not (complaints(self.databases, **expected) or self.waiting()), seconds, lambda: "\n".join(
             [*complaints(self.databases, **expected)[:20], f"queues: {self.waiting()}"]
         ))  # fmt: skip
 
     def clean(self) -> None:
-        """Deletes what an earlier test left behind, if it left anything that doesn't add up."""
+        """Deletes what an earlier test left behind, if it left anything inconsistent."""
         clean(self)
 
     # Broker
@@ -196,18 +188,18 @@ class System:
         return self.url("localstack", f"/000000000000/orderflow-{name}")
 
     def send(self, service: str, *bodies: str) -> None:
-        """Puts bodies into a service's queue, past everything that checks them."""
+        """Puts bodies into a service's queue, bypassing every check."""
         for body in bodies:
             self.aws("sqs").send_message(QueueUrl=self.queue(service), MessageBody=body)
 
     def depth(self, name: str) -> int:
-        """Messages of a queue, those in somebody's hand included."""
+        """Messages of a queue, including those in flight."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.aws("sqs").get_queue_attributes(QueueUrl=self.queue(name), AttributeNames=names)["Attributes"]
         return sum(int(found[n]) for n in names)
 
     def waiting(self) -> dict[str, int]:
-        """Messages by service, where there are any."""
+        """Messages by service, for services that have any."""
         return {service: n for service in SERVICES if (n := self.depth(service))}
 
     def dead_letters(self) -> dict[str, int]:
@@ -217,7 +209,7 @@ class System:
         return {name: self.depth(name) for name in names if name.endswith("dlq")}
 
     def no_dead_letters(self) -> None:
-        """Fails with their reasons if there are any."""
+        """Fails with the reasons of dead letters if there are any."""
         found = {queue: n for queue, n in self.dead_letters().items() if n}
         sqs = self.aws("sqs")
         lines = [f"{queue}: {n}" for queue, n in found.items()]
@@ -229,7 +221,7 @@ class System:
         assert not found, "\n".join(lines)
 
     def take_dead_letters(self, service: str, expected: int, seconds: float = PATIENCE) -> list[tuple[str, str, int]]:
-        """(body, reason, receives) of a service's dead letters, once there are as many as expected; removed."""
+        """Removes a service's dead letters and returns (body, reason, receives), once there are as many as expected."""
         taken: list[tuple[str, str, int]] = []
         queue = self.queue(f"{service}-dlq")
 
@@ -255,7 +247,7 @@ class System:
         until(self.all_ready, seconds, lambda: {part.name: part.state for part in self.runtime.status()})
 
     def logged(self, service: str, text: str) -> list[dict[str, Any]]:
-        """The lines of a service's log that hold `text`."""
+        """The lines of a service's log that contain `text`."""
         found = (line for line in self.runtime.logs(service).splitlines() if text in line)
         return [json.loads(line) for line in found if line.startswith("{")]
 
@@ -265,21 +257,21 @@ class System:
 
 @contextmanager
 def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
-    """A system that has been started for the caller; nothing is left of it. The services are processes, around what
-    `ORDERFLOW_TEST_INFRA` says."""
+    """Starts a system for the caller, and removes it afterwards. The services are processes, around the infrastructure
+    that `ORDERFLOW_TEST_INFRA` chooses."""
     kind = EmbeddedRuntime
     if provider() == "containers":
         need_engine()
         from tests.support.services_around_infrastructure import AroundContainers  # needs testcontainers
 
         kind = AroundContainers
-    # Tests place more orders at once than the default records, and look at any of them.
+    # Tests place more orders at once than the default rate of traces records, and read any of their traces.
     runtime = kind(folder / "home", {**free_ports(), "OTEL_TRACES_SAMPLER": "parentbased_always_on", **settings})
     try:
         runtime.up()
         system = System(runtime)
         for service in ("payment", "shipping"):
-            system.get(service, "/simulator/ledger")  # makes its tables, which the oracle reads
+            system.get(service, "/simulator/ledger")  # creates the providers' tables, which the oracle reads
         yield system
         system.close()
     finally:
@@ -288,7 +280,7 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
 
 @contextmanager
 def overridden(system: System, overrides: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
-    """The running system, with other settings for single services meanwhile; their processes start anew."""
+    """The running system with other settings for single services meanwhile; their processes are restarted."""
     runtime = system.runtime
     before = runtime._overrides
     try:

@@ -1,4 +1,4 @@
-"""An order's trace as Jaeger has it, and what is wrong with it."""
+"""An order's trace as Jaeger has it, and a check of what is wrong with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_ORDER: Final = {"OrderPlaced", "OrderConfirmed", "OrderCancelled", "Confirma
 
 @dataclass(slots=True)
 class Span:
-    """One span. `label` is `process StockReserved@payment`; `linked` are the traces that it links to."""
+    """One span. `label`: such as `process StockReserved@payment`; `linked`: the traces that it links to."""
 
     id: str
     parent_id: str | None
@@ -106,7 +106,7 @@ class Trace:
         return any(span.tags.get("orderflow.resend") for span in self)
 
     def drawn(self) -> str:
-        """For a failure's message."""
+        """The trace as text, for a failure's message."""
         return "\n" + "\n".join(
             "  " * len(s.path) + s.label + (" !" if s.failed else "") + (" (orphan)" if s in self.orphans else "")
             for s in sorted(self, key=lambda s: s.path)
@@ -120,7 +120,7 @@ class Jaeger:
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
     def find(self, trace_id: str) -> Trace | None:
-        """A trace as far as it has come in."""
+        """A trace, as far as its spans have arrived."""
         answer = self._http.get(f"/api/traces/{trace_id}")
         if answer.status_code == 404:
             return None
@@ -139,7 +139,7 @@ class Jaeger:
 
 
 def jaeger_of(system: System) -> Jaeger:
-    """The system's Jaeger; skips the test where none is installed, unless CI says that it must be."""
+    """The system's Jaeger; skips the test if none is installed, unless CI requires one."""
     if "jaeger" not in {part.name for part in system.runtime.status()}:
         missing = "no `jaeger` on PATH: its one binary is in the image jaegertracing/jaeger, and on its release page"
         if os.environ.get("ORDERFLOW_REQUIRE_DOCKER") == "1" or os.environ.get("CI"):
@@ -149,7 +149,7 @@ def jaeger_of(system: System) -> Jaeger:
 
 
 def trace_of(system: System, jaeger: Jaeger, order_id: str, complete: Callable[[Trace], list[str]]) -> Trace:
-    """An order's trace, once nothing is missing; fails with what is."""
+    """An order's trace, once it is complete; fails with what is missing."""
     trace_id = system.order(order_id)["trace_id"]
     found: list[Trace | None] = [None]
 
@@ -166,7 +166,7 @@ def trace_of(system: System, jaeger: Jaeger, order_id: str, complete: Callable[[
 
 
 def malformed(trace: Trace, order_id: str, workflow: Workflow, bus: EventBus) -> list[str]:
-    """What is wrong with a whole trace of an order, whatever became of it."""
+    """What is wrong with a complete trace of an order, whatever the order's outcome."""
     wrong = [f"{s.label} has no parent" for s in trace.roots if s.label != "POST /orders@order"]
     wrong += [f"{s.label} is an orphan" for s in trace.orphans]
     if len(trace.roots) != 1:
@@ -211,7 +211,7 @@ def _odd(span: Span, order_id: str, workflow: Workflow, bus: EventBus) -> Iterat
         if span.tags.get(key) != value:
             yield f"{key} is {span.tags.get(key)!r}, not {value!r}"
     if span.failed and "error.type" not in span.tags:
-        yield "failed, by no error.type"
+        yield "failed without an error.type"
 
 
 def _way(span: Span, workflow: Workflow, bus: EventBus) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def _way(span: Span, workflow: Workflow, bus: EventBus) -> tuple[str, str]:
 
 
 def _misplaced(span: Span, workflow: Workflow) -> Iterator[str]:
-    """A hop's parent is where its message was made: in its sender's process."""
+    """Checks that a hop's parent is the span in which its message was made, in its sender's process."""
     parent = span.parent
     if parent is None:
         return
@@ -238,7 +238,9 @@ def _misplaced(span: Span, workflow: Workflow) -> Iterator[str]:
     if sender and parent.service != sender:
         yield f"made in {parent.label}, not by {sender}"
     if not sender and workflow in (Workflow.ORCHESTRATION, Workflow.HYBRID) and span.message not in _FROM_EITHER:
-        coordinator = parent.service == "orchestrator" or parent.name == "POST /orders"  # what it sends by the clock
+        coordinator = (
+            parent.service == "orchestrator" or parent.name == "POST /orders"
+        )  # messages that a deadline makes it send
         if not coordinator:
             yield f"made in {parent.label}, not by the orchestrator"
 

@@ -1,8 +1,8 @@
 """The whole system in one process and one thread: five services on an AWS in memory, with its state machine, real
 databases, real code.
 
-Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time pass. So every interleaving
-can be played, and a crash is an exception at a failpoint followed by `restart`.
+Nothing happens unless a test makes it happen: `deliver` one batch, `publish`, let time pass. A test can therefore play
+every interleaving, and a crash is an exception at a failpoint followed by `restart`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from services.shipping import main as shipping
 from simulator.ledger import Ledger
 from tests.support.aws_like.memory import AwsLikeBroker
 from tests.support.aws_like.rules import Rules
+from tests.support.bodies import order_body
 from tests.support.machine import Inline
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
@@ -51,9 +52,9 @@ MEMORY: Final[dict[str, Any]] = {
     "aws_endpoint_url": "http://memory",
     "lease": 60,
     "database_pool": 2,
-    "retry_budget": 10**6,  # hours pass here, which its clock doesn't see
+    "retry_budget": 10**6,  # hours pass here that its clock doesn't see
 }
-"""Settings that the world runs with."""
+"""The settings of the world."""
 
 
 _OWNERS_TIMES: Final = {
@@ -69,7 +70,7 @@ LONG_POLL: Final = 20
 UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
 
 _TRIES: Final = 50
-"""Calls in a row, of which one gets through if any may."""
+"""So many attempts in a row that one of them gets through, if any can."""
 
 
 class Crash(BaseException):
@@ -78,17 +79,13 @@ class Crash(BaseException):
 
 def request(**changes: Any) -> OrderRequest:
     """A valid order, with changes: `sku`, `quantity`, `postal_code` or any field of the request."""
-    address = {"name": "Ada", "line1": "1 Main St", "city": "Berlin", "postal_code": "10115", "country": "DE"}
-    address["postal_code"] = changes.pop("postal_code", "10115")
-    item = {"sku": changes.pop("sku", "BOOK-1"), "quantity": changes.pop("quantity", 2)}
-    body = {"customer_id": "c-1", "items": [item], "payment_method": "pm_card_visa", "shipping_address": address}
-    return OrderRequest.model_validate(body | changes, strict=False)
+    return OrderRequest.model_validate(order_body(**changes), strict=False)
 
 
 @dataclass
 class World:
-    """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with. By `rules`
-    AWS leaves something to chance; without, it does what it is asked, at once and in order."""
+    """`urls`: the databases by service, and `providers`. `settings`: changes to the tests' settings. With `rules`, AWS
+    leaves something to chance; without them it carries out every call at once and in order."""
 
     urls: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -102,7 +99,7 @@ class World:
         self.passed = 0.0
         """Seconds that circuit breakers' clocks are ahead."""
         self._outside: dict[str, psycopg.Connection[Any]] = {}
-        # The oracle reads the providers' tables, also where no order came to need a provider.
+        # The oracle reads the providers' tables, even if no order needed a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
         ledger.open(10)
         ledger.close()
@@ -110,7 +107,7 @@ class World:
             self.start(name)
 
     def start(self, name: str) -> None:
-        """A new process of a service: nothing of its memory is left."""
+        """Starts a new process of a service, with nothing in memory."""
         values = MEMORY | dict(self.settings)
         values |= {
             "database_url": SecretStr(self.urls[name]),
@@ -134,24 +131,24 @@ class World:
             connection.close()
 
     def restart(self, name: str) -> None:
-        """kill -9, and a new process; what it had in hand becomes visible again."""
+        """kill -9, and a new process; its messages in flight become visible again."""
         self._end(name)
         self.broker.queues[name].redeliver()
         self.start(name)
 
     def _end(self, name: str) -> None:
-        """The end of a process: its connections, and those to its provider."""
+        """Ends a process: closes its connections, and those to its provider."""
         self.services[name]._close()
         self.services[name].database.close()
 
     def place(self, **changes: Any) -> str:
-        """Places an order as the API does; its id."""
+        """Places an order over the API, and returns its id."""
         service = self.services["order"]
         placing = Placing(service.settings, service.database, service.outbox)
         return placing.place(request(**changes), None).order_id
 
     def cancel(self, order_id: str) -> int:
-        """The customer's cancellation, over HTTP; the status code."""
+        """Cancels as the customer, over HTTP; returns the status code."""
         return self.http("order").post(f"/orders/{order_id}/cancel").status_code
 
     def http(self, name: str) -> Any:
@@ -164,21 +161,22 @@ class World:
         return create_app(self.services[name], [module.blueprint(self.services[name])]).test_client()
 
     def publish(self, name: str) -> None:
-        """Sends what the service's process has staged, as far as its destinations take it: a call that fails is made
-        again."""
+        """Sends what the service's process has staged, as far as its destinations accept it: a call that fails is
+        retried."""
         publisher, tries = self.services[name].publisher, 1 if self.rules.quiet else _TRIES
         while (moved := publisher.step()) or (publisher.waiting and tries > 1):
             tries -= not moved
 
     def deliver(self, name: str) -> int:
-        """One batch for a service; how many messages. Like a consumer it polls long, which takes no time here."""
+        """Delivers one batch to a service, and returns how many messages. Like a consumer it long-polls, which takes no
+        time here."""
         for _ in range(_TRIES):
             with suppress(BrokerUnavailable):
                 return self.services[name].consumer.step(LONG_POLL)
         return 0
 
     def settle(self, rounds: int = 2000) -> None:
-        """Until nothing moves any more: late events have arrived, and what failed calls left has had its time."""
+        """Runs until nothing moves any more: late events have arrived, and failed calls have been retried."""
         failures, patience, run_outs = -1, 0, 0
         for _ in range(rounds):
             for name in self.services:
@@ -196,10 +194,10 @@ class World:
             run_outs += 1  # what waits for more than that would continue for as long as any call fails
             if self.rules.quiet or not patience or run_outs > 20 or not self._run_out():
                 return
-        raise AssertionError("the system does not come to rest")
+        raise AssertionError("the system does not become quiet")
 
     def time_out(self) -> None:
-        """Late events arrive, visibility timeouts run out, and what a destination did not take may be tried again."""
+        """Late events arrive, visibility timeouts expire, and messages that a destination refused may be retried."""
         self.broker.account.pass_time(60)
         for queue in self.broker.queues.values():
             queue.redeliver()
@@ -208,7 +206,7 @@ class World:
             service.publisher.relay()
 
     def _run_out(self) -> bool:
-        """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
+        """Visibility timeouts and leases expire, if any message waits for that after a failed call or on a busy
         machine."""
         held = [queue for queue in self.broker.queues.values() if queue.in_hand]
         unsent = [name for name in self.services if self.execute(name, UNSENT)]
@@ -219,40 +217,42 @@ class World:
         return bool(held or unsent)
 
     def call_again(self, *names: str) -> int:
-        """The calls that waited for their provider and are due, by all services or some; how many."""
+        """Makes the provider calls that waited and are due, by all services or some; returns how many."""
         workers = [worker for name in names or self.services for worker in self.services[name].workers]
         return sum(worker.step() for worker in workers if isinstance(worker, Retrying))
 
     def end_backoffs(self) -> None:
-        """All calls that wait for their provider are due, and it may be probed."""
+        """Makes all calls that wait for their provider due, and lets it be probed."""
         self.passed += Limits().probe_every
         for name, table in (("payment", "payments"), ("shipping", "shipments")):
             self.execute(name, f"UPDATE {table}_waiting SET next_at = now() - interval '1 s'")
 
     def relay(self) -> None:
-        """Leases run out; whoever finds the messages sends them."""
+        """Leases expire; any process that finds the messages sends them."""
         for name, service in self.services.items():
-            self.publish(name)  # what a process that lives has in memory is sent long before
+            self.publish(name)  # a live process sends what it has in memory long before that
             service.outbox.flush()
             for lane in service.publisher.lanes:
-                lane._waiting.clear()  # that of what could not be sent has run out, too
+                lane._waiting.clear()  # the leases of messages that could not be sent have expired, too
             self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second'")
             service.publisher.relay()
             self.publish(name)
 
     def sweep(self, name: str, **known: Any) -> None:
-        """An owner looks after what is due, with what is `known` to it."""
+        """An owner handles its due orders, with what is `known` to it."""
         for _ in range(_TRIES):
             with suppress(BrokerUnavailable):
                 self.services[name].sweeper.sweep(0, **known)  # type: ignore[union-attr]
                 return
 
     def pass_time(self, seconds: float = 0) -> None:
-        """Every owner looks after what it owns, as if `seconds` more had passed since the last progress; but what waits
-        for an operator goes on waiting."""
+        """Every owner handles its orders as if `seconds` more had passed since the last progress; orders that wait for
+        an operator keep waiting."""
         self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
-            self.services[name].outbox.flush()  # as a process does every second: what it has sent is out of its outbox
+            self.services[
+                name
+            ].outbox.flush()  # as a process does every second: it deletes from its outbox what it has sent
             self.execute(
                 name,
                 f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
@@ -265,7 +265,7 @@ class World:
         self.broker.machine.pass_time(seconds)
 
     def move_clocks(self, seconds: float) -> None:
-        """So much time passes for all that is kept with its time by owners and queues. Nobody looks."""
+        """Makes everything that owners and queues store with a time older by this much. No owner acts on it yet."""
         self._moved += seconds
         for queue in self.broker.queues.values():
             for broker_id in queue.sent_at:
@@ -279,7 +279,7 @@ class World:
             service.receivers._epoch = None  # type: ignore[union-attr]
 
     def expire_leases(self) -> None:
-        """The intents of processes that died can be taken over."""
+        """Ends the leases of intents, so that those of dead processes can be taken over."""
         self.execute(
             "payment", "UPDATE payments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
         )
@@ -288,14 +288,14 @@ class World:
         )
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
-        """A statement on a service's database, from outside."""
+        """Runs a statement on a service's database, from outside."""
         if name not in self._outside or self._outside[name].closed:
             self._outside[name] = psycopg.connect(self.urls[name], autocommit=True)
         cursor = self._outside[name].execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
 
     def leave(self, name: str) -> None:
-        """Closes the connection from outside; the next statement makes another one."""
+        """Closes the outside connection; the next statement opens another one."""
         if connection := self._outside.get(name):
             connection.close()
 
@@ -307,7 +307,7 @@ class World:
         return [(name, reason) for name, queue in self.broker.queues.items() for _, reason in queue.parked]
 
     def recover(self, rounds: int = 60) -> None:
-        """Whatever happened: give it time, and every order comes to its end."""
+        """Gives the system time, whatever happened, until every order has ended."""
         for i in range(rounds):
             try:
                 for queue in self.broker.queues.values():
@@ -327,7 +327,7 @@ class World:
 
 
 def age_answers(service: Service, seconds: float) -> None:
-    """What an owner has heard is older by so much."""
+    """Makes what an owner has received older by this much."""
     if service.answers:
         known = service.answers._known
         known |= {name: (asked - seconds, answered - seconds) for name, (asked, answered) in known.items()}
@@ -335,7 +335,7 @@ def age_answers(service: Service, seconds: float) -> None:
 
 @contextmanager
 def quieter(level: int) -> Iterator[None]:
-    """Nothing below this level is drawn: that takes longer than what it tells of."""
+    """Logs nothing below this level: rendering takes longer than the work that it reports."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
@@ -346,7 +346,7 @@ def quieter(level: int) -> Iterator[None]:
 
 @contextmanager
 def failing_on_purpose(world: World) -> Iterator[World]:
-    """Begins without dead letters. Of the handlers' failures, which are meant, no traceback is drawn."""
+    """Begins without dead letters. The handlers' failures are intended, so no tracebacks are rendered."""
     for queue in world.broker.queues.values():
         queue.parked.clear()
     with quieter(logging.CRITICAL):
@@ -355,11 +355,11 @@ def failing_on_purpose(world: World) -> Iterator[World]:
 
 @contextmanager
 def world_on(new_database: Callable[[str | None], str], rules: Rules | None = None, **settings: Any) -> Iterator[World]:
-    """A world on databases of its own, by these rules, with these changes to what tests run with."""
+    """A world on its own databases, with these rules and these changes to the tests' settings."""
     urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
     made = World(urls, settings, rules=rules or Rules(0, {}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orderflow.broker.aws.clients._LOOK_PAUSE", 0.0)  # time is moved by hand
+        patch.setattr("orderflow.broker.aws.clients._LOOK_PAUSE", 0.0)  # the test moves time
         with quieter(logging.WARNING if made.rules.quiet else logging.ERROR):
             yield made
     made.close()

@@ -1,4 +1,4 @@
-"""Does to one call of AWS's API what the rules say, wherever AWS is: in this process, or an emulator behind a proxy.
+"""Applies the rules to one call of AWS's API, whether AWS is in this process or an emulator behind a proxy.
 
 Parameters and answers have the shapes of boto3. `forward` carries an operation out; it raises `Refused`.
 """
@@ -21,19 +21,19 @@ BATCHES: Final[Mapping[str, str]] = {
     "PublishBatch": "PublishBatchRequestEntries",
     "PutEvents": "Entries",
 }
-"""Operations whose entries succeed or fail one by one, and the name of these."""
+"""Operations whose entries succeed or fail individually → the name of the entries."""
 
 _EVENTS: Final = ("PublishBatch", "PutEvents")
-"""Operations that hand over what is delivered to queues later."""
+"""Operations that accept messages which are delivered to queues later."""
 
 _LATE: Final = 2
-"""Seconds that an event is late at most."""
+"""The most seconds by which an event is late."""
 
 _NOT_VISIBLE: Final = "ApproximateNumberOfMessagesNotVisible"
 
 
 class Layer:
-    """`now` and `sleep` are the time that passes here, in seconds; `later` runs something after so many of them."""
+    """`now` and `sleep` define the time here, in seconds; `later` runs a function after that many seconds."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Layer:
         self._later = later
 
     def call(self, service: str, operation: str, params: Shape, forward: Forward) -> Shape:
-        """The answer. Raises Refused."""
+        """Returns the answer to a call. Raises Refused."""
         rules = self.rules
         self._sleep(rules.latency())
         if fault := rules.refusal(service, operation, self._now()):
@@ -73,7 +73,7 @@ class Layer:
             rules.count(Behaviour.OVER_LIMIT)
             if not wait:
                 raise Refused(OVER_LIMIT)
-            self._sleep(wait)  # a long poll gets no error, and nothing else
+            self._sleep(wait)  # a long poll at the quota returns no error and no messages
             return {}
         if not wait and rules.happens(Behaviour.FALSE_EMPTY):
             return {}
@@ -85,7 +85,7 @@ class Layer:
             return answer
         if mixed:
             rules.shuffle(messages)
-            for message in messages[few:]:  # others are shown instead of those before them
+            for message in messages[few:]:  # some messages are delivered ahead of earlier ones
                 _show(queue, message["ReceiptHandle"], forward)
         for message in messages[:few]:
             if rules.happens(Behaviour.DUPLICATE):
@@ -137,7 +137,7 @@ class Layer:
 
 
 def _show(queue: str, receipt: str, forward: Forward) -> None:
-    """Makes a message visible at once, whoever has it; one that isn't in flight any more stays as it is."""
+    """Makes a message visible at once, whoever received it; one that is no longer in flight stays as it is."""
     with suppress(Refused):
         forward("ChangeMessageVisibility", {"QueueUrl": queue, "ReceiptHandle": receipt, "VisibilityTimeout": 0})
 
@@ -145,7 +145,7 @@ def _show(queue: str, receipt: str, forward: Forward) -> None:
 def _events(
     number: int, faults: Mapping[int, Fault], said: Mapping[int, Shape], forwarded: Mapping[int, Shape]
 ) -> Shape:
-    """The answer of PutEvents: one entry for each of the request, in its order."""
+    """The answer of PutEvents: one entry per entry of the request, in the same order."""
     refused = {i: {"ErrorCode": f.code, "ErrorMessage": f.code} for i, f in faults.items()}
     late = {i: {"EventId": one["EventId"]} for i, one in said.items()}
     by_index = {**refused, **late, **forwarded}

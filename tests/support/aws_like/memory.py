@@ -1,7 +1,7 @@
-"""An AWS that lives in this process: what its boto3 clients answer, from queues in memory and filters as deployed.
+"""An AWS in this process: its boto3 clients answer from queues in memory and from the filters as deployed.
 
-The product's own broker (`broker.aws.broker`) talks to it, so that what it makes of AWS's errors is tested with it.
-Its time is virtual: nothing waits.
+The product's own broker (`broker.aws.broker`) talks to it, so that its handling of AWS's errors is tested too. Its
+time is virtual: nothing really waits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Account:
         self.machine = machine
         self.rules = rules
         self.now = 0.0
-        """Seconds of latency so far, and those that a test has let pass."""
+        """Seconds of latency so far, plus those that a test has let pass."""
         self._late: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self.filters: Filters = deployed_filters()
@@ -53,25 +53,25 @@ class Account:
         return Client(self, service)
 
     def call(self, service: str, operation: str, params: Shape) -> Shape:
-        """Through the rules. Raises Refused."""
+        """Makes a call through the rules. Raises Refused."""
         answer = self._layer.call(service, operation, params, self.forward)
         return {**answer, "ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {"date": formatdate(usegmt=True)}}}
 
     def forward(self, operation: str, params: Shape) -> Shape:
-        """Carries out. Raises Refused."""
+        """Carries a call out. Raises Refused."""
         return getattr(self, f"_{operation}")(params) or {}
 
     # Time
 
     def pass_time(self, seconds: float) -> None:
-        """What is late by then arrives."""
+        """Lets time pass; events that are due by then arrive."""
         self.now += seconds
         while self._late and self._late[0][0] <= self.now:
             heapq.heappop(self._late)[2]()
 
     @property
     def late(self) -> int:
-        """Events that are still on their way."""
+        """Events that have not arrived yet."""
         return len(self._late)
 
     def _later(self, seconds: float, deliver: Callable[[], object]) -> None:
@@ -94,7 +94,7 @@ class Account:
         return {"Attributes": {name: str(counts.get(name, 0)) for name in params["AttributeNames"]}}
 
     def _SendMessage(self, params: Shape) -> None:
-        """To a dead-letter queue: nothing else is sent alone."""
+        """Sends to a dead-letter queue: nothing else is sent alone."""
         queue, _ = self._queue(params)
         told = {name: value["StringValue"] for name, value in params.get("MessageAttributes", {}).items()}
         receipt = f"dead-{next(self._numbers)}"
@@ -154,7 +154,7 @@ class Account:
         return {"FailedEntryCount": 0, "Entries": [{"EventId": str(next(self._numbers))} for _ in params["Entries"]]}
 
     def _deliver(self, way: int, event: Mapping[str, Any], body: str) -> None:
-        """To the queues of those whose filter policy (0) or event pattern (1) admits it."""
+        """Delivers to the queues whose filter policy (0) or event pattern (1) admits the event."""
         if self.filters_are_late:
             self.rules.count(Behaviour.LATE_FILTER)
         for service, both in self.filters.items():
@@ -184,7 +184,7 @@ class Client:
         self._service = service
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: there is nothing to close."""
 
     def __getattr__(self, name: str) -> Callable[..., Shape]:
         if name.startswith("_"):
@@ -215,8 +215,8 @@ class _MemoryClients(Clients):
 
 
 class AwsLikeBroker(AwsBroker):
-    """The product's broker on an AWS in this process. `queues`, `machine` and `rules` are for tests: what they do there
-    is exact, whatever the rules."""
+    """The product's broker on an AWS in this process. Tests may use `queues`, `machine` and `rules` directly; the rules
+    do not apply to that."""
 
     def __init__(self, settings: Settings, rules: Rules) -> None:
         self.queues = {service: MemoryQueue() for service in SERVICES}
@@ -229,8 +229,8 @@ class AwsLikeBroker(AwsBroker):
 
     @property
     def filters(self) -> Filters:
-        """In effect: a filter policy and an event pattern by service. A changed stack's take up to 15 minutes: until
-        then, a test puts those of before here."""
+        """The filters in effect: a filter policy and an event pattern by service. Those of a changed stack take up to
+        15 minutes to apply: a test that plays this puts the former ones here."""
         return self.account.filters
 
     @filters.setter
@@ -247,7 +247,7 @@ def _successful(entries: Sequence[Shape]) -> Shape:
 
 
 def _held(queue: MemoryQueue, entries: Sequence[Shape]) -> list[Delivery]:
-    """Of what the entries name, what is in flight: an older receipt of a message that is visible again does nothing."""
+    """The messages in flight that the entries name: an older receipt of a message that is visible again is void."""
     found = (queue.in_hand.get(entry["ReceiptHandle"]) for entry in entries)
     return [delivery for delivery in found if delivery]
 

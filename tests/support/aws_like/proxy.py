@@ -1,6 +1,6 @@
-"""An HTTP server on loopback before an emulator, which makes that behave as AWS documents itself.
+"""An HTTP server on loopback in front of an emulator, which makes it behave as AWS's documentation says.
 
-Requests keep their path, headers and signature, which emulators don't check. What is no call of the four APIs passes.
+Requests keep their path, headers and signature, which emulators don't check. Calls of other APIs pass unchanged.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.support.aws_like.rules import Refused, Rules
 from tests.support.aws_like.wire import Request, parse
 
 _TIMEOUT: Final = 40
-"""Seconds for an answer: longer than the longest poll."""
+"""Seconds to wait for an answer: longer than the longest poll."""
 
 _OWN: Final = frozenset({"connection", "content-length", "date", "server", "transfer-encoding", "content-encoding"})
-"""Headers that the proxy sets by itself."""
+"""Headers that the proxy sets itself."""
 
 
 class _Answered(Refused):
-    """The emulator's own refusal, as it came."""
+    """The emulator's own refusal, unchanged."""
 
     def __init__(self, request: Request, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         super().__init__(request.fault_of(status, body))
@@ -36,7 +36,7 @@ class _Answered(Refused):
 
 @contextmanager
 def before(url: str, rules: Rules) -> Iterator[str]:
-    """The URL of a proxy before the emulator at `url`."""
+    """The URL of a proxy in front of the emulator at `url`."""
     server = _Server(url, rules)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -60,10 +60,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks, here or there, is a test's own doing."""
+        """Ignores a broken connection, on either side: a test broke it."""
 
     def _later(self, seconds: float, deliver: Callable[[], object]) -> None:
-        """Until it is delivered: AWS retries that for a day."""
+        """Retries until the event is delivered: AWS does so for a day."""
 
         def run() -> None:
             while not self.ended.wait(seconds):
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -112,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _handle
 
     def _forward(self, request: Request, operation: str, params: Shape) -> Shape:
-        """Also in another thread, after this connection has ended: then over one of its own."""
+        """Sends a request to the emulator. It may run in another thread after this connection has ended; then it uses a
+        connection of its own."""
         headers, body = request.encoded(operation, params)
         mine = threading.current_thread() is self._thread
         upstream = self._upstream if mine else http.client.HTTPConnection(*self.server.upstream, timeout=_TIMEOUT)

@@ -1,6 +1,6 @@
-"""What AWS documents and an emulator never does: each behaviour with its page, its chance and a count.
+"""Behaviours that AWS documents and an emulator never shows: each with its page, its probability and a count.
 
-Pure: draws from one seed, reads no clock and calls nobody.
+This module is pure: it draws from one seed, reads no clock and makes no calls.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Behaviour(StrEnum):
     STAYS = "a deleted message is delivered again"
     REORDER = "messages overtake each other"
     DELAY = "an event reaches its queues late"
-    LATENCY = "a call takes its time"
+    LATENCY = "a call is slow"
     THROTTLE = "a call is throttled"
     THROTTLE_ENTRY = "an entry of a batch is throttled"
     FAIL_ENTRY = "an entry of a batch fails"
-    UNAVAILABLE = "a call fails, and has done nothing"
-    LOST_ANSWER = "a call fails, and has done what was asked"
+    UNAVAILABLE = "a call fails without effect"
+    LOST_ANSWER = "a call fails after it took effect"
     OVER_LIMIT = "too many messages are in flight"
     BUCKET = "an action's token bucket is empty"
     EXPIRED = "credentials have expired"
@@ -62,7 +62,7 @@ PAGES: Final[Mapping[Behaviour, str]] = {
     Behaviour.SPENT_TOKEN: f"{_STATES}/apireference/API_SendTaskSuccess.html",
     Behaviour.LATE_FILTER: f"{_SNS}/dg/sns-subscription-filter-policies.html",
 }
-"""Where AWS says so."""
+"""The page on which AWS documents it."""
 
 USUAL: Final[Mapping[Behaviour, float]] = {
     Behaviour.FEWER: 0.3,
@@ -79,7 +79,7 @@ USUAL: Final[Mapping[Behaviour, float]] = {
     Behaviour.LOST_ANSWER: 0.01,
     Behaviour.SPENT_TOKEN: 0.3,
 }
-"""How often each happens where a test names no other chances: more often than on AWS, so that short tests meet them."""
+"""How often each happens if a test names no other chances: more often than on AWS, so that short tests meet them."""
 
 FAILURES: Final = frozenset(
     {
@@ -93,15 +93,15 @@ FAILURES: Final = frozenset(
         Behaviour.EXPIRED,
     }
 )
-"""What the caller sees as a failure."""
+"""The behaviours that the caller sees as a failure."""
 
 LATENCY: Final = (0.005, 0.150)
-"""Seconds that a call takes at least and at most."""
+"""The least and the most seconds that a call takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error as AWS answers it. `sender`: it is marked as the sender's, which blames no message."""
+    """An error as AWS answers it. `sender`: AWS marks it as the sender's fault, which blames no single message."""
 
     code: str
     status: int = 400
@@ -147,15 +147,15 @@ BUCKETS: Final[Mapping[str, tuple[int, int]]] = {
     "GetExecutionHistory": (400, 20),
     "SendTaskSuccess": (1500, 300),
 }
-"""Tokens that an action's bucket holds, and those it gets each second: outside the three largest regions."""
+"""The tokens that an action's bucket holds, and those it gets per second, outside the three largest regions."""
 
 IN_FLIGHT: Final = 120_000
-"""Messages of a standard queue that are received and neither deleted nor visible again, at most."""
+"""The most messages of a standard queue that may be in flight: received, and neither deleted nor visible again."""
 
 
 @dataclass(slots=True)
 class Bucket:
-    """A token bucket; `at` is when it was last looked at, in the caller's seconds."""
+    """A token bucket; `at` is when it was last used, in the caller's seconds."""
 
     size: float
     refill: float
@@ -163,7 +163,7 @@ class Bucket:
     at: float
 
     def take(self, now: float) -> bool:
-        """One token, if there is one."""
+        """Takes one token, if there is one."""
         self.tokens = min(self.size, self.tokens + (now - self.at) * self.refill)
         self.at = now
         if self.tokens < 1:
@@ -175,8 +175,8 @@ class Bucket:
 class Rules:
     """Draws what happens. `fired` counts it; `calls` counts the calls, by operation. Safe for threads.
 
-    `scale` makes quotas that much smaller: AWS's own are out of reach for a test. 0: there are none. Credentials are
-    good until `expire`, and again after `renew`.
+    `scale` multiplies the quotas: AWS's own are out of reach for a test. With 0 there are no quotas. Credentials are
+    valid until `expire`, and again after `renew`.
     """
 
     def __init__(self, seed: int, chances: Mapping[Behaviour, float] = USUAL, *, scale: float = 0) -> None:
@@ -204,12 +204,12 @@ class Rules:
         return not any(self.chances.values())
 
     def reseed(self, seed: int) -> None:
-        """From now on it draws what this seed gives."""
+        """Draws from this seed from now on."""
         self._random.seed(seed)
 
     @contextmanager
     def calmed(self) -> Iterator[None]:
-        """Meanwhile nothing is left to chance: for a test, or a part of one, that counts exact steps."""
+        """Leaves nothing to chance within the context: for a test, or a part of one, that counts exact steps."""
         chances, self.chances = self.chances, {}
         try:
             yield
@@ -217,7 +217,7 @@ class Rules:
             self.chances = chances
 
     def happens(self, what: Behaviour) -> bool:
-        """Draws, and counts."""
+        """Draws whether it happens, and counts it."""
         chance = self.chances.get(what, 0.0)
         with self._lock:
             hit = chance > 0 and self._random.random() < chance
@@ -225,7 +225,7 @@ class Rules:
             return hit
 
     def count(self, what: Behaviour) -> None:
-        """Notes what happened by no chance."""
+        """Counts what happened without a draw."""
         with self._lock:
             self.fired[what] += 1
 
@@ -235,14 +235,14 @@ class Rules:
             return self._random.randint(low, high)
 
     def latency(self) -> float:
-        """Seconds that this call takes."""
+        """The seconds that this call takes."""
         if not self.happens(Behaviour.LATENCY):
             return 0.0
         with self._lock:
             return self._random.uniform(*LATENCY)
 
     def refusal(self, service: str, operation: str, now: float) -> Fault | None:
-        """What a call is refused with before anything is done, at `now` seconds."""
+        """The error with which a call is refused before it takes effect, at `now` seconds."""
         with self._lock:
             self.calls[operation] += 1
         if self.expired:
@@ -260,7 +260,7 @@ class Rules:
         return self.one_of(UNAVAILABLE) if self.happens(Behaviour.UNAVAILABLE) else None
 
     def entry(self, service: str) -> Fault | None:
-        """What one entry of a batch is refused with."""
+        """The error with which one entry of a batch is refused."""
         if self.happens(Behaviour.THROTTLE_ENTRY):
             return THROTTLED_ENTRY[service]
         return FAILED_ENTRY[service] if self.happens(Behaviour.FAIL_ENTRY) else None
@@ -274,9 +274,9 @@ class Rules:
             self._random.shuffle(items)
 
     def expire(self) -> None:
-        """The credentials of everybody have expired."""
+        """Expires everybody's credentials."""
         self.expired = True
 
     def renew(self) -> None:
-        """And have been renewed."""
+        """Renews them."""
         self.expired = False

@@ -22,12 +22,12 @@ _SERVICES: Final = {"AmazonSQS": "sqs", "AWSEvents": "events", "AWSStepFunctions
 _ENTRY: Final = re.compile(r"PublishBatchRequestEntries\.member\.(\d+)\.(.+)")
 _XML: Final = "http://sns.amazonaws.com/doc/2010-03-31/"
 _FIELDS: Final = "fields"
-"""Of an entry of PublishBatch: what its form says, by the rest of the name."""
+"""The fields of one entry of PublishBatch, by the rest of their form names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call. `form` is that of a query, without the entries of a batch."""
+    """A call. `form` is the form of the query protocol, without the entries of a batch."""
 
     service: str
     operation: str
@@ -45,7 +45,7 @@ class Request:
         return {}, urlencode(form).encode()
 
     def answer(self, body: bytes) -> dict[str, Any]:
-        """What an answer of 200 says."""
+        """The content of an answer with status 200."""
         if self.form is None:
             return json.loads(body) if body else {}
         return _batch_of_xml(body) if self.operation == "PublishBatch" else {"raw": body}
@@ -69,7 +69,7 @@ class Request:
         ).encode()
 
     def fault_of(self, status: int, body: bytes) -> Fault:
-        """The error that an answer tells of."""
+        """The error that an answer reports."""
         if self.form is None:
             try:
                 code = str(json.loads(body).get("__type", "")).rpartition("#")[2]
@@ -82,7 +82,7 @@ class Request:
 
 
 def parse(headers: Mapping[str, str], body: bytes) -> Request | None:
-    """A request; None if it is none of these APIs."""
+    """Parses a request; None if it is for another API."""
     target, _, operation = headers.get("X-Amz-Target", "").rpartition(".")
     if target in _SERVICES:
         return Request(_SERVICES[target], operation, json.loads(body or b"{}"), target)

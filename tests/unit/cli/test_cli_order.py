@@ -83,7 +83,7 @@ def test_watch_draws_every_message_and_the_end(terminal: Terminal) -> None:
     assert result.exit_code == 0, result.output
     for name in (e["type"] for e in TIMELINE["entries"]):
         assert result.output.count(f" {name}") == 1
-    assert "CANCELLED after 140 ms, 7 messages: undeliverable address; undone: payment, stock" in result.output
+    assert "CANCELLED after 140 ms, 7 messages: undeliverable address; compensated: payment, stock" in result.output
 
 
 def test_watch_as_json_ends_with_the_whole_timeline(terminal: Terminal) -> None:

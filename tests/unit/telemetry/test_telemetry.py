@@ -88,7 +88,7 @@ class Inventory:
         return replies
 
 
-class World:
+class InventoryOnMemoryBroker:
     """One service on the memory bus, run by hand."""
 
     def __init__(self, replies: dict[str, Reply] | None = None) -> None:
@@ -126,7 +126,7 @@ def placed(order: str, traceparent: str | None, resend: int = 0) -> Envelope:
 
 def test_a_hop_is_a_child_of_its_cause(exporter: InMemorySpanExporter) -> None:
     """process ⟵ the creating message; publish and the transaction ⟵ process; the receive is a root, linked to."""
-    World().deliver(ORDERS[0])
+    InventoryOnMemoryBroker().deliver(ORDERS[0])
     found = spans(exporter)
     assert set(found) == {"receive inventory", "process OrderPlaced", "db commit inventory", "publish StockReserved"}
     [process], [receive] = found["process OrderPlaced"], found["receive inventory"]
@@ -148,7 +148,7 @@ def test_a_hop_is_a_child_of_its_cause(exporter: InMemorySpanExporter) -> None:
 
 def test_spans_follow_the_messaging_conventions(exporter: InMemorySpanExporter) -> None:
     """System, operation, destination, ids and batch size as OpenTelemetry names them."""
-    World().deliver(*ORDERS[:3], resend=2)
+    InventoryOnMemoryBroker().deliver(*ORDERS[:3], resend=2)
     found = spans(exporter)
     process = attributes(found["process OrderPlaced"][0])
     publish = attributes(found["publish StockReserved"][0])
@@ -167,7 +167,7 @@ def test_spans_follow_the_messaging_conventions(exporter: InMemorySpanExporter) 
 
 def test_a_batch_makes_one_receive_and_one_transaction(exporter: InMemorySpanExporter) -> None:
     """Each message has its own place in its own order's trace; what they share is made once."""
-    World().deliver(*ORDERS)
+    InventoryOnMemoryBroker().deliver(*ORDERS)
     assert {name: len(s) for name, s in spans(exporter).items()} == {
         "receive inventory": 1,
         "process OrderPlaced": 4,
@@ -178,7 +178,7 @@ def test_a_batch_makes_one_receive_and_one_transaction(exporter: InMemorySpanExp
 
 def test_a_refusal_is_no_error(exporter: InMemorySpanExporter) -> None:
     """The business said no: an outcome."""
-    World({ORDERS[0]: [StockRejected(reason="sold out")]}).deliver(ORDERS[0])
+    InventoryOnMemoryBroker({ORDERS[0]: [StockRejected(reason="sold out")]}).deliver(ORDERS[0])
     [process] = spans(exporter)["process OrderPlaced"]
     assert process.status.status_code is StatusCode.UNSET
     assert attributes(process)["orderflow.outcome"] == "StockRejected"
@@ -187,7 +187,7 @@ def test_a_refusal_is_no_error(exporter: InMemorySpanExporter) -> None:
 @pytest.mark.parametrize("failure", [RuntimeError("pm_card_visa"), Rejected("Ada Secret")])
 def test_what_failed_carries_the_error(exporter: InMemorySpanExporter, failure: Exception) -> None:
     """Its own span only, and by class: an error's text may quote what was handled."""
-    world = World({ORDERS[0]: failure})
+    world = InventoryOnMemoryBroker({ORDERS[0]: failure})
     world.deliver(ORDERS[0], ORDERS[1])
     bad, good = None, None
     for span in spans(exporter)["process OrderPlaced"]:
@@ -205,7 +205,7 @@ def test_what_failed_carries_the_error(exporter: InMemorySpanExporter, failure: 
 
 def test_no_span_holds_card_or_address(exporter: InMemorySpanExporter) -> None:
     """Names, attributes, statuses and events of everything that a snapshot passes through."""
-    World({ORDERS[1]: RuntimeError("pm_card_visa of Ada Secret")}).deliver(*ORDERS)
+    InventoryOnMemoryBroker({ORDERS[1]: RuntimeError("pm_card_visa of Ada Secret")}).deliver(*ORDERS)
     text = "".join(span.to_json() for span in exporter.get_finished_spans())
     for secret in ("pm_card", "Ada", "Main St", "10115", "Berlin"):
         assert secret not in text
@@ -214,7 +214,7 @@ def test_no_span_holds_card_or_address(exporter: InMemorySpanExporter) -> None:
 @pytest.mark.parametrize("traceparent", [None, "", "garbage", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-zz-yy-01"])
 def test_a_message_without_a_context_starts_a_trace(exporter: InMemorySpanExporter, traceparent: str | None) -> None:
     """Forged or missing contexts hurt nothing."""
-    World().deliver(ORDERS[0], traceparent=traceparent)
+    InventoryOnMemoryBroker().deliver(ORDERS[0], traceparent=traceparent)
     found = spans(exporter)
     [process], [publish] = found["process OrderPlaced"], found["publish StockReserved"]
     assert process.parent is None
@@ -225,7 +225,7 @@ def test_a_message_without_a_context_starts_a_trace(exporter: InMemorySpanExport
 
 def test_an_unsampled_trace_stays_unsampled(exporter: InMemorySpanExporter) -> None:
     """The sampler's decision at the root holds for the whole trace."""
-    world = World()
+    world = InventoryOnMemoryBroker()
     world.deliver(ORDERS[0], traceparent=ROOT[:-2] + "00")
     assert not spans(exporter)
 
@@ -233,7 +233,7 @@ def test_an_unsampled_trace_stays_unsampled(exporter: InMemorySpanExporter) -> N
 def test_without_a_tracer_contexts_still_travel() -> None:
     """No spans; the trace id goes on from message to message."""
     telemetry.use(None)
-    world = World()
+    world = InventoryOnMemoryBroker()
     world.deliver(ORDERS[0])
     sent = [Envelope.model_validate_json(d.body) for d in world.broker.queue("order").waiting]
     assert [e.traceparent for e in sent] == [ROOT]
@@ -274,7 +274,7 @@ def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemor
 def test_messages_are_counted_by_verdict() -> None:
     """`/metrics` has them whether there is a tracer or not."""
     before = metrics.handled["OrderPlaced", "done"]
-    World().deliver(*ORDERS)
+    InventoryOnMemoryBroker().deliver(*ORDERS)
     assert metrics.handled["OrderPlaced", "done"] == before + 4
 
 
@@ -291,7 +291,7 @@ def test_a_receiver_of_spans_that_is_away_costs_nothing_but_the_spans() -> None:
     try:
         began = time.monotonic()
         for _ in range(50):
-            World().deliver(*ORDERS)
+            InventoryOnMemoryBroker().deliver(*ORDERS)
         assert time.monotonic() - began < 2
     finally:
         began = time.monotonic()
