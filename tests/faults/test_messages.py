@@ -160,8 +160,7 @@ def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
 def test_undo_before_command(world: World, kind: Kind, step: Step, number: int) -> None:
-    """Row 5: a compensation that overtakes its command keeps it from ever taking effect; 510 times per kind at full
-    size."""
+    """Row 5: a compensation that overtakes its command prevents its effect; 510 times per kind at full size."""
     before = len(world.execute("providers", "SELECT 1 FROM ledger"))
     ids = sorted(clock.new_id() for _ in range(number))
     for message in (asks_for(step.undo, kind[0]), asks_for(step.command, kind[0])):

@@ -52,8 +52,7 @@ def redrive_all_of(system: System, service: str) -> int:
 def test_redriven_long_after_on_a_real_system(
     system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
 ) -> None:
-    """The same for payment's queue, over SQS and HTTP: messages that payment had handled, and those that it could
-    not."""
+    """The same for payment's queue, over SQS and HTTP: messages that it had handled, and those that it could not."""
     system.runtime.stop("payment")
     done = [system.place(kinds[n % len(kinds)]) for n in range(number)]
     bodies = peek(system, "payment", number)
