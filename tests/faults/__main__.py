@@ -17,7 +17,7 @@ from tests.faults.report import Plugin
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="make faults",
         usage='make faults ARGS="[--row N]… [--workflow W] [--seed N] [--quick] [--list]"',
@@ -27,30 +27,30 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--row", action="append", type=int, choices=ROWS, metavar="N", help="only this row; repeatable")
     parser.add_argument("--workflow", choices=list(Workflow), metavar="W", help="only this workflow")
-    parser.add_argument("--seed", type=int, metavar="N", help="of all chances, to repeat a run")
+    parser.add_argument("--seed", type=int, metavar="N", help="the seed of everything random, to repeat a run")
     parser.add_argument("--quick", action="store_true", help="small sizes, about twenty minutes")
     parser.add_argument("--only", action="append", default=[], metavar="TEST", help="this test or file; repeatable")
-    parser.add_argument("--of-the-day", action="store_true", help="a part of about three minutes, another one each day")
-    parser.add_argument("--list", action="store_true", help="name the tests, run none")
+    parser.add_argument("--of-the-day", action="store_true", help="a part of about three minutes; it changes every day")
+    parser.add_argument("--list", action="store_true", help="list the tests, run none")
     parser.add_argument(
         "--json",
         type=Path,
         default=Path(".orderflow/faults.json"),
         metavar="FILE",
-        help="where the results go (default: %(default)s)",
+        help="the file for the results (default: %(default)s)",
     )
     return parser
 
 
 def that_name_tests(options: argparse.Namespace) -> list[str]:
-    """Those of a run's options that its tests depend on: `[seed7]`, say, is there only with `--seed 7`."""
+    """The options of a run on which its tests depend: `[seed7]`, for example, exists only with `--seed 7`."""
     named = ["--quick"] if options.quick else []
     named += ["--workflow", options.workflow] if options.workflow else []
     return named + (["--seed", str(options.seed)] if options.seed is not None else [])
 
 
 def main() -> int:
-    """Runs pytest on the tests that are marked with rows; its exit code."""
+    """Runs pytest on the tests that are marked with rows, and returns its exit code."""
     options = parser().parse_args()
     os.chdir(Path(__file__).parents[2])
     sizes = "not full" if options.quick else "not small and (full or not full)"

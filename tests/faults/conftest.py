@@ -1,4 +1,4 @@
-"""One real system for the faults that are done to processes, with times short enough for tests."""
+"""One real system for faults of processes, with times short enough for tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.world import World
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`seed`: of all chances in a test, five in the full run of a row that goes with routing. `kinds`: every workflow
-    and bus in one run, and in the full run each in one of its own too."""
+    """`seed`: seeds everything random in a test; the full run of a row that depends on routing uses five. `kinds`:
+    every workflow and bus in one run, and in the full run also each in its own run."""
     named = ",".join(str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")).split(",")
     wanted = set(metafunc.fixturenames) - {name.strip() for name in named}
     if "seed" in wanted:
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is `full` or `extra` runs only where `-m` names that. Further seeds go with all workflows in one run."""
+    """Tests marked `full` or `extra` run only if `-m` names the mark. Further seeds run with all workflows at once."""
     expression = config.option.markexpr or ""
 
     def runs(item: pytest.Item) -> bool:
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _chances_of_its_own(request: pytest.FixtureRequest) -> None:
-    """What AWS leaves to chance in a test is the same whichever tests its process ran before; another with each
+    """Seeds AWS's random behaviour per test, so that it doesn't depend on the tests that ran before; it changes with
     --seed."""
     if "world" in request.fixturenames and isinstance(world := request.getfixturevalue("world"), World):
         name = request.node.nodeid.partition("@")[0]
@@ -62,7 +62,7 @@ def _system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture
 def system(_system: System) -> System:
-    """The running system, whole, and without what an earlier test may have left."""
+    """The running system, complete, and without anything that an earlier test may have left."""
     _system.runtime.up()
     _system.until_ready()
     _system.clean()

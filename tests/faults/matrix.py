@@ -1,4 +1,4 @@
-"""The fault matrix: its rows, and what a run measured of them, as a table and as JSON."""
+"""The fault matrix: its rows, and the measurements of a run, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ ROWS: Final[Mapping[int, str]] = {
     33: "the stack's filters changed, and late",
     34: "credentials, a failover, empty token buckets",
 }
-"""What is done to the system."""
+"""The rows: what each does to the system."""
 
 ROUTED: Final = frozenset({1, 2, 4, 5, 6, 10, 14, 18, 20, 21, 22, 23, 25, 26, 27, 30, 33, 34})
-"""Rows that run in every workflow and over both buses, what is drawn by chance with `SEEDS`; the others never touch
+"""Rows that run in every workflow and over both buses, with `SEEDS` for everything random; the others don't depend on
 routing."""
 
 SEEDS: Final = (1, 2, 3, 4, 5)
@@ -63,7 +63,8 @@ _SIGNS: Final = {"passed": "✔", "failed": "✘", "skipped": "-"}
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One test's. No `workflows`: it is not about them. `reason` is of a skip or failure, `seconds` its whole time."""
+    """One test's result. No `workflows`: the test is not about them. `reason`: of a skip or a failure; `seconds`: its
+    whole time."""
 
     rows: Sequence[int]
     test: str
@@ -75,13 +76,13 @@ class Result:
 
 
 def tested(tests: Path) -> set[int]:
-    """Rows that some test below a folder is marked with."""
+    """Rows for which a folder has a marked test."""
     found = (_MARK.findall(path.read_text()) for path in tests.rglob("test_*.py"))
     return {int(number) for marks in found for mark in marks for number in mark.split(",") if number.strip()}
 
 
 def workflows_of(parameters: Iterable[Any]) -> list[Workflow]:
-    """The workflows that a test's parameters name: alone, with a bus, or many of these."""
+    """The workflows that a test's parameters name: alone, with a bus, or several of them."""
     found: set[Workflow] = set()
     for value in parameters:
         if isinstance(value, Workflow):
@@ -92,7 +93,7 @@ def workflows_of(parameters: Iterable[Any]) -> list[Workflow]:
 
 
 def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """By row: its tests."""
+    """The tests of each row."""
     return [
         {"row": row, "fault": fault, "routed": row in ROUTED, "tests": [asdict(r) for r in results if row in r.rows]}
         for row, fault in ROWS.items()
@@ -118,7 +119,7 @@ def table(results: Sequence[Result], rows: Collection[int], without_test: Collec
 
 
 def measured(results: Sequence[Result]) -> str:
-    """`kills 18…104, drained_s 4.2…30.1`: the range of each number over a row's tests, and what they took."""
+    """`kills 18…104, drained_s 4.2…30.1`: the range of each number over a row's tests, and their total time."""
     values: dict[str, list[float]] = defaultdict(list)
     for result in results:
         for name, value in result.measured.items():

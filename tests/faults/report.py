@@ -1,4 +1,4 @@
-"""How `make faults` looks: a line a test with what it measured, a bar below, and the matrix at the end."""
+"""The output of `make faults`: one line per test with what it measured, a bar below, and the matrix at the end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.faults.matrix import Result
 
 _SIGNS: Final = {"passed": "[green]✔[/]", "failed": "[bold red]✘[/]", "skipped": "[yellow]-[/]"}
 _WIDE: Final = 160
-"""Columns where the output is no terminal."""
+"""Columns if the output is not a terminal."""
 
 
 class Report(TerminalReporter):
-    """Takes the place of pytest's own reporter, and keeps what that one says at the end."""
+    """Replaces pytest's own reporter, and keeps its summary at the end."""
 
     def __init__(self, config: pytest.Config, console: Console, json_path: Path, options: Sequence[str]) -> None:
         super().__init__(config, console.file)
@@ -110,7 +110,7 @@ class Report(TerminalReporter):
 
 
 class Plugin:
-    """Puts the report in. `options` are those of the run without which some of its tests would not be there."""
+    """Installs the report. `options`: the options of the run without which some of its tests would not exist."""
 
     def __init__(self, json_path: Path, options: Sequence[str]) -> None:
         self._json_path = json_path
@@ -127,7 +127,7 @@ class Plugin:
 
 
 def repeat(test: str, options: Sequence[str]) -> str:
-    """What to type to run a test once more, as it was run with these options."""
+    """The command that repeats a test with these options."""
     return f'make faults ARGS="{shlex.join([*options, "--only", test])}"'
 
 

@@ -1,4 +1,4 @@
-"""The part of the full-size run that goes with every change: another one each day, about three minutes."""
+"""The part of the full-size run that CI runs with every change: a different part each day, about three minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CRASHES: Final = tuple(
     )
     for first in range(0, len(failpoints.POINTS), 2)
 )
-"""Row 2, two boundaries a day."""
+"""Row 2, two boundaries per day."""
 
 PARTS: Final[Sequence[Sequence[str]]] = (
     ("tests/faults/test_messages.py", "tests/faults/test_deploys.py::test_older_and_newer_work_together"),
@@ -41,5 +41,5 @@ PARTS: Final[Sequence[Sequence[str]]] = (
 
 
 def of_the_day(day: date) -> Sequence[str]:
-    """The same for everybody on that day."""
+    """The part of a day, the same for everybody."""
     return PARTS[day.toordinal() % len(PARTS)]

@@ -2,9 +2,9 @@
 
     python -m tests.faults.rude_clients "as it is" "64 threads;WEB_THREADS=64" "before;FOLDER=../before"
 
-Each argument is a name and what its process differs by: variables for it, FOLDER (another checkout of this project; its
-`orderflow.serve` is run), FRONT (a caddy to put in front of it). What runs is the inventory service, whole, with a
-PostgreSQL of its own and a broker that is away; only loopback is used.
+Each argument is a name and the differences of its process: variables for it, FOLDER (another checkout of this project,
+whose `orderflow.serve` is run), FRONT (a caddy to put in front of it). It runs the complete inventory service, with its
+own PostgreSQL and an unavailable broker; it uses loopback only.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.support.rude import FINISHED, KINDS, Rude, ask
 _EACH: Final = 200
 _SECONDS: Final = 8.0
 _PATIENCE: Final = 4.0
-"""Seconds that the customer waits for an answer."""
+"""Seconds that the customer waits for an answer before giving up."""
 _LIMIT: Final = 45.0
-"""Seconds in which unfinished connections are seen to end."""
+"""Seconds to wait for the server to close unfinished connections."""
 
 
 def main() -> None:
-    """Measures what the command line names."""
+    """Measures the servers that the command line names."""
     print("| server |", " | ".join([*KINDS, "all"]), "| MB, threads | stalled: ended |")
     print("|---|" + "---|" * (len(KINDS) + 3))
     with tempfile.TemporaryDirectory() as folder, postgres.server(Path(folder)) as server:
@@ -55,11 +55,11 @@ def main() -> None:
 
 
 def _beside(port: int, kinds: list[str]) -> str:
-    """The 99th percentile of what customers wait for a row of the database and for /healthz, in seconds."""
+    """The 99th percentile of customers' waiting times for a database row and for /healthz, in seconds."""
     with Rude(port, kinds, _EACH, stays=5) as rude:
         with suppress(AssertionError, OSError):
             rude.all_open(20)
-            # From here on: that hundreds of requests come in one instant is no matter of manners.
+            # Measure from here on: hundreds of requests at one instant are a load, not rudeness.
             ask(port, timeout=_PATIENCE)
         waits = {path: list[float]() for path in ("/stock/BOOK-1", "/healthz")}
 
@@ -83,7 +83,7 @@ def _beside(port: int, kinds: list[str]) -> str:
 
 
 def _ended(port: int) -> str:
-    """How many of those that stall are ended, and when at the latest."""
+    """How many of the stalled connections the server closed, and when the last one."""
     stalled = [kind for kind in KINDS if kind not in FINISHED]
     with Rude(port, stalled, 20) as rude:
         with suppress(AssertionError):

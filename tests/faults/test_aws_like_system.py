@@ -1,5 +1,5 @@
-"""FAULTS row 34, and many others' faults at once, on a real system: LocalStack behaves as AWS documents itself, by a
-proxy before it (`tests.support.aws_like.proxy`)."""
+"""FAULTS row 34, and many other rows' faults at once, on a real system: a proxy in front of LocalStack makes it behave
+as AWS's documentation says (`tests.support.aws_like.proxy`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.system import System, overridden
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("faults-system")]
 
 EXPIRED_S = 8.0
-"""How long credentials are no good."""
+"""Seconds for which credentials are invalid."""
 
 
 @contextmanager
 def aws_like(system: System, rules: Rules) -> Iterator[None]:
-    """All services reach their broker through one proxy meanwhile."""
+    """All services reach their broker through one proxy."""
     with (
         proxy.before(system.url("localstack"), rules) as url,
         overridden(system, {service: {"AWS_ENDPOINT_URL": url} for service in SERVICES}),
@@ -36,8 +36,8 @@ def aws_like(system: System, rules: Rules) -> Iterator[None]:
 def test_a_bad_day_at_aws(
     system: System, seed: int, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
 ) -> None:
-    """Messages come twice, late, in any order and few at a time; calls are throttled, fail, and lose their answers; and
-    everybody's credentials expire for a while. No order is lost, done twice, or dead-lettered."""
+    """Messages arrive twice, late, in any order and few at a time; calls are throttled, fail, or lose their answers;
+    and all credentials expire for a while. No order is lost or done twice, and no message is dead-lettered."""
     rules = Rules(seed)
     with aws_like(system, rules):
         with Load(system, kinds, rate=4, total=60, seed=seed) as load:

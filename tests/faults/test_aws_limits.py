@@ -1,5 +1,6 @@
 """FAULTS row 34 in every workflow: credentials expire, a database fails over, token buckets are empty. No message is
-lost or dead-lettered, and all is back by itself. AWS does besides what it documents (`tests.support.aws_like`)."""
+lost or dead-lettered, and everything recovers by itself. AWS also shows the behaviours that it documents
+(`tests.support.aws_like`)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def place(world: World, kind: Kind, number: int = 4) -> list[str]:
 
 
 def work(world: World, turns: int = 1) -> None:
-    """All processes do what they can."""
+    """All processes work as far as they can."""
     for _ in range(turns):
         for name in BUILD:
             world.publish(name)
@@ -50,7 +51,8 @@ def all_confirmed(world: World, orders: list[str]) -> None:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.parametrize("turns", [0, 2])
 def test_credentials_expire(world: World, kind: Kind, turns: int, seed: int, measured: Callable[..., None]) -> None:
-    """With orders at any stage, which are taken meanwhile, too. They are renewed, and every order is confirmed."""
+    """Credentials expire with orders at every stage; orders are accepted meanwhile, too. The credentials are renewed,
+    and every order is confirmed."""
     world.rules.reseed(seed)
     orders = place(world, kind)
     work(world, turns)
@@ -73,8 +75,8 @@ def test_credentials_expire(world: World, kind: Kind, turns: int, seed: int, mea
 def test_a_database_fails_over(
     world: World, postgres: Server, kind: Kind, service: str, measured: Callable[..., None]
 ) -> None:
-    """Its sessions end; who connects finds a standby that takes no writes, and then, at the same name, another server
-    with all that was committed. Nobody is restarted."""
+    """The database's sessions end. Connections first reach a standby that accepts no writes, and then, under the same
+    name, another server with everything that was committed. No process is restarted."""
     orders = place(world, kind)
     work(world)
     world.leave(service)
@@ -97,7 +99,7 @@ def test_a_database_fails_over(
 
 @pytest.fixture(scope="module")
 def small_quotas(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    """Of each action's tokens one in four hundred: two to begin with, and one in two or three seconds."""
+    """Each action has one in four hundred of AWS's tokens: two at first, and one every two or three seconds."""
     with world_on(new_database, Rules(1, USUAL, scale=1 / 400)) as made:
         yield made
 
@@ -106,7 +108,7 @@ def small_quotas(new_database: Callable[[str | None], str]) -> Iterator[World]:
     "bus", [pytest.param(bus, marks=pytest.mark.full if i else ()) for i, bus in enumerate(EventBus)]
 )
 def test_token_buckets_are_empty(small_quotas: World, bus: EventBus, measured: Callable[..., None]) -> None:
-    """Of a state machine's starts, answers and looks; orders of other workflows don't wait for them."""
+    """The buckets of a state machine's starts, answers and reads are empty; orders of other workflows don't wait."""
     world, machine = small_quotas, (Workflow.STEP_FUNCTIONS, bus)
     own = place(world, machine, 12)
     others = [order_id for kind in Workflow if kind is not machine[0] for order_id in place(world, (kind, bus), 2)]

@@ -1,7 +1,7 @@
-"""FAULTS rows 26 and 27 by the clock: how quickly a backlog gets out, and what a bad destination costs a good one.
+"""FAULTS rows 26 and 27 in real time: how fast a backlog is sent, and what a bad destination costs a good one.
 
-At full size only, on a machine that is theirs: these are rates and percentiles. Threads, databases and locks are real;
-the broker is one in memory whose calls take as long as AWS's.
+These tests measure rates and percentiles, so they run at full size only, on a machine of their own. Threads, databases
+and locks are real; the broker is in memory, and its calls take as long as AWS's.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from tests.support.world import BUILD, request
 pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(3600)]
 
 CALL: Final = 0.02
-"""Seconds of a call to the broker."""
+"""Seconds that a call to the broker takes."""
 
 TARGETS: Final = {"inventory": c.ReleaseStock(), "orchestrator": c.StockReleased()}
-"""A message for each of two destinations."""
+"""One message for each of two destinations."""
 
 Sick = Callable[[], Sequence[SendFailure]]
 
 
 class SlowQueue(MemoryQueue):
-    """One whose calls take their time."""
+    """A broker whose calls take CALL seconds."""
 
     def receive(self, limit: int, wait: int) -> list[Delivery]:
         found = super().receive(limit, wait)
@@ -62,7 +62,7 @@ class SlowQueue(MemoryQueue):
 
 
 class SlowBroker(MemoryBroker):
-    """Calls take CALL seconds. `sick` destinations take nothing; no destination does while it is `unavailable`."""
+    """Calls take CALL seconds. `sick` destinations accept nothing; while it is `unavailable`, none does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,8 +160,8 @@ def hanging() -> Sequence[SendFailure]:
 def test_a_healthy_destination_is_as_quick_as_ever(
     outbox: Outbox, broker: SlowBroker, publisher: Publisher, measured: Callable[..., None]
 ) -> None:
-    """From staging to being taken, 50 messages per second, as many for another destination that is well, throttles,
-    fails or hangs: the p99 is at most half as long again."""
+    """The time from staging to acceptance at 50 messages per second, with as many for another destination that works,
+    throttles, fails or hangs: the p99 grows by at most half."""
 
     def p99(sick: Sick | None) -> float:
         broker.sick = {"orchestrator": sick} if sick else {}
@@ -194,7 +194,7 @@ def test_an_outage_of_ten_minutes_cancels_nobody(
     new_database: Callable[[str | None], str], broker: SlowBroker, seconds: int, rate: int,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
-    """All services with their threads; orders are taken all the while. Every one is confirmed once it is over."""
+    """All services run with their threads, and accept orders all the time. Every order is confirmed afterwards."""
     urls = {name: new_database(name) for name in SERVICES} | {"providers": new_database(None)}
     services = {name: running(name, urls, broker) for name in SERVICES}
     placing = Placing(services["order"].settings, services["order"].database, services["order"].outbox)
@@ -206,7 +206,7 @@ def test_an_outage_of_ten_minutes_cancels_nobody(
         began = time.monotonic()
         while not stopped.is_set():
             if len(placed) < (time.monotonic() - began) * rate:
-                with suppress(Transient):  # a client whose request is refused repeats it
+                with suppress(Transient):  # a client repeats a request that was refused
                     placed.append(placing.place(order, None).order_id)
             else:
                 stopped.wait(0.002)

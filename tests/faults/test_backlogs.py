@@ -1,5 +1,5 @@
-"""FAULTS row 25: no order is cancelled whose answer, or whose question, waits anywhere: in its owner's queue, which
-gives 1 to 10 at a time, with another process, hidden for a while, in an outbox, or in line with a service."""
+"""FAULTS row 25: no order is cancelled while its reply or its command waits anywhere: in its owner's queue, which
+delivers 1 to 10 at a time, with another process, hidden for a while, in an outbox, or in a service's queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(25)]
 Kind = tuple[Workflow, EventBus]
 
 VISIBILITY, LONG_POLL, UNDO_AFTER = 30, 20, 60.0
-"""Seconds, as by default."""
+"""Seconds; the default."""
 
 OWNED = [(Workflow.CHOREOGRAPHY, EventBus.SNS), (Workflow.ORCHESTRATION, EventBus.SNS)]
 every_owner = pytest.mark.parametrize("kind", OWNED, ids=["order", "orchestrator"])
@@ -50,7 +50,7 @@ def statuses(world: World, orders: Sequence[str]) -> Counter[str]:
 
 
 def work(world: World, *but: str) -> None:
-    """All services work through their queues, but these."""
+    """All services except these handle their queues."""
     others = [name for name in world.services if name not in but]
     while True:
         for name in world.services:
@@ -60,7 +60,7 @@ def work(world: World, *but: str) -> None:
 
 
 def look(world: World, owner: str) -> float:
-    """The owner reports and looks after what is due, as each second; how far behind its watermark was."""
+    """The owner reports and handles due orders, as it does every second; returns how far behind its watermark was."""
     service = world.services[owner]
     assert service.receivers
     service.outbox.flush()
@@ -71,13 +71,13 @@ def look(world: World, owner: str) -> float:
 
 
 def publish(world: World) -> None:
-    """The order service sends what it has staged, and notes that."""
+    """The order service sends its staged messages, and records that."""
     world.publish("order")
     world.services["order"].outbox.flush()
 
 
 def waited(world: World, owner: str) -> float:
-    """Seconds that the open order has waited that has waited longest."""
+    """Seconds for which the oldest open order has waited."""
     where = {"order": "orders WHERE open", "orchestrator": "sagas WHERE active"}[owner]
     ages = world.execute(owner, f"SELECT coalesce(max(extract(epoch FROM now() - progress_at)), 0)::float FROM {where}")
     return float(ages[0][0])
@@ -85,7 +85,7 @@ def waited(world: World, owner: str) -> float:
 
 @contextmanager
 def short_receives(world: World, owner: str, rng: random.Random) -> Iterator[None]:
-    """The owner's queue gives 1 to 10, in any order, and never lets anybody wait."""
+    """The owner's queue: it delivers 1 to 10 messages, in any order, and never waits for messages."""
     queue = world.broker.queues[owner]
     receive = queue.receive
 
@@ -99,7 +99,7 @@ def short_receives(world: World, owner: str, rng: random.Random) -> Iterator[Non
 
 
 class Other:
-    """Another process of the owner: it takes messages and does nothing with them, at work or dead."""
+    """Another process of the owner: it receives messages and handles none, because it is busy or dead."""
 
     def __init__(self, world: World, owner: str, *, dies: bool) -> None:
         self._world, self._owner, self._dies = world, owner, dies
@@ -124,7 +124,7 @@ class Other:
         )
 
     def pass_on(self, now: float) -> None:
-        """What it took is visible again when its timeout is over."""
+        """Its messages become visible again when their timeout ends."""
         if self._held and now >= self._until:
             self._world.broker.queues[self._owner].extend(self._held, 0)
             self._held = []
@@ -136,8 +136,8 @@ class Other:
 
 @pytest.mark.parametrize("kind", each_kind())
 def test_answers_that_wait_anywhere(world: World, kind: Kind, seed: int, measured: Callable[..., None]) -> None:
-    """Every question is answered at once; the answers wait for minutes, in the queue and with processes that are busy
-    or dead. The owner looks every few seconds."""
+    """Every command is answered at once; the replies wait for minutes, in the queue and with processes that are busy
+    or dead. The owner checks its deadlines every few seconds."""
     rng, owner, now = random.Random(seed), owner_of(kind), 0.0
     orders = place(world, kind, 12)
     late, hidden, lags = 0, 0, []
@@ -150,7 +150,7 @@ def test_answers_that_wait_anywhere(world: World, kind: Kind, seed: int, measure
             consumer = world.services[owner].consumer
             if number < 2 or number % 25 > 21:
                 consumer.step(1)
-            else:  # for longer than a deadline it gets nothing, from servers that have nothing
+            else:  # for longer than a deadline it receives nothing, from servers that hold no messages
                 consumer.watermark.received([], consumer.watermark.now(), wait=0)
             seconds = rng.uniform(3, 6)
             world.move_clocks(seconds)
@@ -171,7 +171,7 @@ def test_answers_that_wait_anywhere(world: World, kind: Kind, seed: int, measure
 
 @every_owner
 def test_what_nobody_answers_ends_all_the_same(world: World, kind: Kind) -> None:
-    """Its queue is empty and its processes say so: then the deadline fires, a few seconds later than by the clock."""
+    """The queue is empty and the processes report it: then the deadline fires, a few seconds late at most."""
     owner = owner_of(kind)
     [order_id] = place(world, kind, 1)
     work(world, "inventory")
@@ -208,8 +208,8 @@ def test_one_killed_process_holds_deadlines_no_longer_than_its_messages_are_hidd
 
 @every_owner
 def test_what_is_given_back_holds_its_own_order_only(world: World, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that this owner can't handle yet is hidden for up to a quarter of an hour: its order waits, the others'
-    deadlines don't."""
+    """A reply that this owner can't handle yet is hidden for up to 15 minutes: its order waits, but the deadlines of
+    other orders don't."""
     owner = owner_of(kind)
     given_back, lost = place(world, kind, 2)
     work(world, owner)
@@ -243,8 +243,8 @@ def test_what_is_given_back_holds_its_own_order_only(world: World, kind: Kind, m
 
 @every_owner
 def test_questions_that_could_not_be_sent_for_long(world: World, kind: Kind) -> None:
-    """Ten minutes without a broker, and then a backlog of minutes in the service that answers: no order is cancelled,
-    and none is asked twice."""
+    """Ten minutes without a broker, and then a backlog of minutes in the service that replies: no order is cancelled,
+    and nothing is resent."""
     owner = owner_of(kind)
     orders = place(world, kind, 40)
     if owner == "orchestrator":
@@ -289,7 +289,7 @@ def thrifty(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.mark.parametrize("lag", [0.0, 11.0])
 def test_an_owner_with_a_backlog_keeps_to_its_budget(thrifty: World, lag: float) -> None:
-    """Behind its own queue or not: the same resends, and deadlines that fire as far as the watermark has come."""
+    """Behind its own queue or not, an owner resends the same, and fires deadlines up to its watermark."""
     orders = place(thrifty, OWNED[0], 60)
     publish(thrifty)
     sweeper = thrifty.services["order"].sweeper
@@ -309,7 +309,8 @@ def test_an_owner_with_a_backlog_keeps_to_its_budget(thrifty: World, lag: float)
 
 
 def test_after_downtime_all_are_asked_before_any_is_given_up(thrifty: World) -> None:
-    """Out of the budget: it has ten, and one percent of that a second; each order's clock starts when it was asked."""
+    """The budget is used up: it has ten, and one percent of that per second. Each order's clock starts with its
+    resend."""
     orders = place(thrifty, OWNED[0], 30)
     publish(thrifty)
     thrifty.broker.queues["inventory"].waiting.clear()
@@ -329,4 +330,4 @@ def test_after_downtime_all_are_asked_before_any_is_given_up(thrifty: World) -> 
         budget._left = min(budget._size, budget._left + 1)
     assert asked[0] == 10, "at once"
     assert asked[-1] < 30, "paced"
-    assert statuses(thrifty, orders)["PLACED"] >= 30 - asked[-1], "none is given up that was not asked"
+    assert statuses(thrifty, orders)["PLACED"] >= 30 - asked[-1], "no order is given up without a resend"

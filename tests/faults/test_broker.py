@@ -24,12 +24,12 @@ BACK = 120.0
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 
-@pytest.mark.parametrize("seconds", sizes(13, 30))  # clients wait ten for an answer
+@pytest.mark.parametrize("seconds", sizes(13, 30))  # clients wait ten seconds for an answer
 @pytest.mark.extra
 def test_the_broker_is_silent_for_a_while(
     system: System, seed: int, kinds: Kinds, seconds: int, measured: Callable[..., None]
 ) -> None:
-    """Orders are taken all the same, and end right once it answers again."""
+    """Orders are still accepted, and end correctly once the broker answers again."""
     logged = LoggedSince(system, "order", "inventory", "payment")
     with Load(system, kinds, rate=8, total=8 * (seconds + 6), seed=seed) as load:
         load.until_taken(16)
@@ -37,7 +37,7 @@ def test_the_broker_is_silent_for_a_while(
         try:
             before = len(load.acknowledged)
             time.sleep(seconds)
-            assert len(load.acknowledged) > before, "orders are taken while it is away"
+            assert len(load.acknowledged) > before, "orders are accepted while it is unavailable"
         finally:
             parts.kill(system.runtime, "localstack", signal.SIGCONT)
         back = time.monotonic()
@@ -55,8 +55,8 @@ def test_the_broker_is_silent_for_a_while(
 def test_the_broker_is_wiped(
     system: System, seed: int, kinds: Kinds, times: int, measured: Callable[..., None]
 ) -> None:
-    """Killed with all queues, subscriptions, rules and executions, and back empty: the stack is deployed again by
-    itself, nothing is published into the gap, every order ends right, nobody is charged twice."""
+    """The broker is killed with all queues, subscriptions, rules and executions, and comes back empty. The stack is
+    deployed again automatically, nothing is published before that, orders end correctly, nobody is charged twice."""
     lost = 0
     with Load(system, kinds, rate=8, total=120 * times, seed=seed) as load:
         for number in range(times):

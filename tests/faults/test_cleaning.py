@@ -1,4 +1,4 @@
-"""One test that fails must not be the failure of those behind it."""
+"""One failing test must not make the next ones fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 
 def test_what_is_left_in_the_middle_is_gone(system: System) -> None:
-    """Orders of every kind are under way, as when a test has failed: with `clean` nothing of them comes again."""
+    """Orders of every kind are in flight, as after a failed test: after `clean`, nothing of them returns."""
     parts.stop(system.runtime, "payment")
     for kind in KINDS:
         system.place(kind)

@@ -1,5 +1,5 @@
-"""FAULTS row 8: the clocks of the processes are wrong, each in its own way, and jump; leases and deadlines go by the
-database's. (LocalStack doesn't check the time in a request's signature; AWS refuses one that is 15 minutes off.)"""
+"""FAULTS row 8: the processes' clocks are wrong, each in its own way, and jump; leases and deadlines use the
+database's clock. (LocalStack doesn't check the time in a signature; AWS refuses one that is 15 minutes off.)"""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 MINUTES, DAY = 600, 86400
 WRONG = {"order": MINUTES, "inventory": -MINUTES, "payment": DAY, "shipping": -DAY, "orchestrator": -DAY}
-"""Seconds that a service's clock is fast."""
+"""Seconds by which a service's clock is fast."""
 JUMPS = {"order": -MINUTES, "inventory": 0, "payment": -DAY, "payment-2": DAY, "shipping": 0}
-"""What clocks are set to while the processes work."""
+"""The offsets to which clocks are set while the processes work."""
 
 WATCHED = {
     "outbox": "OLD.leased_until > clock_timestamp() AND NEW.leased_until > OLD.leased_until",
     "payments": "OLD.lease_until > clock_timestamp() AND NEW.state = OLD.state AND NEW.fence > OLD.fence",
     "shipments": "OLD.lease_until > clock_timestamp() AND NEW.state = OLD.state AND NEW.fence > OLD.fence",
 }
-"""Tables with leases, and when a row is taken from somebody whose lease still runs."""
+"""Tables with leases → the condition for taking a row from a process whose lease is still valid."""
 WATCH = """
 CREATE TABLE IF NOT EXISTS thefts (what text);
 CREATE FUNCTION note_theft() RETURNS trigger LANGUAGE plpgsql AS
@@ -48,7 +48,7 @@ ON_TABLE = "CREATE TRIGGER note_theft AFTER UPDATE ON {} FOR EACH ROW WHEN ({}) 
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that shifts a process's clock."""
+    """Builds the library that shifts a process's clock."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (cc) to build what shifts a process's clock")
@@ -59,14 +59,14 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Clocks:
-    """What shifts the clocks of processes: a file each, read anew every time."""
+    """Shifts the clocks of processes, by one file per service that is read at every call."""
 
     def __init__(self, shim: Path, folder: Path) -> None:
         self._shim = shim
         self._folder = folder
 
     def of(self, name: str, seconds: int) -> dict[str, str]:
-        """The environment of a process whose clock is so fast."""
+        """The environment of a process whose clock is fast by this much."""
         self.set(name, seconds)
         return {"LD_PRELOAD": str(self._shim), "SKEW_FILE": str(self._folder / name)}
 
@@ -82,14 +82,14 @@ def clocks(shim: Path, tmp_path: Path) -> Clocks:
 
 
 def fast(system: System, service: str) -> float:
-    """Seconds that a service's clock is fast, by the date of an answer."""
+    """Seconds by which a service's clock is fast, by the Date of an answer."""
     date = system.http.get(system.url(service, "/healthz")).headers["date"]
     return parsedate_to_datetime(date).timestamp() - time.time()
 
 
 @contextmanager
 def thefts(system: System) -> Iterator[Callable[[], list[str]]]:
-    """Watches every lease in every database; gives those that were taken while they ran."""
+    """Watches every lease in every database; yields those that were taken while still valid."""
     tables = {s: ["outbox"] for s in SERVICES} | {
         "payment": ["outbox", "payments"],
         "shipping": ["outbox", "shipments"],
@@ -106,8 +106,8 @@ def thefts(system: System) -> Iterator[Callable[[], list[str]]]:
 def test_no_lease_is_stolen(
     system: System, clocks: Clocks, seed: int, tmp_path: Path, measured: Callable[..., None]
 ) -> None:
-    """Two processes of each service that calls a provider, days apart: they compete for the same intents, and relay
-    the same outbox. In the middle clocks jump, also backwards."""
+    """Each service that calls a provider has two processes, whose clocks are days apart: they compete for the same
+    intents, and relay the same outbox. In the middle clocks jump, also backwards."""
     log, logged = tmp_path / "workers.log", LoggedSince(system, "payment")
 
     def competed() -> int:
@@ -140,7 +140,7 @@ def test_no_lease_is_stolen(
                 later = {service: fast(system, service) for service in SERVICES}
                 taken = load.finish()
             system.until_terminal(*taken, *asked_again)
-            while not competed() and len(asked_again) < 100:  # which process gets a message is chance
+            while not competed() and len(asked_again) < 100:  # it is random which process gets a message
                 asked_again += (more := ask_again())
                 system.until_terminal(*more)
             system.check(acknowledged=[*taken, *asked_again])
@@ -159,7 +159,7 @@ def test_no_lease_is_stolen(
 
 
 def charge(order_id: str) -> str:
-    """The orchestrator's command once more, as a message of its own."""
+    """The orchestrator's command again, as a separate message."""
     return compose(
         ChargePayment(amount=Money(amount=3998, currency="EUR"), payment_method="pm_card_visa"), source="orchestrator",
         order_id=order_id, workflow=Workflow.ORCHESTRATION, event_bus=EventBus.SNS,
@@ -168,25 +168,25 @@ def charge(order_id: str) -> str:
 
 TIMES = {"RESEND_AFTER": "5,7", "UNDO_AFTER": "9"}
 OWNERS = {Workflow.CHOREOGRAPHY: "order", Workflow.ORCHESTRATION: "orchestrator", Workflow.HYBRID: "orchestrator"}
-"""Who undoes an order at its deadline. (In step-functions it is AWS, by its own clock.)"""
+"""The owner that compensates an order at its deadline. (In step-functions it is AWS, by its own clock.)"""
 LATE = """
 SELECT extract(epoch FROM d.at - (
     SELECT min(p.at) FROM {0} p WHERE p.order_id = d.order_id AND p.type = 'StockReserved'
 ))::float
 FROM {0} d WHERE d.note = 'deadline' AND d.order_id = ANY(%s::uuid[])
 """
-"""Seconds from the last progress; what is sent again is answered again, which is none."""
+"""Seconds from the last progress; a repeated reply to a resent message is no progress."""
 
 
 def lateness(system: System, meanwhile: Callable[[], None] = lambda: None) -> list[float]:
-    """Seconds after their deadline at which orders are undone whose payment doesn't answer. `meanwhile` is done while
-    they wait for it."""
+    """Seconds after their deadline at which orders are compensated if payment doesn't answer. `meanwhile` runs while
+    they wait."""
     parts.stop(system.runtime, "payment")
     placed: dict[str, list[str]] = {"order": [], "orchestrator": []}
     for number in range(12):
         workflow, owner = list(OWNERS.items())[number % len(OWNERS)]
         placed[owner].append(system.place((workflow, EventBus.SNS)))
-        time.sleep(0.25)  # the owner looks once a second: spread over its whole period
+        time.sleep(0.25)  # the owner checks once per second: spread the orders over its whole period
     meanwhile()
     logs = {"order": "order_log", "orchestrator": "saga_log"}
 
@@ -204,8 +204,8 @@ def lateness(system: System, meanwhile: Callable[[], None] = lambda: None) -> li
 
 @pytest.mark.extra
 def test_deadlines_keep(system: System, clocks: Clocks, measured: Callable[..., None]) -> None:
-    """With a clock that is a day fast, or ten minutes slow, and steps back by a day while orders wait for their
-    deadlines, they are undone when they are with right ones: none early, none more than a second later than there."""
+    """Clocks are a day fast or ten minutes slow, and step back by a day while orders wait for their deadlines. The
+    orders are compensated as with correct clocks: none early, and none more than a second later."""
     apply(system, TIMES)
     right = lateness(system)
     apply(system, TIMES, {service: clocks.of(service, -WRONG[service]) for service in ("order", "orchestrator")})

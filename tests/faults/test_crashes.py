@@ -25,14 +25,14 @@ CASES = {
     "undeliverable": ({"postal_code": "00000"}, "CANCELLED"),
     "unanswered": ({"payment_method": "pm_card_timeout"}, "CONFIRMED"),
 }
-"""The last waits for its provider twice: a call is one attempt here."""
+"""The outcomes. The last order waits for its provider twice: a call is one attempt here."""
 
 TIMES = {EventBus.SNS: range(1, 20, 2), EventBus.EVENTBRIDGE: range(2, 20, 2)}
-"""Which times that a point is reached, where all goes well: every one, over one bus or the other."""
+"""The occurrences of a point in a run without faults: each of them, over one bus or the other."""
 
 
 _LEAST, _TURNS = 20, 200
-"""Rounds of all services, in which an order comes to its end and beyond; and where calls fail again and again."""
+"""Rounds of all services that are enough for an order to end; and if calls keep failing."""
 
 _OPEN = "SELECT 1 FROM orders WHERE open LIMIT 1"
 
@@ -45,7 +45,7 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 def run_with_crash(world: World, point: str, nth: int) -> bool:
     """All services work until one reaches `point` for the `nth` time and dies there, or no order is open any more.
-    Returns whether one did. Now and then what AWS is late with arrives, and visibility timeouts run out: a receive may
+    Returns whether one died. From time to time late events arrive and visibility timeouts expire, because a receive may
     have lost its answer."""
     left = [nth]
 
@@ -86,8 +86,8 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
 def test_a_crash_at_a_boundary_costs_nothing(
     world: World, point: str, kind: tuple[Workflow, EventBus], least: int, measured: Callable[..., None]
 ) -> None:
-    """At its first, second … time, for an order of each outcome; then, until it happened often enough, at any time of
-    several orders."""
+    """A crash at the first, second … occurrence, for an order of each outcome; then, until there were enough crashes,
+    at random occurrences with several orders."""
     crashes = 0
     for case, (changes, expected) in CASES.items():
         for nth in TIMES[kind[1]] if case == "success" else (1, 3):

@@ -1,4 +1,4 @@
-"""FAULTS row 7: each database is away for a while; connections are cut, also in the middle of a COMMIT."""
+"""FAULTS row 7: each database is unavailable for a while; connections are cut, also in the middle of a COMMIT."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datna
 
 @contextmanager
 def away(system: System, database: str) -> Iterator[None]:
-    """One database refuses every connection, and has ended those it had."""
+    """One database refuses every connection, and has closed those it had."""
     name = f"orderflow_{database}"
     with administrator(system) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
@@ -48,7 +48,7 @@ def away(system: System, database: str) -> Iterator[None]:
 
 
 def pids(system: System) -> dict[str, list[int]]:
-    """Of each service, its main process and its workers."""
+    """The main process and the workers of each service."""
     mains = {service: psutil.Process(system.runtime.pid(service)) for service in SERVICES}
     return {service: [main.pid, *sorted(p.pid for p in main.children())] for service, main in mains.items()}
 
@@ -58,7 +58,8 @@ def pids(system: System) -> dict[str, list[int]]:
 def test_a_database_is_away(
     system: System, seed: int, database: str, seconds: int, measured: Callable[..., None]
 ) -> None:
-    """Its service says so and is back within 30 s without a restart; what waited goes on, and nothing is parked."""
+    """The service reports it and recovers within 30 s without a restart; waiting orders continue, and nothing is
+    dead-lettered."""
     before, calls = pids(system), provider_calls(system)
     with Load(system, KINDS, rate=8, total=8 * (seconds + 3), seed=seed) as load:
         load.until_taken(8)
@@ -79,22 +80,22 @@ def test_a_database_is_away(
     system.no_dead_letters()
     unknown = (provider_calls(system) - calls)["unknown"]
     measured(refusal_s=load.slowest_refusal, unknown_calls=unknown)
-    assert database != "providers" or unknown, "the fault was felt"
+    assert database != "providers" or unknown, "the fault took effect"
     assert seconds < 30 or load.slowest_refusal <= within(2)
 
 
 OWN: Final = {"order": "/orders", "inventory": "/stock", "payment": "/payments/", "shipping": "/shipments/",
               "orchestrator": "/sagas"}  # fmt: skip
-"""Of each service, a route that must be among those that are tried."""
+"""For each service, a route that must be among the tested ones."""
 WITHOUT: Final = ("/healthz", "/readyz", "/products")
-"""Routes that need no database: one lives, one says what is away, one remembers for a while what it read."""
+"""Routes that need no database: one is alive, one names what is unavailable, one caches what it read."""
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_without_its_database_a_service_refuses_quickly(
     system: System, service: str, measured: Callable[..., None]
 ) -> None:
-    """503 with Retry-After within two seconds on each route that needs it, three times each; nothing hangs."""
+    """Routes that need the database answer 503 with Retry-After within two seconds, three times; none hangs."""
     order_id = system.place()
     system.until_terminal(order_id)
     slowest, tried = 0.0, []
@@ -123,8 +124,8 @@ def test_without_its_database_a_service_refuses_quickly(
 
 
 def test_without_its_database_many_requests_are_refused_quickly(system: System, measured: Callable[..., None]) -> None:
-    """More at once than there are threads: each gets its 503 in two seconds, and who needs no database is answered
-    meanwhile."""
+    """There are more requests at once than threads: each gets its 503 within two seconds, and requests that need no
+    database are answered meanwhile."""
     at_once = 2 * int(FAULTS["WEB_THREADS"])
 
     def refused(_: int = 0) -> float:
@@ -133,7 +134,7 @@ def test_without_its_database_many_requests_are_refused_quickly(system: System, 
         return time.monotonic() - began
 
     with away(system, "order"), ThreadPoolExecutor(at_once) as pool:
-        until(lambda: all(refused() < 1 for _ in range(20)))  # no connection of before is left, and it knows
+        until(lambda: all(refused() < 1 for _ in range(20)))  # no earlier connection is left
         asked = pool.map(refused, range(5 * at_once))
         began = time.monotonic()
         assert system.http.get(system.url("order", "/healthz")).status_code == 200
@@ -150,7 +151,7 @@ CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg
 CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON inbox DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION linger()
 """
-"""Makes a COMMIT last for long enough to be met there."""
+"""Makes a COMMIT take long enough for a connection to be cut in the middle of it."""
 
 AT_COMMIT = """
 SELECT count(*) FROM (
@@ -167,7 +168,7 @@ SELECT count(*) FROM (
 
 @pytest.mark.parametrize("cuts", sizes(20, 100))
 def test_connections_are_cut(system: System, seed: int, cuts: int, measured: Callable[..., None]) -> None:
-    """In the middle of COMMITs of every service, and anywhere else: each message has one effect."""
+    """Connections are cut in the middle of COMMITs of every service, and elsewhere: each message has one effect."""
     at_commit = anywhere = 0
     for service in SERVICES:
         system.sql(service, SLOW_COMMIT)

@@ -1,5 +1,5 @@
-"""FAULTS row 23: a rolling deploy of a version whose messages have one more field, or are of a newer version; producers
-before their consumers, and the reverse."""
+"""FAULTS row 23: a rolling deploy of a release whose messages have one more field or a newer version; producers are
+deployed before their consumers, and the reverse."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _ENCODE = Envelope.encode
 
 
 class Deploy:
-    """Services of a world, some of which run a newer version: their messages have one more field, in the envelope and
-    in its data, and with `newer_version` are a version that the older ones don't know."""
+    """The services of a world, some of which run a newer release: their messages have one more field, in the envelope
+    and in its data, and with `newer_version` have a version that the older services don't know."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, newer_version: bool) -> None:
         self.newer: set[str] = set()
@@ -51,7 +51,7 @@ class Deploy:
 
     @contextmanager
     def process(self, name: str) -> Iterator[None]:
-        """What follows happens in this service's process."""
+        """The code within the context runs in this service's process."""
         with self._patch.context() as patch:
             if name in self.newer:
                 patch.setattr(Message, "version", self._version)
@@ -77,8 +77,8 @@ def test_older_and_newer_work_together(
     monkeypatch: pytest.MonkeyPatch,
     measured: Callable[..., None],
 ) -> None:
-    """One service after the other becomes newer, with orders at every step. A further field is ignored; a newer version
-    waits for its consumer; every order is confirmed without being sent again."""
+    """One service after the other is upgraded, with orders at every step. An additional field is ignored; a newer
+    version waits for its consumer; every order is confirmed without a resend."""
     deploy = Deploy(monkeypatch, newer_version=newer_version)
     orders: list[str] = []
     waited = 0
@@ -104,7 +104,7 @@ def test_older_and_newer_work_together(
     check(world.urls, acknowledged=orders, drained=False)
     assert world.parked() == []
     assert deploy.with_more
-    # A state machine is no older consumer: it reads what it needs by name, and its commands are its own.
+    # A state machine is not an older consumer: it reads fields by name, and its commands are its own.
     meets_older = newer_version and kind[0] is not Workflow.STEP_FUNCTIONS
     assert bool(waited) == meets_older, "older consumers met a version that they don't know"
     sends = world.execute("order", "SELECT sum(sends) FROM orders WHERE id = ANY(%s::uuid[])", [orders])
@@ -112,8 +112,8 @@ def test_older_and_newer_work_together(
 
 
 def newer(folder: Path, *, newer_version: bool) -> dict[str, str]:
-    """A copy of the kernel whose messages have one more field; the environment of a process that runs it. `ran` in the
-    folder tells of each."""
+    """Makes a copy of the kernel whose messages have one more field, and returns the environment of a process that runs
+    it. The file `ran` in the folder records each message."""
     older_kernel = Path(orderflow.__file__).parent
     shutil.copytree(older_kernel, folder / "orderflow")
     contracts = folder / "orderflow" / "contracts.py"
@@ -139,8 +139,8 @@ def test_rolling_deploy(
     tmp_path: Path,
     measured: Callable[..., None],
 ) -> None:
-    """Of real processes under load, one service at a time, as `up` does it: every order ends right, nothing is
-    parked."""
+    """A rolling deploy of real processes under load, one service at a time, as `up` does it: every order ends
+    correctly, and nothing is dead-lettered."""
     environment = newer(tmp_path, newer_version=newer_version)
     overrides: dict[str, dict[str, str]] = {}
     before = len(told(system))
@@ -159,11 +159,11 @@ def test_rolling_deploy(
     system.check(acknowledged=taken)
     system.no_dead_letters()
     assert len((tmp_path / "ran").read_text()) >= len(DOWNSTREAM), "the newer code ran"
-    # A state machine is no older consumer, and hears of no OrderPlaced that isn't sent again (see above).
+    # A state machine is not an older consumer, and receives no OrderPlaced that isn't resent (see above).
     assert waited or not newer_version or {workflow for workflow, _ in kinds} == {Workflow.STEP_FUNCTIONS}
     assert newer_version or not waited
 
 
 def told(system: System) -> list[object]:
-    """Messages that waited for a newer consumer, as the logs tell."""
+    """Messages that waited for a newer consumer, by the logs."""
     return [line for service in DOWNSTREAM for line in system.logged(service, "is newer than this process")]

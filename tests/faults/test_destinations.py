@@ -1,4 +1,4 @@
-"""FAULTS rows 26 and 27 in every workflow: the broker, or one destination of it, takes nothing for a while.
+"""FAULTS rows 26 and 27 in every workflow: the broker, or one of its destinations, accepts nothing for a while.
 
 In one process (see `tests.support.world`); the lanes with their threads are in tests/component/test_lanes.py.
 """
@@ -62,7 +62,7 @@ FAULTS = {
 
 @contextmanager
 def sending(world: World, faults: dict[Key, Fault]) -> Iterator[Sent]:
-    """What the services send, by destination and in what numbers; some destinations take nothing."""
+    """Records what the services send, by destination and batch size; some destinations accept nothing."""
     sent: Sent = []
     send = world.broker.send
 
@@ -77,7 +77,7 @@ def sending(world: World, faults: dict[Key, Fault]) -> Iterator[Sent]:
 
 
 def destinations(kind: Kind) -> set[Key]:
-    """All that a workflow may send to."""
+    """All destinations to which a workflow may send."""
     cells = TABLE[kind[0]].values()
     return {
         (cell.channel, kind[1].value if cell.channel is Channel.BUS else cell.listeners[0])
@@ -95,8 +95,8 @@ def place(world: World, kind: Kind, number: int = 1) -> list[str]:
 def test_orders_that_need_another_destination_are_confirmed_meanwhile(
     world: World, kind: Kind, measured: Callable[..., None]
 ) -> None:
-    """Each destination of the workflow fails in turn, in another way each time. Orders of workflows that don't need it
-    end meanwhile, its own when it takes messages again; nothing is dead-lettered."""
+    """Each destination of the workflow fails in turn, in a different way each time. Orders of workflows that don't need
+    it end meanwhile, and its own orders end once it accepts messages again; nothing is dead-lettered."""
     with sending(world, {}) as sent:
         orders = place(world, kind)
         world.settle()
@@ -125,8 +125,8 @@ def test_orders_that_need_another_destination_are_confirmed_meanwhile(
 def test_what_was_taken_without_a_broker_is_sent_in_full_batches(
     world: World, kind: Kind, number: int, measured: Callable[..., None]
 ) -> None:
-    """Orders are taken while nothing can be sent, for longer than the leases of what is staged; then all of it goes,
-    ten a call, and every order is confirmed."""
+    """Orders are accepted while nothing can be sent, for longer than the leases of the staged messages; then all of
+    them are sent, ten per call, and every order is confirmed."""
     first = {(route.channel, kind[1].value if route.channel is Channel.BUS else route.listeners[0])
              for message, route in TABLE[kind[0]].items() if message.__name__ == "OrderPlaced"}  # fmt: skip
     with sending(world, {key: unavailable("") for key in destinations(kind)}) as sent:
@@ -151,7 +151,7 @@ def test_what_was_taken_without_a_broker_is_sent_in_full_batches(
 
 @pytest.mark.row(27)
 def test_what_waits_is_told_by_destination(world: World) -> None:
-    """`/metrics` names the destination that takes nothing, how much waits for it and why."""
+    """`/metrics` names the destination that accepts nothing, how many messages wait for it, and why."""
     destination = '{channel="queue",target="orchestrator"}'
     with sending(world, {(Channel.QUEUE, "orchestrator"): unavailable("AccessDenied")}):
         orders = place(world, (Workflow.ORCHESTRATION, EventBus.SNS), 3)

@@ -1,4 +1,4 @@
-"""FAULTS row 33: the stack is changed while orders run. SNS may filter by the policies of before for 15 minutes:
+"""FAULTS row 33: the stack is changed while orders run. SNS may filter by the former policies for 15 minutes:
 https://docs.aws.amazon.com/sns/latest/dg/sns-subscription-filter-policies.html"""
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @pytest.fixture
 def before(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[Workflow, object]], None]]:
-    """Gives the buses the filters of an earlier release, by its routing table; everything else is of today."""
+    """Gives the buses the filters of an earlier release, by its routing table; everything else is current."""
 
     def filter_by(table: Mapping[Workflow, object], ahead: Mapping[str, object] | None = None) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(routing, "TABLE", table)
             patch.setattr(routing, "ADMITTED_AHEAD", ahead or {})
-            # A service that listens for the first time has a subscription that was made and waited for, as a stack is.
+            # A service that listens for the first time already has its subscription: a deploy waits for the stack.
             world.broker.filters = today | deployed_filters()
 
     today = deployed_filters()
@@ -57,7 +57,7 @@ def without(events: set[type[Message]]) -> dict[Workflow, dict[type[Message], ro
 
 
 def run(world: World, kind: tuple[Workflow, EventBus]) -> None:
-    """Every outcome, and a cancellation; all end, and nothing has to be sent a second time."""
+    """Every outcome, and a cancellation: all orders end, and nothing has to be resent."""
     resent = sum(metrics.resent.values())
     workflow, bus = kind
     orders = [world.place(workflow=workflow, event_bus=bus, **outcome) for outcome in (*OUTCOMES, {})]
@@ -65,7 +65,7 @@ def run(world: World, kind: tuple[Workflow, EventBus]) -> None:
     world.settle()
     assert {world.status(order) for order in orders} <= {"CONFIRMED", "CANCELLED"}
     assert world.status(orders[0]) == "CONFIRMED"
-    assert sum(metrics.resent.values()) == resent, "something was dropped, and only sent again"
+    assert sum(metrics.resent.values()) == resent, "something was dropped, and arrived only by a resend"
     assert not world.parked()
     check(world.urls)
 
@@ -75,8 +75,8 @@ def run(world: World, kind: tuple[Workflow, EventBus]) -> None:
 def test_a_new_event_passes_the_filters_of_before(
     world: World, before: Callable[..., None], new: type[Message], kind: tuple[Workflow, EventBus]
 ) -> None:
-    """Each event in turn is the one that the deployed filters have never heard of. Only where it is the first that a
-    service hears of a workflow, the release before must have let it in."""
+    """Each event in turn is the one that the deployed filters don't know. Only if it is the first event of a workflow
+    that a service receives must the previous release have admitted it."""
     if TABLE[kind[0]].get(new, UNPUBLISHED).channel is not Channel.BUS:
         return
     first = {
@@ -91,7 +91,7 @@ def test_a_new_event_passes_the_filters_of_before(
 def test_filters_that_know_no_event_at_all_pass_everything(
     world: World, before: Callable[..., None], kind: tuple[Workflow, EventBus]
 ) -> None:
-    """Every service gets every event; each reacts to what the routing table says is its own."""
+    """Every service gets every event; each reacts only to those that the routing table gives it."""
     before({})
     world.broker.filters = {service: ({}, {"source": ["orderflow"]}) for service in deployed_filters()}
     run(world, kind)
@@ -102,7 +102,7 @@ def test_filters_that_know_no_event_at_all_pass_everything(
 def test_a_new_workflow_passes_the_filters_of_before(
     world: World, before: Callable[..., None], new: Workflow, kind: tuple[Workflow, EventBus]
 ) -> None:
-    """Its events also reach services that are not concerned, which acknowledge them unread."""
+    """Its events also reach services that they don't concern, which acknowledge them without handling."""
     before({w: {} if w is new else table for w, table in TABLE.items()})
     run(world, kind)
 
@@ -111,7 +111,7 @@ def test_a_new_workflow_passes_the_filters_of_before(
 def test_filters_that_are_newer_than_the_services(
     world: World, before: Callable[..., None], kind: tuple[Workflow, EventBus]
 ) -> None:
-    """After a rollback of the services the stack may know an event, or a workflow, that they don't: it harms nobody."""
+    """After a rollback of the services, the stack may know an event or a workflow that they don't: this is harmless."""
     cells = {message: cell for table in TABLE.values() for message, cell in table.items()}
     extra = {m: routing.Route(Channel.BUS, SERVICES[:4]) for m in cells if cells[m].channel is not Channel.BUS}
     before({w: {**extra, **table} for w, table in TABLE.items()})
@@ -121,8 +121,8 @@ def test_filters_that_are_newer_than_the_services(
 def test_an_event_that_a_service_begins_to_hear_is_admitted_a_release_ahead(
     world: World, before: Callable[..., None]
 ) -> None:
-    """An event that exists is named by the filters of those that don't hear it. So it is admitted first, and heard by
-    the release after."""
+    """The filters of services that don't listen to an existing event exclude it by name. It is therefore admitted in
+    one release, and listened to in the next."""
     charged = next(m for m in EVENTS if name_of(m) == "PaymentCharged")
     cell = TABLE[Workflow.CHOREOGRAPHY][charged]
     deaf = {charged: routing.Route(Channel.BUS, tuple(s for s in cell.listeners if s != "shipping"))}

@@ -1,4 +1,4 @@
-"""FAULTS row 15: whatever is put into a queue is refused, quickly, and the next order succeeds."""
+"""FAULTS row 15: arbitrary input in a queue is refused quickly, and the next order succeeds."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ HEARD: Final[dict[str, tuple[Message, ...]]] = {
                  PaymentCharged(payment_id="ch_1", amount=_SNAPSHOT.total, order=_SNAPSHOT)),
     "orchestrator": (OrderPlaced(order=_SNAPSHOT), StockReserved(items=_SNAPSHOT.items)),
 }  # fmt: skip
-"""What each service makes of a message is damaged from: a command or a reply, and an event."""
+"""The valid messages of each service from which damaged ones are made: a command or a reply, and an event."""
 
 
 ANSWERED: Final = {service: messages[0] for service, messages in HEARD.items()} | {
     "orchestrator": StockReserved(items=_SNAPSHOT.items)
 }
-"""What each service answers, or goes on from, about an order that it knows."""
+"""The message that each service answers, or continues from, for an order that it knows."""
 
 
 def envelope(message: Message, order_id: str | None = None) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def envelope(message: Message, order_id: str | None = None) -> dict[str, Any]:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """A line for each parked message, kept by pytest, would be most of the memory that is measured."""
+    """Disables logs: pytest keeps them, and a line per dead letter would dominate the memory that is measured."""
     before = structlog.get_config()["wrapper_class"]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
@@ -99,7 +99,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest, new_database: Callable[[str | None], str]) -> Iterator[Service]:
-    """One service on a real database, with a queue in this process. Its threads don't run: `consumer.step` does it."""
+    """One service on a real database, with a queue in this process. No threads run: the test calls `consumer.step`."""
     settings = Settings(
         aws_endpoint_url="http://127.0.0.1:1", database_url=new_database(request.param),
         providers_database_url=new_database(None), provider_attempts=1,
@@ -114,8 +114,8 @@ def service(request: pytest.FixtureRequest, new_database: Callable[[str | None],
 @pytest.mark.parametrize("service", SERVICES, indirect=True)
 @pytest.mark.usefixtures("quiet")
 def test_no_message_breaks_a_consumer(service: Service, seed: int, count: int, measured: Callable[..., None]) -> None:
-    """Each is handled, parked with a reason, or waits (of a newer version, say); no handler fails; none takes a
-    second; the memory stays; a valid one behind them all is answered."""
+    """Each message is handled, dead-lettered with a reason, or waits (for a newer version, say). No handler fails, no
+    message takes a second, the memory doesn't grow, and a valid message behind them all is answered."""
     fuzzer, chance = Fuzzer(seed), random.Random(seed)
     queue = service.broker.queue(service.name)
     known = [_known(service) for _ in range(10)]
@@ -143,7 +143,7 @@ def test_no_message_breaks_a_consumer(service: Service, seed: int, count: int, m
 
 
 def _fate(queue: Any, body: str) -> str:
-    """What became of the one message; the queue is empty again."""
+    """What happened to the one message; the queue is empty again."""
     if queue.parked:
         [(_, reason)] = queue.parked
         assert reason
@@ -152,13 +152,13 @@ def _fate(queue: Any, body: str) -> str:
     if not queue.in_hand and not queue.waiting:
         return "done"
     queue.in_hand.clear()
-    queue.waiting.clear()  # the delay until it comes again can be none
+    queue.waiting.clear()  # the delay until its redelivery can be zero
     assert _will_be(body) == "waits", body
     return "waits"
 
 
 def _known(service: Service) -> str:
-    """The id of an order that the service knows, as far as it must know of one."""
+    """The id of an order that the service knows, if it has to know one."""
     order_id = clock.new_id()
     if service.name == "order":
         app = create_app(service, [module_of("order").blueprint(service)])
@@ -184,8 +184,8 @@ def _answers_a_valid_one(service: Service) -> None:
 
 @pytest.mark.xdist_group("faults-system")
 def test_no_message_in_a_queue_breaks_the_system(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """100 to each service, through SQS: what can't be handled is in its DLQ, queues and outboxes empty themselves, and
-    the next orders of every kind succeed."""
+    """100 messages to each service, through SQS: those that can't be handled are in its DLQ, queues and outboxes become
+    empty, and the next orders of every kind succeed."""
     fuzzer, chance = Fuzzer(seed), random.Random(seed)
     parked: Counter[str] = Counter()
     for service in SERVICES:
@@ -201,14 +201,14 @@ def test_no_message_in_a_queue_breaks_the_system(system: System, seed: int, meas
     dead = system.dead_letters()
     measured(messages=100 * len(SERVICES), dead_letters=sum(dead.values()))
     for service in SERVICES:
-        # At least; others read well, and are about an order that the service should know, or lack what it needs.
+        # At least these; others are readable, but name an unknown order, or lack what the service needs.
         assert parked[service] <= dead[f"{service}-dlq"]
     orders = [system.place(kind) for kind in KINDS]
     assert set(system.until_terminal(*orders)) == {"CONFIRMED"}
     for service in SERVICES:
         until(lambda s=service: not system.sql(s, "SELECT 1 FROM outbox LIMIT 1"))
         assert system.sql(service, "SELECT last_error FROM failures") == []
-    system.clean()  # of what was done for orders that nobody has placed
+    system.clean()  # caused by messages about orders that nobody has placed
 
 
 def _will_be(body: str) -> str:
@@ -218,5 +218,5 @@ def _will_be(body: str) -> str:
         return "waits"
     except Rejected:
         return "parked"
-    # The orchestrator may hear of it before it hears of the order.
+    # The orchestrator may receive it before it receives the order.
     return "waits" if isinstance(message, OrderCancellationRequested) else "read"

@@ -1,4 +1,4 @@
-"""FAULTS row 15: whatever is sent to a route is refused, quickly, and the next order succeeds."""
+"""FAULTS row 15: arbitrary input to a route is refused quickly, and the next order succeeds."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(15)]
 def test_no_request_breaks_a_service(
     system: System, seed: int, service: str, count: int, measured: Callable[..., None]
 ) -> None:
-    """So many bodies for each route that takes one, and a tenth of that in addresses for each that doesn't: no 5xx,
-    problem+json for what is refused, none takes a second, the memory stays, and the next order succeeds."""
+    """Many bodies for each route that takes one, and a tenth as many addresses for each that doesn't: there is no 5xx,
+    refusals are problem+json, none takes a second, the memory doesn't grow, and the next order succeeds."""
     fuzzer = Fuzzer(seed)
     order_id = system.place()
     assert system.until_terminal(order_id) == ["CONFIRMED"]
@@ -42,7 +42,7 @@ def test_no_request_breaks_a_service(
             if "requestBody" in operation:
                 routes += 1
                 valid = valid_body(operation)
-                # No such SKU: what happens to be right must not change the stock.
+                # No such SKU exists: a request that happens to be valid must not change the stock.
                 target = path.replace("{order_id}", order_id).replace("{sku}", "NOPE-1")
                 requests = (fuzzer.request(method.upper(), target, valid) for _ in range(count))
             else:
@@ -75,8 +75,8 @@ def _bare(method: str, target: str) -> bytes:
 
 
 def _ask(system: System, service: str, request: bytes) -> tuple[int, list[float]]:
-    """The status and the seconds of one request, and of up to two more if one takes a second (the machine may have
-    other work). What is wrong with the answer fails the test, showing what was asked."""
+    """The status and the seconds of one request, which is repeated up to twice if it takes a second (the machine may
+    have other work). A wrong answer fails the test and shows the request."""
     took = []
     while True:
         began = time.monotonic()
@@ -84,7 +84,7 @@ def _ask(system: System, service: str, request: bytes) -> tuple[int, list[float]
         took.append(time.monotonic() - began)
         shown = f"{request[:2000]!r} → {answer[:500]!r}"
         if not answer:
-            # It answers what is too long without reading all of it; the reset may overtake the answer.
+            # The server answers a body that is too long without reading all of it; the reset may overtake the answer.
             assert len(request) > MAX_BODY, shown
             return 413, took
         heading = answer.partition(b"\r\n\r\n")[0].lower()

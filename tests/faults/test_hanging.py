@@ -1,4 +1,4 @@
-"""FAULTS row 7: databases that hang. They are there, their host takes what it is sent, and no answer comes."""
+"""FAULTS row 7: databases that hang. Their host accepts what it is sent, but no answer comes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 ]  # fmt: skip
 
 _GIVEN_UP = "no answer within"
-"""What a service logs where it gives up waiting."""
+"""What a service logs when it gives up waiting."""
 
 _TO_CLIENTS = "SELECT pid, application_name FROM pg_stat_activity WHERE datname LIKE 'orderflow_%'"
 _LISTENS = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %s"
@@ -34,8 +34,8 @@ _LISTENS = "SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = %
 
 @pytest.mark.parametrize("seconds", [30])
 def test_all_databases_hang(system: System, seed: int, seconds: int, measured: Callable[..., None]) -> None:
-    """Who waits gives up; then each request is refused within two seconds, and who needs no database is answered.
-    They are back within 30 s of its waking up, without a restart."""
+    """Waiting requests give up; then each request is refused within two seconds, and those that need no database are
+    answered. The services recover within 30 s after the database does, without a restart."""
     before = pids(system)
     with Load(system, KINDS, rate=8, total=8 * seconds, seed=seed) as load:
         load.until_taken(8)
@@ -71,9 +71,9 @@ def refused(system: System) -> float:
 
 @contextmanager
 def hanging(system: System) -> Iterator[dict[int, str]]:
-    """Every connection that the services have now hangs, new ones don't. Of each its backend's pid and whose it is.
+    """Makes every current connection of the services hang; new ones work. Returns each backend's pid and its service.
 
-    Only those are stopped that wait for their client: others might hold what all of PostgreSQL waits for."""
+    Only backends that wait for their client are stopped: others might hold a lock that all of PostgreSQL waits for."""
     stopped: dict[int, str] = {}
     with administrator(system) as connection:
         try:
@@ -92,16 +92,16 @@ def hanging(system: System) -> Iterator[dict[int, str]]:
 
 
 def left_behind(system: System) -> int:
-    """Connections whose client has closed them while PostgreSQL still had bytes of it to read: they are in CLOSE_WAIT,
-    which is 08, and count one more than their bytes. proc(5), /proc/net/tcp"""
+    """Connections that the client has closed while PostgreSQL still had bytes to read from it: they are in CLOSE_WAIT,
+    which is 08, and count one more than their bytes. See proc(5), /proc/net/tcp."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     port = f":{system.ports['POSTGRES_PORT']:04X}"
     return sum(int(row[4].partition(":")[2], 16) > 1 for row in rows if row[1].endswith(port) and row[3] == "08")
 
 
 def test_connections_hang(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """Each service gives up those it has and goes on over new ones. What it had sent over the old, COMMIT included, is
-    carried out when they wake up, long after others have taken its work over: nothing is done twice."""
+    """Each service gives up its connections and continues over new ones. What it had sent over the old ones, COMMIT
+    included, is carried out when they wake up, long after others have taken over its work: nothing is done twice."""
     before, waking = pids(system), 25.0
     with Load(system, KINDS, rate=8, total=320, seed=seed) as load:
         load.until_taken(40)

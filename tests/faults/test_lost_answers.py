@@ -1,5 +1,6 @@
-"""FAULTS row 31: the answer to a POST is lost after its commit: to the service (the connection is cut where COMMIT's
-answer comes back), with the process (it dies after the commit), or to the caller. One effect, and a repeat tells."""
+"""FAULTS row 31: the answer to a POST is lost after its commit: to the service (the connection is cut when COMMIT's
+answer comes back), with the process (it dies after the commit), or to the caller. There is one effect, and a repeat of
+the request returns the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ LETTERS: Final = 25
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and what it is to have done once: `effect` counts it since it was prepared."""
+    """A request, and the effect that it must have once: `effect` counts it since the request was prepared."""
 
     path: str
     body: dict[str, Any]
@@ -82,7 +83,7 @@ CASES: Final[dict[str, Callable[[World, str], Case]]] = {
     "/dlq/redrive": redrive,
     "/dlq/discard": discard,
 }
-"""By route. Who adds a POST says what it does once."""
+"""The cases by route. A new POST needs a case that says what it does once."""
 
 ROUTES: Final = [
     *((s, rule) for s in BUILD for rule in ("/dlq/redrive", "/dlq/discard")),
@@ -113,7 +114,7 @@ def needing_attention(world: World, number: int) -> list[str]:
 def dead_letters(world: World, service: str) -> None:
     queue = world.broker.queues[service]
     queue.parked.clear()
-    world.publish(service)  # notes on those before
+    world.publish(service)  # records of earlier cases
     world.broker.queues["inventory"].waiting.clear()
     for _ in range(LETTERS):
         world.place(workflow=Workflow.CHOREOGRAPHY)
@@ -135,7 +136,7 @@ def lost() -> dict[str, LostCommits]:
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str], lost: dict[str, LostCommits]) -> Iterator[World]:
-    """Each service reaches its database through a proxy. Nothing is delivered: what was staged can be counted."""
+    """Each service reaches its database through a proxy. Nothing is delivered: staged messages can be counted."""
     with ExitStack() as stack:
         urls = {name: stack.enter_context(lost[name].between(new_database(name))) for name in BUILD}
         with failing_on_purpose(World(urls | {"providers": new_database(None)})) as made:
@@ -152,7 +153,7 @@ def _disarmed(lost: dict[str, LostCommits]) -> Iterator[None]:
 
 
 def test_every_post_says_why_it_may_be_repeated(world: World) -> None:
-    """All routes of all services, and nothing else, are cases here; a new one must be, too."""
+    """All POST routes of all services, and nothing else, have a case here."""
     found = set()
     for service in BUILD:
         app = world.http(service).application
@@ -170,8 +171,8 @@ def test_every_post_says_why_it_may_be_repeated(world: World) -> None:
 def test_lost_on_its_way_to_the_service(
     world: World, lost: dict[str, LostCommits], service: str, rule: str, measured: Callable[..., None]
 ) -> None:
-    """At the first, second … commit of a request: the 503 says that the outcome is unknown and how to learn it, and the
-    repeat with the same key has no second effect. A third request gets the second's answer."""
+    """The answer is lost at the first, second … commit of a request: the 503 says that the outcome is unknown and how
+    to learn it, and a repeat with the same key has no second effect. A third request gets the second's answer."""
     swallowed, known = 0, 0
     for nth in range(1, 20):
         case, http, key = CASES[rule](world, service), world.http(service), {"Idempotency-Key": clock.new_id()}
@@ -183,7 +184,7 @@ def test_lost_on_its_way_to_the_service(
             assert first.status_code < 300, first.text
             break
         swallowed += 1
-        # What is lost after the answer is known (the release of the key …) concerns nobody.
+        # A loss after the answer is known (at the release of the key …) has no consequence.
         if first.status_code == 503:
             known += 1
             assert first.json["title"] == "Outcome unknown"
@@ -201,7 +202,7 @@ def test_lost_on_its_way_to_the_service(
 
 @pytest.mark.parametrize(("service", "rule"), ROUTES)
 def test_lost_with_the_process(world: World, service: str, rule: str) -> None:
-    """It dies right after a commit, the first or a later one; the next process knows."""
+    """The process dies right after a commit, the first or a later one; the next process knows the outcome."""
     died = 0
     for nth in range(1, 20):
         case, key, hits = CASES[rule](world, service), {"Idempotency-Key": clock.new_id()}, 0
@@ -219,7 +220,7 @@ def test_lost_with_the_process(world: World, service: str, rule: str) -> None:
         if hits < nth:
             break
         died += 1
-        # The key of a request in several transactions belongs to the dead for as long as its lease.
+        # The key of a request in several transactions belongs to the dead process until its lease ends.
         late = "UPDATE idempotency SET leased_until = now() WHERE leased_until IS NOT NULL"
         world.execute(service, late)
         again = world.http(service).post(case.path, json=case.body, headers=key)
@@ -230,8 +231,8 @@ def test_lost_with_the_process(world: World, service: str, rule: str) -> None:
 
 @pytest.mark.parametrize(("service", "rule"), ROUTES)
 def test_lost_on_its_way_to_the_caller(world: World, service: str, rule: str) -> None:
-    """Who repeats the request with its key gets the same answer, marked as a replay; where the route is idempotent by
-    itself, one that has no second effect."""
+    """A repeat of the request with its key gets the same answer, marked as a replay; if the route itself is idempotent,
+    the repeat has no second effect."""
     case, http, key = CASES[rule](world, service), world.http(service), {"Idempotency-Key": clock.new_id()}
     first = http.post(case.path, json=case.body, headers=key)
     assert first.status_code in (200, 202), first.text
@@ -248,7 +249,7 @@ def test_lost_on_its_way_to_the_caller(world: World, service: str, rule: str) ->
 def test_without_a_key_the_outcome_is_said_to_be_unknown(
     world: World, lost: dict[str, LostCommits], service: str, rule: str
 ) -> None:
-    """Nobody is told that nothing happened, or to try again, where that could have a second effect."""
+    """No answer says that nothing happened, or to try again, if that could have a second effect."""
     case = CASES[rule](world, service)
     lost[service].arm(1)
     answer = world.http(service).post(case.path, json=case.body)
@@ -263,8 +264,8 @@ def test_without_a_key_the_outcome_is_said_to_be_unknown(
 def test_what_failed_again_is_not_redriven_by_a_repeat(
     world: World, lost: dict[str, LostCommits], lasting: bool
 ) -> None:
-    """A redrive's answer is lost, its messages fail again and come back: the repeat only tells that they were redriven.
-    `lasting`: the redrive was over; otherwise its last answer was to be stored."""
+    """A redrive's answer is lost, and its messages fail again and come back: the repeat only says that they were
+    redriven. `lasting`: the redrive had finished; otherwise its last answer was still to be stored."""
     case, key = redrive(world, "payment"), {"Idempotency-Key": clock.new_id()}
     http, queue = world.http("payment"), world.broker.queues["payment"]
     lost["payment"].arm(2, most=0 if lasting else 1)  # the first batch was recorded by then

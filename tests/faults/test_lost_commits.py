@@ -1,5 +1,5 @@
-"""FAULTS row 7: committed, but the answer to the COMMIT is lost with its connection. A proxy between each service and
-its database swallows exactly that answer."""
+"""FAULTS row 7: a transaction is committed, but the answer to the COMMIT is lost with its connection. A proxy between
+each service and its database drops exactly that answer."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def world(new_database: Callable[[str | None], str], lost: dict[str, LostCommits
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", each_kind())
 def test_at_every_commit(world: World, lost: dict[str, LostCommits], kind: Kind, measured: Callable[..., None]) -> None:
-    """The first, second … of each service, for an order that succeeds and one that is undone: what was done is known to
-    the next who asks, and not done again."""
+    """The first, second … COMMIT of each service, for an order that succeeds and one that is compensated: the next
+    delivery finds what was done, and does not repeat it."""
     swallowed = 0
     for changes, expected in CASES:
         for service in BUILD:
             for nth in range(1, 30):
                 order_id = world.place(**changes, workflow=kind[0], event_bus=kind[1])
                 lost[service].arm(nth)
-                with suppress(Transient):  # it may be met by whatever happens until the order has ended
+                with suppress(Transient):  # any work until the end of the order may meet it
                     world.settle()
                     world.recover()
                 lost[service].disarm()
@@ -67,7 +67,7 @@ def test_at_every_commit(world: World, lost: dict[str, LostCommits], kind: Kind,
 
 
 def test_of_an_order_that_was_placed(world: World, lost: dict[str, LostCommits]) -> None:
-    """The caller is told to try again; under the same key that gives the same order."""
+    """The caller is told to try again, and gets the same order under the same key."""
     key, http = {"Idempotency-Key": clock.new_id()}, world.http("order")
     before = world.execute("order", "SELECT count(*) FROM orders")
     lost["order"].arm(1)
@@ -99,7 +99,7 @@ def through_proxies(system: System) -> Iterator[dict[str, LostCommits]]:
 def test_under_load(
     system: System, through_proxies: dict[str, LostCommits], seed: int, cuts: int, measured: Callable[..., None]
 ) -> None:
-    """Real processes, every tenth COMMIT of each service: one effect each, and no process needs a restart."""
+    """Real processes lose every tenth COMMIT of each service: each message has one effect, and none needs a restart."""
     before = {service: system.runtime.pid(service) for service in SERVICES}
     each = cuts // len(SERVICES)
     for lost in through_proxies.values():

@@ -55,9 +55,9 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 def test_five_times_and_once_more_later(
     world: World, kind: Kind, outcome: str, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., None]
 ) -> None:
-    """Row 4: every message comes five times at once, and again after completion: the state is that of a clean run.
+    """Row 4: every message arrives five times at once, and again after completion: the state is that of a clean run.
 
-    So do the orders that start an execution, and the answers to its tasks."""
+    The messages that start an execution and the answers to its tasks are repeated, too."""
     changes, expected = OUTCOMES[outcome]
     changes = {**changes, "workflow": kind[0], "event_bus": kind[1]}
     sent: list[Callable[[], object]] = []
@@ -97,7 +97,7 @@ def test_five_times_and_once_more_later(
 
 
 def snapshot(world: World, order_id: str) -> dict[str, object]:
-    """What all services hold of an order, without ids and times."""
+    """What all services store about an order, without ids and times."""
     one = [order_id]
     return {
         "order": world.execute("order", "SELECT status, facts, reason FROM orders WHERE id = %s", one),
@@ -112,7 +112,7 @@ def snapshot(world: World, order_id: str) -> dict[str, object]:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
 def test_shuffled_and_late(world: World, kind: Kind, seed: int, measured: Callable[..., None]) -> None:
-    """Row 5: messages come in any order and up to some seconds late, some orders are cancelled meanwhile."""
+    """Row 5: messages arrive in any order and up to some seconds late; some orders are cancelled meanwhile."""
     chance = random.Random(seed)
     outcomes = [changes for changes, _ in OUTCOMES.values()]
     orders = [world.place(**chance.choice(outcomes), workflow=kind[0], event_bus=kind[1]) for _ in range(12)]
@@ -133,7 +133,7 @@ def test_shuffled_and_late(world: World, kind: Kind, seed: int, measured: Callab
             cancelled += world.cancel(chance.choice(orders)) == 202
     measured(delayed=delayed, shuffled=shuffled, cancelled=cancelled)
     assert min(delayed, shuffled, cancelled) > 0
-    world.recover()  # what was sent again may have come between an undo and its answer: then the owner has to ask
+    world.recover()  # a resent message may have come between a compensation and its reply: then the owner has to resend
     check(world.urls, acknowledged=orders)
     assert world.parked() == []
 
@@ -141,7 +141,7 @@ def test_shuffled_and_late(world: World, kind: Kind, seed: int, measured: Callab
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(18)
 def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
-    """The order's first message is lost, and the customer cancels: it is cancelled, and needs no operator for that."""
+    """The order's first message is lost, and the customer cancels: the order is cancelled without an operator."""
     order_id = world.place(workflow=kind[0], event_bus=kind[1])
     with world.rules.calmed():
         world.publish("order")
@@ -160,7 +160,7 @@ def test_cancelled_before_anybody_heard_of_it(world: World, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(5)
 def test_undo_before_command(world: World, kind: Kind, step: Step, number: int) -> None:
-    """Row 5: an undo that overtakes its command keeps it from ever happening; 510 times in each kind at full size."""
+    """Row 5: a compensation that overtakes its command prevents its effect; 510 times per kind at full size."""
     before = len(world.execute("providers", "SELECT 1 FROM ledger"))
     ids = sorted(clock.new_id() for _ in range(number))
     for message in (asks_for(step.undo, kind[0]), asks_for(step.command, kind[0])):
@@ -180,13 +180,13 @@ def test_undo_before_command(world: World, kind: Kind, step: Step, number: int) 
     assert len(world.execute("providers", "SELECT 1 FROM ledger")) == before
     world.publish(step.service)
     for queue in world.broker.queues.values():
-        queue.waiting.clear()  # nobody knows these orders
+        queue.waiting.clear()  # no service knows these orders
     world.settle()
     check(world.urls)
 
 
 def asks_for(command: type[c.Message], workflow: Workflow) -> c.Message:
-    """What makes a service do the command in a workflow: the command, or the event that it reacts to."""
+    """The message that makes a service act in a workflow: the command, or the event that it reacts to."""
     if command not in TABLE[workflow]:
         if command in {step.undo for step in STEPS}:
             return c.OrderCancellationRequested()
@@ -225,7 +225,7 @@ def test_the_cap_is_exact(measured: Callable[..., None]) -> None:
 @pytest.mark.parametrize("kind", each_kind())
 @pytest.mark.row(16)
 def test_the_largest_order_goes_through(world: World, kind: Kind, measured: Callable[..., None]) -> None:
-    """Row 16: every field at its longest, in characters that take most bytes; all its messages stay under the cap."""
+    """Row 16: every field at its longest, in the characters with the most bytes; all messages stay under the cap."""
     wide = "\N{PILE OF POO}"
     address = {"name": wide * 200, "line1": wide * 200, "city": wide * 100, "postal_code": wide * 20, "country": "DE"}
     items = [{"sku": "LAMP-1", "quantity": 1}] * MAX_LINES
@@ -248,7 +248,7 @@ def test_the_largest_order_goes_through(world: World, kind: Kind, measured: Call
 
 @pytest.mark.row(16)
 def test_an_order_that_is_too_large_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 16: where limits of fields would not keep it under the cap, POST does, to the byte."""
+    """Row 16: if the limits of fields would not keep an order under the cap, POST does, to the byte."""
     order_id = world.place(workflow=Workflow.CHOREOGRAPHY)
     [(placed,)] = world.execute("order", "SELECT body FROM outbox WHERE order_id = %s", [order_id])
     size = len(placed)

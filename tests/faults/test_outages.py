@@ -1,7 +1,7 @@
-"""FAULTS row 30: a provider is unreachable for long. What waits for it lies in the database, and harms nobody else.
+"""FAULTS row 30: a provider is unreachable for long. Calls that wait for it are in the database, and delay nobody else.
 
-In one process (see `tests.support.world`), where the hour passes by its clocks: 50 orders per second are scaled to one
-per twenty seconds, after twelve at once, and SQS's 120,000 messages in flight to none at all.
+In one process (see `tests.support.world`), where the hour passes on virtual clocks: 50 orders per second are scaled to
+one per twenty seconds, after twelve at once, and SQS's 120,000 messages in flight to none at all.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def statuses(world: World, orders: list[str]) -> Counter[str]:
 def test_a_provider_is_unreachable_for_long(
     world: World, minutes: int, service: str, kind: Kind, measured: Callable[..., None]
 ) -> None:
-    """No message waits in a queue, the provider is hardly asked, processes start anew meanwhile; afterwards every order
-    ends without anybody paying twice, those that need an operator by a retry."""
+    """No message waits in a queue, the provider is hardly called, and processes restart meanwhile. Afterwards every
+    order ends and nobody pays twice; orders that need an operator end by a retry."""
     before = in_queues(world)
     set_outage(world, service, outage=True)
     asked = Counter(caller(world, service).counts)
@@ -84,14 +84,14 @@ def test_a_provider_is_unreachable_for_long(
             world.settle()
         if minute == minutes // 2:
             asked.subtract(caller(world, service).counts)
-            world.restart(service)  # cold: what waits is in its database alone
+            world.restart(service)  # cold: waiting calls are only in its database
             set_outage(world, service, outage=True)
     made = Counter(caller(world, service).counts)
     made.subtract(asked)
     assert not statuses(world, orders)["CONFIRMED"], "the provider is unreachable"
     assert most_queued == 0
     assert made["withheld"] > 0, "the breaker opened"
-    # Three for each of ten orders until it opens, after the start of a process too; and probes.
+    # Three for each of ten orders until the circuit opens, also after the start of a process; and probes.
     assert made["attempts"] <= 2 * 10 * 3 + minutes * 60 / 5
     assert most_waiting >= 3
 
@@ -116,10 +116,10 @@ def test_a_provider_is_unreachable_for_long(
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 def test_who_needs_another_provider_is_not_held_up(world: World, kind: Kind) -> None:
-    """The payment provider is unreachable, with an order waiting for it: parcels go out, and stock is given back."""
+    """The payment provider is unreachable, and an order waits for it: parcels are still sent, and stock is released."""
     paid = place(world, kind, 2)
     set_outage(world, "shipping", outage=True)
-    world.settle()  # charged; now the carrier is asked
+    world.settle()  # charged; now the carrier is called
     assert waiting(world, "shipping") == 2
     set_outage(world, "payment", outage=True)
     stuck = place(world, kind, 12)
@@ -141,7 +141,7 @@ def test_who_needs_another_provider_is_not_held_up(world: World, kind: Kind) -> 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 def test_answers_come_back_just_in_time(world: World, kind: Kind) -> None:
-    """An outage shorter than the deadline cancels nobody: what waits is called again, and its chain continues."""
+    """An outage shorter than the deadline cancels no order: waiting calls are retried, and their orders continue."""
     set_outage(world, "payment", outage=True)
     orders = place(world, kind, 12)
     world.settle()

@@ -1,4 +1,4 @@
-"""FAULTS row 9: poison at the head of every queue, and mixed in; healthy orders don't notice."""
+"""FAULTS row 9: poison messages at the head of every queue, and mixed in, don't affect healthy orders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def poison(number: int) -> str:
 
 
 def times(system: System, orders: int, *, poisoned: random.Random | None = None) -> list[float]:
-    """Accept → terminal of healthy orders, one at a time; with poison at the head of each queue, and 1 % mixed in."""
+    """Latency of healthy orders, one at a time, from acceptance to the end; with poison at the head of each queue, and
+    1 % mixed in."""
     took = []
     sent = 0
     for number in range(orders):
@@ -49,14 +50,14 @@ def times(system: System, orders: int, *, poisoned: random.Random | None = None)
             found = system.take_dead_letters(service, sent)
             assert len(found) == sent
             assert all(reason for _, reason, _ in found)
-            assert {receives for _, _, receives in found} == {1}, "parked at the first receive"
+            assert {receives for _, _, receives in found} == {1}, "dead-lettered at the first receive"
     return took
 
 
 def test_poison_is_parked_and_holds_nobody_up(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """Eleven messages, more than a batch, at the head of each queue, and more in between: all are parked with their
-    reason, and no healthy order of their batches has to wait until its message becomes visible again. (What it costs
-    in time is for the full size: the p99 of a few orders is their slowest.)"""
+    """Eleven messages, more than a batch, are at the head of each queue, and more in between: all are dead-lettered
+    with their reason, and no healthy order of their batches has to wait until its message becomes visible again. (Times
+    are measured at full size only: the p99 of a few orders is their slowest.)"""
     took = times(system, 16, poisoned=random.Random(seed))
     measured(slowest_s=max(took))
     assert max(took) < VISIBILITY
@@ -81,8 +82,8 @@ CREATE TRIGGER refuse BEFORE INSERT ON reservations FOR EACH ROW WHEN (NEW.order
 
 
 def test_a_failing_handler_is_tried_five_times(system: System) -> None:
-    """Then its message is parked with the reason; others of its batches are handled. Repaired and sent again, the
-    order completes."""
+    """The message is dead-lettered with the reason; the others of its batches are handled. After the repair and a
+    redrive, the order completes."""
     bad = clock.new_id()
     body = compose(
         ReserveStock(items=(Item(sku="BOOK-1", quantity=1),)), source="test", order_id=bad,

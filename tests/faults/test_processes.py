@@ -32,7 +32,7 @@ DRAINED = 120.0
 
 
 def kill(system: System, name: str, chance: random.Random) -> bool:
-    """kill -9 of a part: all of it, as a container dies, or only a worker, as the kernel takes one for its memory."""
+    """kill -9 of a part: the whole part, as a container dies, or only a worker, as the OOM killer ends one."""
     pid = system.runtime.pid(name)
     if not pid:
         return False
@@ -56,7 +56,7 @@ def test_random_processes_are_killed(
     system: System, seed: int, kinds: Kinds, orders: int, kills: int, each: int, measured: Callable[..., None]
 ) -> None:
     """Row 1: kill -9 of a random process every 0.5 to 2 s, the database's among them, under a load of every workflow,
-    bus and outcome: nothing that was acknowledged is lost, nothing is done twice."""
+    bus and outcome: no acknowledged order is lost, and nothing is done twice."""
     chance = random.Random(seed)
     killed: Counter[str] = Counter()
     deck: list[str] = []
@@ -66,7 +66,7 @@ def test_random_processes_are_killed(
         return time.monotonic() - last
 
     with Load(system, kinds, rate=8, total=orders, seed=seed) as load:
-        # No longer than that: where starting takes longer than from one kill to the next, nothing would ever be ready.
+        # No longer than that: if a start takes longer than the time between two kills, nothing would ever be ready.
         while sum(killed.values()) < kills or min(killed[p] for p in PROCESSES) < each:
             time.sleep(chance.uniform(0.5, 2))
             if not deck:
@@ -76,7 +76,7 @@ def test_random_processes_are_killed(
         last, during = time.monotonic(), len(load.acknowledged)
         taken = load.finish()
     print(f"killed: {dict(killed)}; answers: {dict(load.answers)}")
-    assert during, "orders were taken meanwhile"
+    assert during, "orders were accepted meanwhile"
     measured(orders=len(taken), during_kills=during, a_second=load.rate, kills=sum(killed.values()))
     measured(fewest_a_process=min(killed[p] for p in PROCESSES))
     system.until_terminal(*taken, seconds=within(DRAINED) - since())
@@ -90,8 +90,8 @@ def test_random_processes_are_killed(
 
 @pytest.mark.row(22)
 def test_rolling_restart(system: System, seed: int, kinds: Kinds, measured: Callable[..., None]) -> None:
-    """Row 22: SIGTERM to one service after the other under load: each is gone within ten seconds, by itself; no effect
-    is repeated, and no message is lost, parked or left to its lease."""
+    """Row 22: SIGTERM to one service after the other under load: each exits by itself within ten seconds; no effect is
+    repeated, and no message is lost, dead-lettered or left to its lease."""
     took: dict[str, float] = {}
     with Load(system, kinds, rate=8, total=10_000, seed=seed) as load:
         for service in SERVICES:
@@ -136,9 +136,9 @@ CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULT
 def test_frozen_within_a_provider_call(
     system: System, service: str, workflow: Workflow, measured: Callable[..., None]
 ) -> None:
-    """Row 3: a process is stopped (SIGSTOP) inside provider calls for three leases. Another takes its orders over, and
-    half of them are undone meanwhile. Resumed, it makes its calls too late, and changes nothing: no stale write, no
-    charge after the refund."""
+    """Row 3: a process is stopped (SIGSTOP) inside provider calls for three leases. Another one takes its orders over,
+    and half of them are compensated meanwhile. After it resumes, it makes its calls too late and changes nothing: no
+    stale write, no charge after the refund."""
     table, provider, kinds = FROZEN[service]
     faults = system.url(service, "/simulator/faults")
     assert system.http.put(faults, json={"latency": 60}).status_code == 200  # each call hangs until its timeout
@@ -172,7 +172,7 @@ def test_frozen_within_a_provider_call(
             parts.kill(system.runtime, service, signal.SIGCONT)
             until(lambda: calls() > asked, what=lambda: "the one that woke up made none of its calls")
             system.until_ready()
-            time.sleep(3)  # for what the process that woke up still does
+            time.sleep(3)  # for the remaining work of the process that woke up
             system.check(acknowledged=orders)
     finally:
         parts.kill(system.runtime, service, signal.SIGCONT)
@@ -188,12 +188,12 @@ def test_frozen_within_a_provider_call(
 
 
 def caught(system: System, service: str, worker: psutil.Process) -> bool:
-    """Stops a process if that is in the middle of a transaction; else it goes on."""
+    """Stops a process if it is in the middle of a transaction; otherwise lets it continue."""
     ours = [
         c.laddr.port for c in worker.net_connections("tcp") if c.raddr and c.raddr.port == system.ports["POSTGRES_PORT"]
     ]
     worker.send_signal(signal.SIGSTOP)
-    # Within a pipeline the server calls it active, and waits for the client all the same.
+    # Within a pipeline the server reports the session as active although it waits for the client.
     open_ones = """SELECT 1 FROM pg_stat_activity
         WHERE client_port = ANY(%s) AND xact_start IS NOT NULL AND wait_event = 'ClientRead'"""
     if system.sql(service, open_ones, ours):
@@ -206,7 +206,7 @@ def caught(system: System, service: str, worker: psutil.Process) -> bool:
 @pytest.mark.row(3)
 def test_frozen_with_messages_in_hand(system: System, seed: int, service: str, measured: Callable[..., None]) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, in the middle of a transaction, while
-    another process of it works on."""
+    another process of it continues."""
     with another(system, service), Load(system, KINDS, rate=8, total=10_000, seed=seed) as load:
         load.until_taken(8)
         [worker] = psutil.Process(system.runtime.pid(service)).children()
@@ -215,7 +215,7 @@ def test_frozen_with_messages_in_hand(system: System, seed: int, service: str, m
         before = len(load.acknowledged)
         time.sleep(3 * float(FAULTS["LEASE"]))
         assert worker.status() == psutil.STATUS_STOPPED
-        assert service == "order" or len(load.acknowledged) > before, "the others worked on"
+        assert service == "order" or len(load.acknowledged) > before, "the others continued"
         worker.send_signal(signal.SIGCONT)
         resumed = time.monotonic()
         taken = load.end()

@@ -1,4 +1,4 @@
-"""FAULTS row 14: a provider is slow and fails now and then; nobody knows whether a charge took place."""
+"""FAULTS row 14: a provider is slow and fails from time to time; then it is unknown whether a charge took place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERMINAL = 300.0
 
 @pytest.fixture
 def patient(system: System) -> Iterator[System]:
-    """Providers that take two seconds are waited for: with a shorter timeout no answer of theirs would be in time."""
+    """Waits for providers that take two seconds: with a shorter timeout, none of their answers would be in time."""
     with overridden(system, {service: {"PROVIDER_TIMEOUT": "3"} for service in PROVIDERS}):
         yield system
         for service in PROVIDERS:
@@ -29,7 +29,7 @@ def patient(system: System) -> Iterator[System]:
 
 
 def failed(made: Counter[str]) -> int:
-    """Attempts without an answer: each is followed by another of the same call, or the call has none."""
+    """Attempts without an answer: each is followed by another attempt of the same call, or the call gets no answer."""
     return made["attempts"] - made["calls"] + made["unknown"]
 
 
@@ -40,7 +40,7 @@ def quickest(system: System, orders: list[str]) -> float:
 
 
 def needed(system: System) -> int:
-    """How many calls all orders need: one for each intent, and one for its undo."""
+    """The number of calls that all orders need: one for each intent, and one for its compensation."""
     count = "SELECT count(*) + count(*) FILTER (WHERE state = 'undone') FROM {}"
     tables = {"payment": "payments", "shipping": "shipments"}
     return sum(int(system.sql(service, count.format(table))[0][0]) for service, table in tables.items())
@@ -55,7 +55,7 @@ def test_slow_and_failing_now_and_then(
     measured: Callable[..., None],
 ) -> None:
     """One call in twenty ends without an answer, half of these after it took effect; each takes two seconds. Every
-    order ends, nobody pays twice, and the providers are hardly asked more often than need be."""
+    order ends, nobody pays twice, and the providers are called hardly more often than necessary."""
     system = patient
     for service in PROVIDERS:
         assert system.http.put(system.url(service, "/simulator/faults"), json=FAULTY).status_code == 200
@@ -63,7 +63,7 @@ def test_slow_and_failing_now_and_then(
     with Load(system, kinds, rate=4, total=orders, seed=seed, mix=MIX) as load:
         taken = load.finish()
     system.until_terminal(*taken, seconds=TERMINAL)
-    while failed(provider_calls(system) - before) == 0:  # by chance, in one small run of a hundred: it goes on
+    while failed(provider_calls(system) - before) == 0:  # by chance, in one small run of a hundred: the run continues
         more = [system.place(kind) for kind in kinds]
         system.until_terminal(*more, seconds=TERMINAL)
         taken += more
@@ -81,8 +81,8 @@ def test_slow_and_failing_now_and_then(
 def test_unknown_before_and_after_the_charge(
     system: System, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
 ) -> None:
-    """The provider gives no answer twice, first before it took the money, then after: asked a third time under the same
-    key it says that it has, and has once."""
+    """The provider gives no answer twice, first before it took the money, then after. Called a third time under the
+    same key, it says that it took the money, and it did so once."""
     orders = [system.place(kind, payment_method="pm_card_timeout") for kind in kinds for _ in range(2)]
     assert set(system.until_terminal(*orders, seconds=TERMINAL)) == {"CONFIRMED"}
     keys = [f"{order_id}:charge" for order_id in orders]
@@ -96,8 +96,8 @@ def test_unknown_before_and_after_the_charge(
 def test_a_provider_is_out_of_order(
     patient: System, kinds: tuple[tuple[Workflow, EventBus], ...], measured: Callable[..., None]
 ) -> None:
-    """Nothing answers for a while: what it is asked for waits in the database, the queue is empty, so
-    is the dead-letter queue; afterwards every order ends."""
+    """The provider doesn't answer for a while: calls wait in the database, and the queue and the dead-letter queue are
+    empty. Afterwards every order ends."""
     system = patient
     for service in PROVIDERS:
         assert system.http.put(system.url(service, "/simulator/faults"), json={"outage": True}).status_code == 200

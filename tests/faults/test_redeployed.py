@@ -1,4 +1,4 @@
-"""FAULTS rows 6 and 18: what a new, empty broker is told, and when; a start with nothing but what databases hold."""
+"""FAULTS rows 6 and 18: what is sent to a new, empty broker, and when; a start with only what the databases hold."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACK = 120.0
 
 @pytest.fixture
 def calls(system: System) -> Iterator[dict[str, Calls]]:
-    """What each service of the running system asks of the broker, seen by a proxy between them."""
+    """The calls of each service of the running system to the broker, seen by a proxy between them."""
     found = {service: Calls() for service in SERVICES}
     with ExitStack() as stack:
         urls = {s: stack.enter_context(made.between(system.url("localstack"))) for s, made in found.items()}
@@ -45,13 +45,13 @@ def test_nothing_is_published_into_the_gap(
     kinds: tuple[tuple[Workflow, EventBus], ...],
     measured: Callable[..., None],
 ) -> None:
-    """A broker that is back without its stack accepts events and drops them. Every process asks for the marker, which
-    the stack creates last, before it publishes anything."""
+    """A broker that comes back without its stack accepts events and drops them. Before it publishes anything, every
+    process looks for the marker, which the stack creates last."""
     with Load(system, kinds, rate=8, total=80, seed=seed) as load:
         load.until_taken(24)
         killed = parts.kill(system.runtime, "localstack")
         until(lambda: not psutil.pid_exists(killed))
-        killed_at = time.monotonic()  # whatever was answered to a call after that, the new one answered
+        killed_at = time.monotonic()  # calls after that were answered by the new broker
         replaced(system, "localstack", killed)
         system.until_ready()
         back = time.monotonic()
@@ -69,15 +69,15 @@ def test_nothing_is_published_into_the_gap(
         takes_part = service != "orchestrator" or any(workflow is not Workflow.CHOREOGRAPHY for workflow, _ in kinds)
         assert any(call.operation in PUBLISHES for call in answered) == takes_part, service
     measured(asked_in_the_gap=refused)
-    assert refused > 0, "the broker answered, and its stack was not whole"
+    assert refused > 0, "the broker answered, and its stack was not complete"
     system.check(acknowledged=taken)
     system.no_dead_letters()
 
 
 @pytest.mark.row(6, 18)
 def test_a_cold_start_with_no_traffic(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """`down` with orders of every kind under way, then `up`: the broker has forgotten everything, and no new order
-    moves anything. Every order continues within ten seconds, and ends right."""
+    """`down` with orders of every kind in flight, then `up`: the broker has forgotten everything, and there are no new
+    orders. Every order continues within ten seconds, and ends correctly."""
     parts.stop(system.runtime, "payment")
     with Load(system, KINDS, rate=20, total=40, seed=seed) as load:
         taken = load.finish()
@@ -97,6 +97,6 @@ def test_a_cold_start_with_no_traffic(system: System, seed: int, measured: Calla
 
 
 def of_orders(system: System, service: str, table: str, orders: list[str], more: str = "") -> set[str]:
-    """Those of the orders that have a row in a service's table."""
+    """The orders that have a row in a service's table."""
     statement = f"SELECT order_id::text FROM {table} WHERE order_id = ANY(%s::uuid[]) {more}"
     return {order_id for (order_id,) in system.sql(service, statement, orders)}

@@ -1,7 +1,7 @@
 """FAULTS row 10: dead letters are redriven long after: the inbox has been pruned, the provider has forgotten its keys.
 
-What had its effect has no second one; what had not is taken up where its order stands. In one process, and by the same
-rules on a real system.
+A message that had its effect has no second one; a message that had none is handled according to its order's state. In
+one process, and by the same rules on a real system.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ LATER: Final = {
     "payment": "UPDATE payments SET created_at = created_at - interval '20 days', lease_until = NULL",
     "shipping": "UPDATE shipments SET created_at = created_at - interval '20 days', lease_until = NULL",
 }
-"""Longer than a provider keeps a key (PROVIDER_KEY_LIFE) and than the inbox is kept (KEEP_INBOX)."""
+"""Longer than a provider keeps a key (PROVIDER_KEY_LIFE), and longer than the inbox is kept (KEEP_INBOX)."""
 PRUNED: Final = "TRUNCATE inbox"
-"""What is left when the partitions of these days have been dropped."""
+"""The rows that are left when the partitions of these days have been dropped."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def world(_world: World) -> Iterator[World]:
 
 
 def bury(queue: MemoryQueue, body: str) -> None:
-    """Makes a body a dead letter."""
+    """Dead-letters a body."""
     queue.put(body)
     queue.waiting.rotate(1)
     [delivery] = queue.receive(1, 0)
@@ -71,7 +71,7 @@ def bury(queue: MemoryQueue, body: str) -> None:
 
 @contextmanager
 def seen(met: Callable[[MemoryQueue, str], bool]) -> Iterator[None]:
-    """`met` is shown all that comes into a queue; what it says True of becomes a dead letter instead."""
+    """`met` sees every message that arrives in a queue; those for which it returns True are dead-lettered instead."""
     put = MemoryQueue.put
 
     def watched(queue: MemoryQueue, body: str) -> None:
@@ -102,7 +102,7 @@ def place(world: World, kind: Kind, number: int) -> str:
 
 
 def lost(world: World, kind: Kind, number: int, chance: random.Random) -> list[str]:
-    """Orders of which one message each was parked before it was handled; their ids."""
+    """Orders that each had one message dead-lettered before it was handled; their ids."""
     came: Counter[str] = Counter()
     with seen(lambda queue, body: bool(came.update([decode(body).subject]))):
         clean = place(world, kind, 0)
@@ -116,7 +116,7 @@ def lost(world: World, kind: Kind, number: int, chance: random.Random) -> list[s
         parked[order_id] += 1
         return parked[order_id] == at[order_id]
 
-    assert came[clean] >= 3, "each order has so many messages at least"
+    assert came[clean] >= 3, "each order has at least this many messages"
     with seen(met):
         orders = [place(world, kind, 0) for _ in range(number)]
         world.settle()
@@ -124,7 +124,7 @@ def lost(world: World, kind: Kind, number: int, chance: random.Random) -> list[s
 
 
 def charged(world: World, kind: Kind, number: int) -> list[str]:
-    """Orders that were charged by a handler that could not record it, five times; their ids."""
+    """Orders that were charged by a handler that failed five times to record it; their ids."""
     world.execute("payment", FAIL)
     try:
         orders = [world.place(workflow=kind[0], event_bus=kind[1]) for _ in range(number)]
@@ -139,7 +139,7 @@ def charged(world: World, kind: Kind, number: int) -> list[str]:
 
 
 def time_passes(world: World) -> None:
-    """Weeks: what is kept for a while only is gone."""
+    """Lets weeks pass: everything with a retention period has been deleted."""
     for name in BUILD:
         world.execute(name, PRUNED)
         world.services[name].prune()
@@ -149,7 +149,7 @@ def time_passes(world: World) -> None:
 
 
 def redrive_all(world: World) -> int:
-    """Until none is left; how many there were."""
+    """Redrives until none is left; returns how many there were."""
     count = 0
     for service in SERVICES:
         done = world.http(service).post("/dlq/redrive", json=WHO | {"all": True}).json
@@ -164,7 +164,7 @@ def ledger(world: World, orders: list[str]) -> list[Any]:
 
 
 MEANWHILE: Final = {"nothing": (), "sent again": (25,) * 8, "undone": (100, *(25,) * 8), "executions lost": ()}
-"""What the owners of orders have done by then: the seconds that passed for them, one look after the other."""
+"""What the orders' owners have done by then → the seconds that passed for them before each of their checks."""
 CASES: Final = [
     pytest.param(kind, meanwhile, id=f"{kind_id(kind)}-{meanwhile}")
     for kind in KINDS
@@ -187,8 +187,9 @@ def owners_look(world: World, seconds: Sequence[float]) -> None:
 def test_redriven_long_after(
     world: World, seed: int, kind: Kind, number: int, meanwhile: str, measured: Callable[..., None]
 ) -> None:
-    """As many that had been handled as that had not, half of these after the charge. A state machine's tokens are spent
-    by then, if it has asked again: that answer is lost on it, and what was done is told to whoever asks next."""
+    """As many messages that had been handled as had not, half of these after the charge. A state machine that has
+    resent has a new token by then: it ignores the answer to the old one, and the next command is answered with what was
+    done."""
     chance = random.Random(seed)
     done = handled(world, kind, number, chance)
     ended = {order_id: world.status(order_id) for order_id in done}
@@ -224,7 +225,8 @@ def test_redriven_long_after(
 
 @pytest.mark.parametrize("kind", each_kind())
 def test_some_of_them(world: World, kind: Kind) -> None:
-    """By ids, by order, then the rest: those that are meant go on, charged once all the same, and the others wait."""
+    """A redrive by ids, by order, then of the rest: the named ones continue, are still charged once, and the others
+    wait."""
     orders = charged(world, kind, 6)
     payment = world.broker.queues["payment"]
     assert {decode(delivery.body).subject for delivery, _ in payment.parked} == set(orders)

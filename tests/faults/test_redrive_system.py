@@ -17,12 +17,12 @@ from tests.support.system import System, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.row(10)]
 
 FAIL_FIRST: Final = FAIL.replace("UPDATE", "INSERT").replace("'done'", "'intended'")
-"""The handler fails before it has asked for anything. (Where it fails after the charge, the intent's lease makes each
-try wait so long that the owners undo the order before the fifth; that is played in one process, above.)"""
+"""The handler fails before it has called anything. (If it fails after the charge, the intent's lease makes each attempt
+wait so long that the owners compensate the order before the fifth; `test_redrive.py` plays that in one process.)"""
 
 
 def peek(system: System, service: str, number: int) -> list[str]:
-    """The bodies of so many messages that wait in a service's queue, which has nobody who takes them. They stay."""
+    """The bodies of this many messages in a service's queue, which has no consumer. They stay in the queue."""
     found: dict[str, str] = {}
 
     def enough() -> bool:
@@ -37,7 +37,7 @@ def peek(system: System, service: str, number: int) -> list[str]:
 
 
 def redrive_all_of(system: System, service: str) -> int:
-    """Until none is left; how many were sent."""
+    """Redrives until none is left; returns how many were sent."""
     count = 0
     while True:
         answer = system.http.post(system.url(service, "/dlq/redrive"), json=WHO | {"all": True})
@@ -53,7 +53,7 @@ def redrive_all_of(system: System, service: str) -> int:
 def test_redriven_long_after_on_a_real_system(
     system: System, kinds: tuple[Kind, ...], number: int, measured: Callable[..., None]
 ) -> None:
-    """The same for payment's queue, over SQS and HTTP: what payment had handled, and what it could not handle."""
+    """The same for payment's queue, over SQS and HTTP: messages that it had handled, and those that it could not."""
     parts.stop(system.runtime, "payment")
     done = [system.place(kinds[n % len(kinds)]) for n in range(number)]
     bodies = peek(system, "payment", number)

@@ -1,6 +1,6 @@
-"""FAULTS row 4 on a real system: every message that a service sends comes five times more at once, and again after
-completion, while two processes of each service take them. In one process, by every workflow's every outcome, it is in
-`test_messages.py`; there a state machine's own messages are repeated, too."""
+"""FAULTS row 4 on a real system: every message that a service sends arrives five more times at once, and again after
+completion, while two processes of each service receive them. `test_messages.py` does it in one process, for every
+outcome of every workflow; there a state machine's own messages are repeated, too."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ FORGET = "DROP TRIGGER keep_copy ON outbox; DROP FUNCTION keep_copy; DROP TABLE 
 
 
 class Repeater:
-    """Sends what services have sent, once more and more than once, straight into the queues of who hears it."""
+    """Repeats the services' messages, once or several times, directly into the queues of their receivers."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.bodies: list[tuple[str, str]] = []
-        """(queue, body) of all that was sent."""
+        """(queue, body) of all messages that were sent."""
         self.repeats = 0
         self.ports: set[int] = set()
-        """Of the connections that they were staged over."""
+        """The client ports of the connections over which they were staged."""
 
     def run(self, stopping: threading.Event) -> None:
         while not stopping.wait(0.1):
@@ -89,13 +89,13 @@ def repeated(system: System) -> Iterator[Repeater]:
 
 
 def ports_of(pid: int) -> set[int]:
-    """Of a process's connections."""
+    """The client ports of a process's connections."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     return {connection.laddr.port for process in family for connection in process.net_connections("tcp")}
 
 
 def effects(system: System, orders: list[str]) -> list[Any]:
-    """What all orders came to."""
+    """The results of all orders."""
     return [
         *system.sql("order", "SELECT id, status, reason FROM orders WHERE id = ANY(%s::uuid[]) ORDER BY 1", orders),
         *system.sql("payment", "SELECT order_id, state, fence FROM payments ORDER BY 1"),

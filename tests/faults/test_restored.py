@@ -1,7 +1,7 @@
-"""A service's database is restored from a backup of an hour ago, while all the others went on.
+"""A service's database is restored from a backup of an hour ago, while all the others continued.
 
-What holds, and what is lost for good, is told to operators in docs/operating.md. In one process (see
-`tests.support.world`), where the hour takes no time.
+docs/operating.md tells operators what holds, and what is lost for good. In one process (see `tests.support.world`),
+where the hour takes no time.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ HOUR = 3600
 
 @dataclass
 class Orders:
-    """Ids by what became of them."""
+    """The ids of orders by what happened to them."""
 
     ended: dict[str, str] = field(default_factory=dict)
-    """CONFIRMED or CANCELLED, as it was told before the restore."""
+    """CONFIRMED or CANCELLED, as reported before the restore."""
     later: set[str] = field(default_factory=set)
-    """Those placed after the backup."""
+    """Orders placed after the backup."""
     flying: list[str] = field(default_factory=list)
-    """Under way when the database was restored."""
+    """Orders in flight when the database was restored."""
 
 
 @pytest.fixture
 def world(postgres: Server) -> Iterator[World]:
-    """On databases that go with it: dropping hundreds of them after the last test took longer than a test may."""
+    """A world whose databases are dropped with it: dropping hundreds of them after the last test took too long."""
     with postgres.databases() as new_database, world_on(new_database) as made:
         yield made
 
 
 def leave(world: World, service: str) -> None:
-    """Nobody is connected to a service's database any more."""
+    """Closes all connections to a service's database."""
     world.services[service].database.close()
     if connection := world._outside.pop(service, None):
         connection.close()
@@ -69,7 +69,7 @@ def backup(world: World, postgres: Server, service: str) -> str:
 
 
 def restore(world: World, service: str, copy: str) -> None:
-    """The service goes on with the copy, which is an hour old."""
+    """The service continues with the copy, which is an hour old."""
     leave(world, service)
     world.urls = {**world.urls, service: copy}
     world.start(service)
@@ -89,7 +89,7 @@ def some_steps(world: World, rounds: int) -> None:
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[MemoryQueue, str]]]:
-    """All that is put into queues meanwhile."""
+    """Records everything that is put into queues meanwhile."""
     found: list[tuple[MemoryQueue, str]] = []
     put = MemoryQueue.put
 
@@ -103,8 +103,8 @@ def recorded() -> Iterator[list[tuple[MemoryQueue, str]]]:
 
 
 def an_hour(world: World, postgres: Server, service: str, kind: Kind, *, repeated: bool) -> Orders:
-    """Orders of every kind of fate before, around and after a backup; then the restore. `repeated`: every message that
-    was sent since comes once more, but those to the restored service, whose queue an operator has emptied."""
+    """Orders with every fate before, around and after a backup; then the restore. `repeated`: every message sent since
+    then arrives again, except those to the restored service, whose queue an operator has emptied."""
     orders = Orders()
 
     def place(**changes: Any) -> str:
@@ -145,7 +145,7 @@ def an_hour(world: World, postgres: Server, service: str, kind: Kind, *, repeate
 
 
 def wrong(world: World) -> list[str]:
-    """What doesn't add up, but for the counts of the stock; and who was charged twice, also of forgotten orders."""
+    """The violations, except in the counts of the stock; and double charges, also of forgotten orders."""
     twice = "SELECT order_id::text FROM ledger WHERE kind = 'charge' GROUP BY 1 HAVING count(*) > 1"
     found = [f"order {order_id} was charged twice" for (order_id,) in world.execute("providers", twice)]
     return found + [what for what in complaints(world.urls) if "sold" not in what]
@@ -157,7 +157,7 @@ FEW = {
     for service in ("order", "payment", "orchestrator")
     for workflow in Workflow
 }
-"""In `make test`."""
+"""The cases of `make test`."""
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ FEW = {
     ],
 )
 def test_orders_stay_what_they_were(world: World, postgres: Server, service: str, kind: Kind, repeated: bool) -> None:
-    """What was CONFIRMED or CANCELLED is so again, with the money and the goods that belong to it; nobody is charged
-    twice; what was under way ends. Only the order service forgets orders: those that were placed since its backup."""
+    """Orders that were CONFIRMED or CANCELLED are so again, with the right money and goods; nobody is charged twice;
+    orders in flight end. Only the order service forgets orders: those that were placed since its backup."""
     orders = an_hour(world, postgres, service, kind, repeated=repeated)
     forgotten = orders.later if service == "order" else set()
     now = dict(world.execute("order", "SELECT id::text, status FROM orders"))
@@ -190,8 +190,8 @@ def test_orders_stay_what_they_were(world: World, postgres: Server, service: str
 def test_cancelled_before_it_has_learned_its_end(
     world: World, postgres: Server, workflow: Workflow, changes: dict[str, Any]
 ) -> None:
-    """An order that had ended looks open to a restored order service, and its customer cancels it: it is undone, also
-    what had been done for it."""
+    """An order that had ended looks open to a restored order service, and its customer cancels it: it is compensated,
+    including steps that were done after the backup."""
     order_id = world.place(**changes, workflow=workflow)
     some_steps(world, 1)
     copy = backup(world, postgres, "order")
@@ -207,7 +207,8 @@ def test_cancelled_before_it_has_learned_its_end(
 
 @pytest.mark.parametrize("workflow", [Workflow.ORCHESTRATION, Workflow.STEP_FUNCTIONS, Workflow.HYBRID])
 def test_forgotten_orders_wait_under_their_coordinator(world: World, postgres: Server, workflow: Workflow) -> None:
-    """It asks the arbiter, who knows of no such order: in the end it calls an operator, and undoes nothing unasked."""
+    """The saga asks the arbiter, which doesn't know the order: in the end it needs an operator, and compensates nothing
+    on its own."""
     copy = backup(world, postgres, "order")
     order_id = world.place(workflow=workflow)
     some_steps(world, 2)
@@ -225,7 +226,7 @@ def test_forgotten_orders_wait_under_their_coordinator(world: World, postgres: S
 
 
 def test_the_stock_is_counted_anew(world: World, postgres: Server) -> None:
-    """A restored inventory counts pieces as free that were sold; what docs/operating.md says puts it right."""
+    """A restored inventory counts sold pieces as free; the procedure in docs/operating.md corrects it."""
     an_hour(world, postgres, "inventory", KINDS[0], repeated=False)
     assert any("sold" in what for what in complaints(world.urls))
     text = (PROJECT / "docs" / "operating.md").read_text().partition("**Counting the stock anew**")[2]
@@ -238,7 +239,8 @@ def test_the_stock_is_counted_anew(world: World, postgres: Server) -> None:
 
 
 def test_what_is_lost(world: World, postgres: Server) -> None:
-    """The service's own record of what ended since its backup. The provider's ledger has it, and the order knows."""
+    """What is lost: the service's own record of what ended since its backup. The provider's ledger and the order have
+    it."""
     orders = an_hour(world, postgres, "payment", KINDS[0], repeated=False)
     [sold] = [i for i in orders.later if orders.ended.get(i) == "CONFIRMED"]
     assert world.http("payment").get(f"/payments/{sold}").status_code == 404
@@ -262,7 +264,7 @@ def pg(tool: str, *arguments: str) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("service", ["payment", "order"])
 def test_step_by_step(system: System, service: str, tmp_path: Path, measured: Callable[..., None]) -> None:
-    """On real processes, as docs/operating.md tells it: stopped, restored by psql, its queue emptied, started."""
+    """On real processes, as docs/operating.md says: stopped, restored by psql, its queue emptied, started."""
     dump, url = str(tmp_path / "dump.sql"), system.databases[service]
     before = [system.place(kind) for kind in KINDS]
     system.until_terminal(*before)
@@ -292,7 +294,7 @@ def test_step_by_step(system: System, service: str, tmp_path: Path, measured: Ca
     measured(terminal_again_s=round(time.monotonic() - began, 1))
     statuses = {order_id: system.order(order_id)["status"] for order_id in known}
     assert statuses == dict.fromkeys(before, "CONFIRMED") | {i: s for i, s in told.items() if i in known}
-    assert {order_id: system.ledger(order_id) for order_id in told} == ledgers, "no provider was asked for more"
+    assert {order_id: system.ledger(order_id) for order_id in told} == ledgers, "no provider was called for more"
     if service == "order":
         assert {system.http.get(system.url("order", f"/orders/{i}")).status_code for i in after} == {404}
     more = [system.place(kind) for kind in KINDS]

@@ -1,4 +1,4 @@
-"""FAULTS row 15: clients that are slow, or never do their part, hold up nobody else, at any service."""
+"""FAULTS row 15: clients that are slow or never finish delay nobody else, at any service."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = [
 ]  # fmt: skip
 
 _QUIET: Final = 0.3
-"""Seconds that a customer waits at most, but for one time in a hundred, where the machine has no other work."""
+"""The most seconds that a customer waits, except one time in a hundred, if the machine has no other work."""
 
 
 @pytest.mark.parametrize("count", sizes(20, 200))
 @pytest.mark.parametrize("service", SERVICES)
 def test_rude_clients_hold_up_nobody(system: System, service: str, count: int, measured: Callable[..., None]) -> None:
-    """So many of each kind at one service, all the while: /healthz answers, orders are taken and confirmed, neither
-    threads nor memory grow with their number, and each is ended in its time."""
+    """A number of each kind at one service, all the time: /healthz answers, orders are accepted and confirmed, neither
+    threads nor memory grow with their number, and the server closes each in time."""
     port, process = system.ports[f"{service.upper()}_PORT"], psutil.Process(system.runtime.pid(service))
     worker = process.children()[0]
     system.until_terminal(*map(system.place, KINDS))  # a thread for each of its destinations, from then on

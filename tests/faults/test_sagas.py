@@ -1,6 +1,6 @@
-"""FAULTS row 18: a reply that never comes, an undo that fails, a cancellation at every boundary; in every workflow.
+"""FAULTS row 18: a missing reply, a failing compensation, a cancellation at every boundary; in every workflow.
 
-In one process (see `tests.support.world`), where each of these is exactly where it should be.
+In one process (see `tests.support.world`), so that each fault happens exactly where it should.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 Kind = tuple[Workflow, EventBus]
 
 _WATCHED = (Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION, Workflow.HYBRID)
-"""Workflows whose owner sends again; a state machine does by itself."""
+"""Workflows whose owner resends; a state machine does so by itself."""
 
 every_kind = pytest.mark.parametrize("kind", each_kind())
 coordinated_elsewhere = pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
@@ -55,8 +55,8 @@ def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
 
 @contextmanager
 def losing(world: World, *messages: type[Message]) -> Iterator[Counter[str]]:
-    """The broker loses these on their way, each time; how often, by name. One that goes to it again, because a call
-    failed that it was in, is lost once."""
+    """The broker loses these messages, every time; yields how often, by name. A message that is sent again because its
+    call failed is counted once."""
     lost: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()
     names = {name_of(message) for message in messages}
@@ -79,13 +79,13 @@ def place(world: World, kind: Kind, **changes: Any) -> str:
 
 
 def wait(world: World, seconds: float) -> None:
-    """Time passes, the owners look, and all that this causes happens."""
+    """Time passes, the owners check their orders, and everything that this causes happens."""
     world.pass_time(seconds)
     world.settle()
 
 
 def ended(world: World, order_id: str) -> str:
-    """The order's status in the end. Where a call of AWS's has failed, that takes its time."""
+    """The order's final status. It takes longer if a call of AWS has failed."""
     for _ in range(60):
         if not world.execute("order", "SELECT 1 FROM orders WHERE id = %s AND open", [order_id]):
             break
@@ -96,8 +96,8 @@ def ended(world: World, order_id: str) -> str:
 @every_kind
 @every_step
 def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
-    """The step is done, and nobody hears of it, however often it is asked: compensated at the deadline, not before. A
-    question that was not taken at once restarts the clock."""
+    """The step is done, but its reply is lost, however often the command is resent: the order is compensated at the
+    deadline, not before. A resend that was not accepted at once restarts the clock."""
     with losing(world, step.success) as lost:
         order_id = place(world, kind)
         world.settle()
@@ -105,7 +105,7 @@ def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
         for seconds in (10, 10, 20, 15):
             wait(world, seconds)
             assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID")
-        assert lost.total() > 2, "asked again, and answered again"
+        assert lost.total() > 2, "resent, and answered again"
         wait(world, 6)
         if world.rules.failures == failed:
             assert world.status(order_id) == "CANCELLED"
@@ -116,14 +116,14 @@ def test_a_reply_never_comes(world: World, step: Step, kind: Kind) -> None:
 
 @pytest.fixture
 def thrifty(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    """A world whose owners may send hardly anything again."""
+    """A world whose owners may resend hardly anything."""
     with world_on(new_database, retry_budget=2) as made:
         yield made
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k[0] in _WATCHED and k[1] is EventBus.SNS], ids=kind_id)
 def test_a_retry_budget_that_is_used_up_holds_up_no_deadline(thrifty: World, kind: Kind) -> None:
-    """Of many orders that get no answer only a few are asked again, and all are undone in time."""
+    """Of many orders that get no reply, only a few are resent, and all are compensated in time."""
     owner, table = ("order", "order_log") if COORDINATOR[kind[0]] == "order" else ("orchestrator", "saga_log")
     before = withheld[owner,]
     with losing(thrifty, STEPS[0].success):
@@ -142,7 +142,7 @@ def test_a_retry_budget_that_is_used_up_holds_up_no_deadline(thrifty: World, kin
 
 @coordinated_elsewhere
 def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
-    """Its coordinator's deadline passes, and it asks the arbiter, whose word is final: nothing is given back."""
+    """The coordinator's deadline passes, and it asks the arbiter, whose decision is final: nothing is compensated."""
     with losing(world, OrderConfirmed) as lost:
         order_id = place(world, kind)
         world.settle()
@@ -161,7 +161,7 @@ def test_the_confirmation_is_not_heard_of(world: World, kind: Kind) -> None:
 
 
 def asleep(world: World, seconds: float) -> None:
-    """All is stopped for so long, and the broker forgets everything; then all is started, and the owners look."""
+    """Everything is down for this long, and the broker forgets everything; then all starts, and the owners check."""
     for queue in world.broker.queues.values():
         queue.waiting.clear()
         queue.in_hand.clear()
@@ -182,7 +182,7 @@ def asleep(world: World, seconds: float) -> None:
 @every_kind
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_a_deadline_that_passed_while_its_owner_was_away(world: World, rounds: int, kind: Kind) -> None:
-    """All is stopped for an hour with an order under way: it goes on, and nothing is undone."""
+    """Everything is down for an hour with an order in flight: it continues, and nothing is compensated."""
     order_id = place(world, kind)
     for _ in range(rounds):
         for name in BUILD:
@@ -196,13 +196,13 @@ def test_a_deadline_that_passed_while_its_owner_was_away(world: World, rounds: i
 @every_kind
 @every_step
 def test_a_reply_that_does_not_come_after_that_either(world: World, step: Step, kind: Kind) -> None:
-    """Then the deadline passes, a little later, and the order is undone."""
+    """Then the deadline passes, a little later, and the order is compensated."""
     with losing(world, step.success) as lost:
         order_id = place(world, kind)
         world.settle()
         asleep(world, 3600)
-        assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID"), "asked once more first"
-        for _ in range(14):  # what a failed call held up has its time from when it was sent
+        assert world.status(order_id) in ("PLACED", "STOCK_RESERVED", "PAID"), "resent once first"
+        for _ in range(14):  # the deadline of a message that a failed call delayed starts when it was sent
             wait(world, 10)
         assert lost.total() > 1
     wait(world, 10)
@@ -213,8 +213,8 @@ def test_a_reply_that_does_not_come_after_that_either(world: World, step: Step, 
 @every_kind
 @every_step
 def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) -> None:
-    """Sent twenty times more; then the order needs an operator, and stays so until one retries."""
-    with world.rules.calmed():  # a question that comes twice is answered twice
+    """It is resent twenty times; then the order needs an operator, and stays so until one retries."""
+    with world.rules.calmed():  # a command that arrives twice is answered twice
         never_answered(world, step, kind)
 
 
@@ -231,7 +231,7 @@ def never_answered(world: World, step: Step, kind: Kind) -> None:
         assert lost[name_of(step.undone)] == 21
     check(world.urls, attention=[order_id])
     wait(world, 10)
-    assert world.status(order_id) == "NEEDS_ATTENTION", "an operator is waited for"
+    assert world.status(order_id) == "NEEDS_ATTENTION", "the order waits for an operator"
     an_operator_ends(world, order_id)
     assert retry(world, order_id) == 409
     assert world.parked() == []
@@ -246,7 +246,7 @@ def an_operator_ends(world: World, order_id: str) -> None:
 
 
 def retry(world: World, order_id: str) -> int:
-    """An operator's; the status code."""
+    """Retries as an operator; returns the status code."""
     path, asked = f"/orders/{order_id}/retry", {"by": "ada", "why": "it answers again"}
     return int(world.http("order").post(path, json=asked).status_code)
 
@@ -254,8 +254,8 @@ def retry(world: World, order_id: str) -> int:
 @coordinated_elsewhere
 @pytest.mark.parametrize("lost", [OrderRetryRequested, OrderNeedsAttention], ids=name_of)
 def test_an_operator_is_called_until_one_is_heard(world: World, lost: type[Message], kind: Kind) -> None:
-    """The order and its coordinator disagree about who waits for whom, because what one told the other is lost: the
-    order's next reminder is answered by that."""
+    """The order and its coordinator disagree about who waits for whom, because a message between them was lost: the
+    coordinator answers the order's next reminder with it."""
     with losing(world, StockReleased), losing(world, lost) as losses:
         order_id = place(world, kind, payment_method="pm_card_declined")
         world.settle()
@@ -281,8 +281,8 @@ BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 
 
 def cancelled_at(world: World, order_id: str, point: str, nth: int) -> int | None:
-    """The status code of a cancellation that comes while some service is held at `point`, for the `nth` time; None if
-    it isn't reached so often. The service goes on once the cancellation is done, or waits for it."""
+    """The status code of a cancellation that comes while a service is held at `point`, for the `nth` time; None if the
+    point isn't reached that often. The service continues once the cancellation is done, or waits for it."""
     left = [nth]
     answers = []
 
@@ -311,8 +311,8 @@ IN_EACH_WORKFLOW = [
 
 @pytest.mark.parametrize(("point", "kind"), quick(EVERYWHERE, *IN_EACH_WORKFLOW))
 def test_a_cancellation_at_every_boundary(world: World, measured: Callable[..., None], point: str, kind: Kind) -> None:
-    """While a service is held there, for the first, second … time: 202 means CANCELLED with everything given back, 409
-    that it is CONFIRMED and stays so. Whatever else is under way."""
+    """A cancellation while a service is held there, for the first, second … time: 202 means CANCELLED with everything
+    compensated, 409 means CONFIRMED for good, whatever else is in flight."""
     answers: Counter[int] = Counter()
     for changes in CASES.values():
         for nth in range(1, 60):

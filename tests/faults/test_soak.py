@@ -1,5 +1,5 @@
-"""FAULTS row 24: a long run leaves no growing table and no growing process; a backlog is worked off, and no healthy
-order is undone for being late."""
+"""FAULTS row 24: a long run leaves no growing table and no growing process; a backlog is drained, and no healthy
+order is compensated for being late."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(system: System) -> dict[str, int]:
 
 
 def forgotten(system: System, keep: float) -> None:
-    """Waits until nothing is left of what is kept for so many seconds."""
+    """Waits until everything with a retention of this many seconds is deleted."""
     until(lambda: not any(rows(system).values()), keep + 60, lambda: {t: n for t, n in rows(system).items() if n})
 
 
@@ -70,8 +70,8 @@ def grown(samples: list[dict[str, float]]) -> dict[str, float]:
 def test_a_soak_leaves_nothing_growing(
     system: System, seed: int, orders: int, rate: int, keep: int, measured: Callable[..., None]
 ) -> None:
-    """Tables hold no more than what their retention keeps, and are empty when it has passed; the processes' memory has
-    no trend (at full size: the quick one ends before they have taken what they need)."""
+    """Tables hold no more than their retention allows, and are empty when it has passed; the processes' memory has no
+    trend (at full size: the quick run ends before they have allocated what they need)."""
     kept = str(keep)
     apply(system, {"KEEP_INBOX": kept, "KEEP_LOG": kept, "KEEP_IDEMPOTENCY_KEYS": kept})
     forgotten(system, keep)  # what earlier tests left
@@ -106,7 +106,7 @@ def test_a_soak_leaves_nothing_growing(
 
 
 def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
-    """How many orders have which status."""
+    """The number of orders by status."""
     found = system.sql(
         "order", "SELECT status, count(*) FROM orders WHERE id = ANY(%s::uuid[]) GROUP BY 1", list(order_ids)
     )
@@ -114,8 +114,8 @@ def statuses_of(system: System, order_ids: Collection[str]) -> dict[str, int]:
 
 
 def traffic(system: System, before: Counter[str] | None = None) -> Counter[str]:
-    """Messages that the services handled, those of them that were sent again or answer such a one, and those that were
-    due to be sent again and waited for the budget; since `before`."""
+    """Messages that the services handled since `before`, those of them that were resent or answer a resent one, and
+    those that were due to be resent and waited for the budget."""
     found: Counter[str] = Counter()
     for service in SERVICES:
         text = system.http.get(system.url(service, "/metrics")).text
@@ -125,7 +125,7 @@ def traffic(system: System, before: Counter[str] | None = None) -> Counter[str]:
 
 
 SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
-"""A tenth of the usual times, so that a minute is as late as ten minutes are by default."""
+"""A tenth of the usual times, so that a minute here is like ten minutes by default."""
 
 
 @pytest.mark.timeout(900)
@@ -134,8 +134,8 @@ SHORT = {"RESEND_AFTER": "2,3,5", "UNDO_AFTER": "6"}
 def test_a_backlog_is_no_failure(
     system: System, seed: int, orders: int, overdue: float, measured: Callable[..., None]
 ) -> None:
-    """The owners of all deadlines, order and orchestrator, don't hear of anything until long after these, and find a
-    backlog: everything that they wait for is in it, so no order is undone."""
+    """The owners of all deadlines, order and orchestrator, receive nothing until long after these, and find a backlog.
+    Everything that they wait for is in it, so no order is compensated."""
     before = traffic(system)
     apply(system, SHORT, {"order": {"ORDERFLOW_ROLE": "web"}})
     parts.stop(system.runtime, "orchestrator")
@@ -160,8 +160,9 @@ def test_a_backlog_is_no_failure(
 @pytest.mark.timeout(600)
 @pytest.mark.extra
 def test_a_backlog_elsewhere_is_not_fed(system: System, seed: int, measured: Callable[..., None]) -> None:
-    """Inventory comes back to a backlog. Its orders' owners don't see that; they ask again, but no more than the retry
-    budget allows, here as small against 600 orders as the usual one against 6,000: less than a tenth of the traffic."""
+    """Inventory comes back to a backlog. The orders' owners don't see it; they resend, but no more than the retry
+    budget allows, which is as small for 600 orders here as the usual one for 6,000: less than a tenth of the
+    traffic."""
     apply(system, {"RESEND_AFTER": "5,10,20", "UNDO_AFTER": "120", "RETRY_BUDGET": "10"})
     before = traffic(system)
     parts.stop(system.runtime, "inventory")

@@ -1,4 +1,4 @@
-"""FAULTS row 21: the mode is switched while orders are under way; each ends in the workflow that it began in."""
+"""FAULTS row 21: the mode is switched with orders in flight; each order ends in the workflow in which it began."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def test_the_mode_is_switched_with_orders_in_flight(
     trip: list[tuple[Workflow, EventBus]],
     measured: Callable[..., None],
 ) -> None:
-    """From one to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does. `up` starts payment again;
-    no more orders than these are left from before when as many come; some of them end without payment."""
+    """Switches from one mode to the next by `up` with another WORKFLOW_MODE and EVENT_BUS, as a user does. `up`
+    restarts payment. When as many new orders come, no earlier ones are left but these; some of them end without
+    payment."""
     system = switching
     kinds: dict[str, tuple[Workflow, EventBus]] = {}
     plan = system.runtime.plan
@@ -56,11 +57,11 @@ def test_the_mode_is_switched_with_orders_in_flight(
             assert switched(system, kind).up(), "`up` tells what it changed"
             set_to = kind
         until(lambda: system.open_orders() <= orders, what=lambda: f"{system.open_orders()} are still open")
-        # With payment stopped, every order is caught in its middle.
+        # With payment stopped, every order is in flight.
         parts.stop(system.runtime, "payment")
         with Load(system, KINDS, rate=40, total=orders, seed=seed, default_kind=True) as load:
             taken = load.finish()
-        assert set(load.kind_of.values()) == {kind}, "orders take the mode that is set"
+        assert set(load.kind_of.values()) == {kind}, "orders use the mode that is set"
         kinds |= load.kind_of
         in_flight.append(system.open_orders())
         assert in_flight[-1] >= least, "they are in flight at the next switch"

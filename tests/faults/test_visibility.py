@@ -1,4 +1,4 @@
-"""FAULTS row 12: a handler takes three times its message's visibility, with its heartbeat and without. On real
+"""FAULTS row 12: a handler takes three times its message's visibility timeout, with and without its heartbeat. On real
 processes and queues."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WHERE datname = 'orderflow_inventory' AND state = 'active' AND (wait_event = 'Pg
 
 @contextmanager
 def slow(system: System, service: str) -> Iterator[None]:
-    """Inventory's transaction, or payment's call outside any, takes its time; and nobody sends anything again."""
+    """Inventory's transaction, or payment's call outside of one, is slow; and nobody resends anything."""
     apply(system, overrides={"order": {"RESEND_AFTER": "40,50,60"}})
     if service == "inventory":
         system.sql("inventory", SLOW_HANDLER)
@@ -64,7 +64,7 @@ def test_a_handler_outlasts_its_visibility(
     system: System, tmp_path: Path, service: str, killed: bool, measured: Callable[..., None]
 ) -> None:
     """Two processes of a service. Without its heartbeat the message becomes visible while it is being handled, and the
-    second process takes it too; with it, nobody else gets it. One effect in any case."""
+    second process receives it too; with the heartbeat nobody else gets it. There is one effect in any case."""
     log = tmp_path / "workers.log"
     before = HEARTBEAT_KILLED if killed else "pass"
     with slow(system, service), workers(system, service, log, SETTINGS, SETTINGS, before=before):

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 WORKERS = 4
 TRACED = {"WEB_WORKERS": str(WORKERS), "TRACES_PER_SECOND": "1000"}
-"""Every order is traced, however fast they come."""
+"""Every order is traced, at any rate."""
 Kinds = tuple[tuple[Workflow, EventBus], ...]
 
 of_requests = pytest.mark.parametrize("requests", sizes(100, 1000))
@@ -49,8 +49,8 @@ def pids(system: System) -> set[int]:
 
 
 def place(system: System, kinds: Kinds, requests: int) -> tuple[dict[str, tuple[Workflow, EventBus]], list[float]]:
-    """So many orders from four callers at once: their kinds by id, and the seconds of each answer. None may fail.
-    A hundred at a time, so that none waits for its turn until its deadline."""
+    """Places this many orders from four callers at once: their kinds by id, and the seconds of each answer. None may
+    fail. A hundred at a time, so that no order waits in a queue until its deadline."""
 
     def one(number: int) -> tuple[str, tuple[Workflow, EventBus], float]:
         kind = kinds[number % len(kinds)]
@@ -97,7 +97,7 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
 def test_nothing_waits_for_a_collector_that_is_away(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
 ) -> None:
-    """With Jaeger stopped no request fails and every order ends; when it is back it gets spans again."""
+    """With Jaeger stopped, no request fails and every order ends; when Jaeger is back, it receives spans again."""
     jaeger = jaeger_of(workers)
     parts.stop(workers.runtime, "jaeger")
     try:
@@ -105,8 +105,8 @@ def test_nothing_waits_for_a_collector_that_is_away(
         orders, took = place(workers, kinds, requests)
         assert set(workers.until_terminal(*orders, seconds=600)) == {"CONFIRMED"}
         workers.check(acknowledged=list(orders))
-        # No log line proves it: of those that say so one a while is written.
-        assert not workers.runtime.pid("jaeger"), "it was away all the time"
+        # No log line proves it: the exporter logs its failures only from time to time.
+        assert not workers.runtime.pid("jaeger"), "it was stopped all the time"
     finally:
         parts.start(workers.runtime, "jaeger")
     measured(requests=len(took), slowest_ms=round(1000 * max(took)))
@@ -122,7 +122,7 @@ def test_nothing_waits_for_a_collector_that_is_away(
 
 
 LOST = "encountered while exporting span"
-"""What the exporter says of a collector that doesn't answer."""
+"""What the exporter logs about a collector that doesn't answer."""
 
 
 @contextmanager
@@ -147,9 +147,9 @@ def web(system: System, log: Path, *, collector: int) -> Iterator[str]:
 
 
 def in_turn(urls: Sequence[str], orders: Mapping[str, dict[str, Any]], pairs: int) -> list[list[float]]:
-    """These orders, by their keys, again and again, in so many pairs: one at each URL, the first of a pair at either by
-    chance, at `RATE`; the seconds of each answer, by URL. None may fail. Each comes by a connection of its own, so that
-    every worker takes some."""
+    """Repeats these orders, by their keys, in this many pairs at `RATE`: one request to each URL, in random order.
+    Returns the seconds of each answer, by URL. None may fail. Each request uses its own connection, so that every
+    worker gets some."""
     keys, began, chance = list(orders), time.monotonic(), random.Random(0)
     first = [chance.random() < 0.5 for _ in range(pairs)]
 
@@ -174,8 +174,8 @@ def p99(took: Iterable[float]) -> float:
 
 
 def by_chance(pairs: Sequence[tuple[float, float]]) -> float:
-    """How many times as large the second one's p99 may come out where there is no difference: in 95 of 100 draws in
-    which each pair is told either way round."""
+    """The ratio of the two p99 that chance alone explains: the bound of 95 of 100 draws in which each pair is swapped
+    at random."""
     chance = random.Random(0)
     ratios = []
     for _ in range(400):
@@ -185,7 +185,7 @@ def by_chance(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 RATE = 80
-"""Requests a second: two cores have time to spare."""
+"""Requests per second: two cores have time to spare."""
 
 
 @pytest.mark.parametrize("pairs", sizes(50, 10_000))
@@ -197,21 +197,21 @@ def test_what_a_collector_that_is_away_costs(
     one reaches Jaeger, the other's port for it is closed. One after the other they could not be compared: of 250
     requests, the p99 was 0.5 to 2.3 times that of the 250 before, with nothing changed but the moment.
 
-    The requests are orders that come again, with their keys. New ones cause messages, which kept both cores busy: the
-    p99 was then what a request waits for a core. What is left to chance is measured too (`by_chance`): a p99 has to
-    exceed 5 % by more than that.
+    The requests repeat orders by their keys. New orders cause messages, which kept both cores busy: the p99 was then
+    the time that a request waits for a core. What chance explains is measured too (`by_chance`): a p99 has to exceed 5
+    % by more than that.
     """
     jaeger_of(system)
     reached, closed = int(system.ports["OTLP_HTTP_PORT"]), free_port()
     logs = [tmp_path / "reached.log", tmp_path / "away.log"]
     orders = {clock.new_id(): order_body(workflow=w.value, event_bus=b.value) for w, b in kinds for _ in range(40)}
     with web(system, logs[0], collector=reached) as with_it, web(system, logs[1], collector=closed) as without:
-        in_turn([with_it, without], orders, len(orders))  # places each, and it comes again
+        in_turn([with_it, without], orders, len(orders))  # places each order; later it is repeated
         system.check(seconds=600)
         took = in_turn([with_it, without], orders, pairs)
     assert [LOST in log.read_text() for log in logs] == [False, True], "spans were lost, of one of the two"
     ratio, noise = p99(took[1]) / p99(took[0]), by_chance(list(zip(*took, strict=True)))
     measured(p99_with_ms=round(1000 * p99(took[0]), 1), p99_without_ms=round(1000 * p99(took[1]), 1))
     measured(ratio=round(ratio, 3), by_chance=round(noise, 3), p50_ratio=round(median(took[1]) / median(took[0]), 3))
-    if pairs >= 1000:  # fewer say nothing of a p99
+    if pairs >= 1000:  # fewer requests give no p99
         assert ratio <= 1.05 * noise

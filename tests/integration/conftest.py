@@ -9,9 +9,9 @@ import pytest
 from tests.support.system import System, running
 
 SETTINGS = {
-    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
+    # LocalStack continues the long poll of a consumer that has ended, and delivers messages to it: keep polls short.
     "LONG_POLL": "1",
-    # What it holds then, and what has been away, is waited for: short times for that, longer than any provider takes.
+    # Tests wait for such messages and for restarted parts: short times, but longer than any provider takes.
     "VISIBILITY": "10",
     "HEARTBEAT": "3",
     "LEASE": "4",
@@ -25,6 +25,6 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """All five services, LocalStack and PostgreSQL, as `orderflow up` runs them. Each test leaves it whole."""
+    """All five services, LocalStack and PostgreSQL, as `orderflow up` runs them. Each test leaves it intact."""
     with running(tmp_path_factory.mktemp("system"), SETTINGS) as made:
         yield made

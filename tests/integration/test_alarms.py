@@ -1,4 +1,4 @@
-"""The stack's alarms, deployed for real: a LocalStack with CloudWatch, which the system itself does without."""
+"""The stack's alarms, really deployed, on a LocalStack with CloudWatch, which the system itself doesn't use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def emulator(tmp_path: Path) -> Iterator[str]:
 
 
 def test_with_somebody_to_tell_every_queue_is_watched(emulator: str) -> None:
-    """By default there are no alarms; a topic makes one for each queue, on the queue's own metric."""
+    """By default there are no alarms; naming a topic creates one for each queue, on the queue's own metric."""
     cloudwatch, cloudformation = client("cloudwatch", emulator), client("cloudformation", emulator)
     assert cloudwatch.describe_alarms()["MetricAlarms"] == []
     topic = client("sns", emulator).create_topic(Name="operators")["TopicArn"]

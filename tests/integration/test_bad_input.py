@@ -1,4 +1,4 @@
-"""What callers can send to the real servers: refused by name, at once, without effect."""
+"""Bad input to the real servers: it is refused at once and without effect, and the answer names the field."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def nothing_is_placed(system: System, request: pytest.FixtureRequest) -> Any:
-    """No test of a refused request leaves an order behind."""
+    """Checks that no refused request leaves an order behind."""
     count = "SELECT count(*) FROM orders"
     before = system.sql("order", count)
     yield
@@ -115,7 +115,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "64 KiB + 1": (VALID + b" " * (MAX_BODY + 1 - len(VALID)), 413, "65536"),
     "a megabyte": (b"x" * 1_000_000, 413, "65536"),
 }  # fmt: skip
-"""Whole bodies, the status, and a word of the answer."""
+"""Whole bodies, the status, and a word that the answer contains."""
 
 
 @pytest.mark.parametrize("case", list(BODIES))
@@ -161,14 +161,14 @@ def chunks(body: bytes, size: int = 4096) -> bytes:
 
 
 def test_a_chunked_body_is_read(system: System) -> None:
-    """It needn't say its length."""
+    """A body needn't state its length."""
     answer = talk(system, CHUNKED + chunks(VALID, 7))
     assert answer.status == 202
     system.until_terminal(json.loads(answer.body)["id"])
 
 
 def test_a_chunked_body_over_the_limit_is_refused(system: System) -> None:
-    """Once it is over, without reading it to its end."""
+    """It is refused once it exceeds the limit, without being read to its end."""
     assert talk(system, CHUNKED + chunks(b" " * (MAX_BODY + 1))).status == 413
 
 
@@ -194,7 +194,7 @@ BROKEN: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize("case", list(BROKEN))
 @pytest.mark.row(15)
 def test_broken_http_is_refused(system: System, case: str) -> None:
-    """The caller closes its side after what it sends: a body that stops short is told, not waited for."""
+    """The caller closes its side after sending: an incomplete body is refused, not waited for."""
     data, status = BROKEN[case]
     assert talk(system, data).status == status
 

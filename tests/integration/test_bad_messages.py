@@ -1,4 +1,4 @@
-"""What forgers can send to the real queues: parked with its reason, at once, without effect."""
+"""Forged messages in the real queues: they are dead-lettered with their reason, at once and without effect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 
 def envelope(message: Message, order_id: str | None = None, **changes: Any) -> str:
-    """A forged message, encoded; `changes` to its fields, None takes one away."""
+    """A forged message, encoded; `changes` to its fields, where None removes one."""
     made = compose(
         message, source="forger", order_id=order_id or clock.new_id(), workflow=Workflow.ORCHESTRATION,
         event_bus=EventBus.SNS,
@@ -59,13 +59,13 @@ GARBLED = {
         envelope(ReleaseStock(), type="orderflow.StockRejected.v1", data={"reason": "a\0b"}), "reason"),
     "oversized": (envelope(ReleaseStock(), data={"filling": "x" * MAX_BYTES}), "cap"),
 }  # fmt: skip
-"""Bodies, and a word of the reason that they are parked for."""
+"""Bodies, and a word of the reason for which they are dead-lettered."""
 
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.row(9, 15)
 def test_garbled_messages_are_parked_and_hold_nothing_up(system: System, service: str) -> None:
-    """More of them than a batch, right before an order: each is in the DLQ with its reason, and the order completes."""
+    """More than a batch of them, right before an order: each is in the DLQ with its reason, and the order completes."""
     effects = effects_of(system)
     system.send(service, *(body for body, _ in GARBLED.values()))
     workflows = [(Workflow.CHOREOGRAPHY, EventBus.SNS), (Workflow.ORCHESTRATION, EventBus.SNS)]
@@ -76,13 +76,13 @@ def test_garbled_messages_are_parked_and_hold_nothing_up(system: System, service
     assert set(reasons) == {body for body, _ in GARBLED.values()}
     for case, (body, word) in GARBLED.items():
         assert word in reasons[body], f"{case}: {reasons[body]}"
-    assert {receives for _, _, receives in found} == {1}, "parked at the first receive"
+    assert {receives for _, _, receives in found} == {1}, "dead-lettered at the first receive"
     system.check(acknowledged=healthy)
     assert effects_of(system) == effects, "nothing but the healthy orders left a trace"
 
 
 def effects_of(system: System) -> dict[str, int]:
-    """Rows that belong to no order."""
+    """The rows that belong to no order."""
     known = [i for (i,) in system.sql("order", "SELECT id::text FROM orders")]
     counted = {"inventory": "reservations", "payment": "payments", "shipping": "shipments", "orchestrator": "sagas"}
     counts = {
@@ -97,7 +97,7 @@ def effects_of(system: System) -> dict[str, int]:
     ("service", "message"), [("order", ConfirmOrder()), ("orchestrator", StockReserved(items=()))], ids=SERVICES[::4]
 )
 def test_a_message_about_an_unknown_order_is_parked(system: System, service: str, message: Message) -> None:
-    """By those who know all orders; it has no effect."""
+    """Services that know all orders dead-letter it; it has no effect."""
     effects = effects_of(system)
     body = envelope(message)
     system.send(service, body)
@@ -115,7 +115,7 @@ def test_an_event_without_what_its_reaction_needs_is_parked(system: System) -> N
 
 
 def test_what_means_nothing_to_a_service_is_acknowledged(system: System) -> None:
-    """A known type without a reaction is no error: it is gone, and no dead letter."""
+    """A known type without a reaction is no error: it is acknowledged, not dead-lettered."""
     effects = effects_of(system)
     system.send("shipping", envelope(RefundPayment()), envelope(ReleaseStock()))
     until(lambda: not system.depth("shipping"))
@@ -125,7 +125,7 @@ def test_what_means_nothing_to_a_service_is_acknowledged(system: System) -> None
 
 @pytest.mark.row(23)
 def test_a_newer_version_waits(system: System) -> None:
-    """For the consumer that knows it: it is neither parked nor lost, and nothing behind it waits."""
+    """It waits for a consumer that knows it: it is neither dead-lettered nor lost, and nothing behind it waits."""
     newer = [envelope(ReleaseStock(), type="orderflow.ReleaseStock.v2") for _ in range(11)]
     system.send("inventory", *newer)
     until(lambda: len(system.logged("inventory", "ReleaseStock.v2 is newer")) >= 22, what=lambda: "received twice")

@@ -1,4 +1,4 @@
-"""A mode or bus that doesn't exist stops the start: of the system, and of a service by itself."""
+"""A mode or bus that doesn't exist prevents the start of the system, and of a single service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_grou
     ],
 )
 def test_an_unknown_mode_stops_the_start(tmp_path: Any, name: str, value: str, choices: list[str]) -> None:
-    """Naming the setting, its value and what there is; nothing is started."""
+    """The error names the setting, its value and the valid ones; nothing is started."""
     runtime = EmbeddedRuntime(tmp_path / "home", {**free_ports(), name: value})
     with pytest.raises(RuntimeProblem) as problem:
         runtime.up()
@@ -36,7 +36,7 @@ def test_an_unknown_mode_stops_the_start(tmp_path: Any, name: str, value: str, c
 
 
 def test_a_service_refuses_an_unknown_mode_itself(system: System) -> None:
-    """As in a container, where nothing else checks: exit status 2, and why."""
+    """A single service, as in a container where nothing else checks it: exit status 2, and the reason."""
     environment = system.runtime.env("order") | {"WORKFLOW_MODE": "telepathy"}
     done = subprocess.run(
         [sys.executable, "-m", "orderflow.serve", "order"], env=environment, capture_output=True, text=True, timeout=60

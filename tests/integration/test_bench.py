@@ -1,4 +1,4 @@
-"""The bench, on the real system, at a size that measures nothing: that it works, and that its counts are right."""
+"""The bench on the real system, too short to measure anything: it works, and its counts are right."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _delete_stack(system: System) -> None:
 
 
 def test_both_sides_do_the_same_work(bench: Bench, system: System) -> None:
-    """One order at a time, both make the same number of AWS calls and deliver the same messages; and the system that
-    was measured adds up afterwards."""
+    """One order at a time, both sides make the same number of AWS calls and deliver the same messages; and the measured
+    system is consistent afterwards."""
     said: list[str] = []
     bench.compare(variants("choreography", "sns"), lambda done, total, doing: said.append(doing))
     [experiment] = bench.experiments
@@ -71,7 +71,7 @@ def test_both_sides_do_the_same_work(bench: Bench, system: System) -> None:
         assert all(ms > 0 for ms in side.latencies)
     # 5 publishes, 6 deliveries, each received and deleted alone; an idle long poll may end in between.
     assert bare.calls_single == pytest.approx(17, abs=4)
-    # The same, but deletes of several orders share calls.
+    # The same, but several orders share calls to delete messages.
     assert orderflow.calls_single is not None
     assert 11 <= orderflow.calls_single <= 21
     assert set(orderflow.cpu) == {"localstack", "postgres", *SERVICES, "generator"}

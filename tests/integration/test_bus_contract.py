@@ -1,4 +1,4 @@
-"""What orderflow asks of a broker, asked of each: the memory bus, LocalStack and moto's server."""
+"""What orderflow requires of a broker, tested on each: the memory bus, LocalStack and moto's server."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_command_reaches_its_service_only(bus: Memory | Emulated, service: str
 @pytest.mark.parametrize("event_bus", BUSES)
 @pytest.mark.row(23)
 def test_a_newer_version_reaches_its_listeners_too(bus: Memory | Emulated, event_bus: EventBus) -> None:
-    """It must wait in the queue for its consumer, not be filtered out on its way."""
+    """It must wait in the queue for its consumer, and not be filtered out before that."""
     empty(bus)
     known = parcel(c.OrderPlaced)
     newer = known.envelope.model_copy(update={"type": "orderflow.OrderPlaced.v2"})
@@ -124,7 +124,7 @@ def test_a_parked_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulate
 
 
 def test_dead_letters_are_looked_at_sent_back_and_thrown_away(bus: Memory | Emulated) -> None:
-    """Whoever takes some has them alone, until they are given back; a redriven one comes as it first came."""
+    """Received dead letters are invisible to others until they are returned; a redriven one arrives unchanged."""
     empty(bus)
     bus.parked("shipping")
     queue = bus.broker.queue("shipping")
@@ -151,7 +151,7 @@ def test_dead_letters_are_looked_at_sent_back_and_thrown_away(bus: Memory | Emul
 
 
 def test_nothing_is_ready_without_the_marker(bus: Memory | Emulated) -> None:
-    """Publishers hold back: topic and bus would take and drop what they have no subscription for."""
+    """Publishers wait: topic and bus would accept and drop messages without a subscription."""
     assert bus.broker.ready()
     bus.break_stack()
     try:
@@ -164,7 +164,7 @@ def test_nothing_is_ready_without_the_marker(bus: Memory | Emulated) -> None:
 @pytest.mark.parametrize(("channel", "target"), [(Channel.QUEUE, "order"), (Channel.BUS, "sns")])
 @pytest.mark.row(13)
 def test_a_batch_that_is_too_large_is_refused_whole(bus: Memory | Emulated, channel: Channel, target: str) -> None:
-    """Its entries may still go one by one: the publisher tries that (FAULTS row 13)."""
+    """Its entries may still be accepted one by one: the publisher tries that (FAULTS row 13)."""
     if not bus.limits:
         pytest.skip("this broker has no limit of size (docs/emulators.md)")
     sent = [parcel(size=120_000) for _ in range(BATCH)]  # over 1 MiB, the larger of the two limits
@@ -173,17 +173,18 @@ def test_a_batch_that_is_too_large_is_refused_whole(bus: Memory | Emulated, chan
 
 
 TOO_LONG = 4096
-"""Bytes of a message that a queue of a limit of half as many refuses."""
+"""The bytes of a message that a queue with half that limit refuses."""
 
 
 @pytest.mark.parametrize(("channel", "target"), [(Channel.QUEUE, "shipping"), (Channel.BUS, "eventbridge")])
 @pytest.mark.row(13)
 def test_one_entry_is_refused_and_the_others_go(bus: Memory | Emulated, channel: Channel, target: str) -> None:
-    """The broker takes nine of ten, and says which one it doesn't take, and why (FAULTS row 13). No JSON is the
-    message's own fault; a queue that takes less than we ever send is set up wrong. SNS on LocalStack takes all or none.
+    """The broker accepts nine of ten, and says which one it refuses, and why (FAULTS row 13). Invalid JSON is the
+    message's own fault; a queue that accepts less than we ever send is misconfigured. SNS on LocalStack accepts all or
+    none.
     """
     if not isinstance(bus, Emulated) or not bus.limits:
-        pytest.skip("this broker takes whatever it is sent (docs/emulators.md)")
+        pytest.skip("this broker accepts whatever it is sent (docs/emulators.md)")
     empty(bus)
     sent = [parcel(c.OrderPlaced) for _ in range(BATCH)]
     sent[3] = parcel(size=TOO_LONG) if channel is Channel.QUEUE else Parcel(sent[3].envelope, "no JSON")
@@ -201,7 +202,7 @@ def test_one_entry_is_refused_and_the_others_go(bus: Memory | Emulated, channel:
 )
 @pytest.mark.row(16)
 def test_the_largest_message_arrives_whole(bus: Memory | Emulated, channel: Channel, target: str) -> None:
-    """An envelope of exactly the cap passes every way that messages go, with what a call adds (FAULTS row 16)."""
+    """An envelope of exactly the cap passes through every channel, with the overhead of a call (FAULTS row 16)."""
     empty(bus)
     largest = parcel(c.OrderPlaced, size=MAX_BYTES)
     assert len(largest.body) == MAX_BYTES
@@ -211,7 +212,7 @@ def test_the_largest_message_arrives_whole(bus: Memory | Emulated, channel: Chan
 
 
 def test_a_broker_that_is_away_is_said_to_be() -> None:
-    """Neither ready, nor a hang, nor another kind of error."""
+    """It is not ready; it neither hangs nor raises another kind of error."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     broker = AwsBroker(Settings(aws_endpoint_url=f"http://127.0.0.1:{port}"))

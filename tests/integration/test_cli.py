@@ -21,12 +21,12 @@ ASKS = {
     "success": (), "out-of-stock": ("--sku", "SOLDOUT-1"), "declined": ("-p", "pm_card_declined"),
     "undeliverable": ("--postal-code", "00000"),
 }  # fmt: skip
-"""What makes each of the drawn outcomes happen."""
+"""The options that make each of the drawn outcomes happen."""
 
 
 @pytest.fixture(autouse=True)
 def _there(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every command of this file is for the test's own system, which is left adding up."""
+    """Every command of this file uses the tests' own system, which must be consistent afterwards."""
     monkeypatch.setenv("ORDERFLOW_RUNTIME", "embedded")
     monkeypatch.setenv("ORDERFLOW_HOME", str(system.runtime.home.path))
     monkeypatch.setenv("COLUMNS", "140")
@@ -47,7 +47,7 @@ def as_json(*arguments: str, code: int = 0) -> Any:
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("workflow", TABLE)
 def test_an_order_moves_as_its_workflow_is_drawn(workflow: Workflow, outcome: str) -> None:
-    """`order place --watch` tells just those messages that `workflow show` draws."""
+    """`order place --watch` shows exactly those messages that `workflow show` draws."""
     found = as_json("order", "place", "--watch", "-w", workflow.value, *ASKS[outcome])
     told = {(e["service"], e["type"]) for e in found["timeline"]["entries"] if e["message_id"]}
     drawn = {(t.sender, t.name) for t in play(workflow, outcome)}
@@ -80,14 +80,14 @@ def test_a_key_places_an_order_once() -> None:
 
 
 def test_a_confirmed_order_is_not_cancelled() -> None:
-    """409, as a problem that names the way out."""
+    """It is refused with 409, as a problem that says what to do."""
     order_id = as_json("order", "place", "--watch")["order"]["id"]
     result = orderflow("order", "cancel", order_id, code=1)
     assert "409" in str(result.exception)
 
 
 def test_compare_places_the_same_order_under_every_workflow() -> None:
-    """Each in a column of its own, with who decides and how many messages it took."""
+    """Each has its own column, with who decides and how many messages it took."""
     found = as_json("order", "place", "--compare")
     assert {one["workflow"] for one in found} == {w.value for w in TABLE}
     assert {one["order"]["status"] for one in found} == {"CONFIRMED"}
@@ -100,7 +100,7 @@ def test_demo_checks_every_promise(system: System) -> None:
     found = as_json("demo", "--scenario", "success", "--scenario", "undeliverable")
     assert found["promises_hold"]
     for run in found["runs"]:
-        if run["workflow"] != "step-functions":  # a state machine takes its answers itself
+        if run["workflow"] != "step-functions":  # a state machine receives its answers itself
             assert run["disturbed"] or run["messages"] <= run["deliveries"] + 1
         assert run["aws_calls"] > run["messages"]
         assert set(run["undone"]) == ({"stock", "payment"} if run["scenario"] == "undeliverable" else set())
@@ -115,7 +115,7 @@ def test_demo_ends_with_one_where_a_promise_is_broken(system: System, monkeypatc
 
 
 def test_trace_draws_every_service() -> None:
-    """From Jaeger where there is one, else from the timeline, which it says."""
+    """It comes from Jaeger if there is one, otherwise from the timeline, and says so."""
     order_id = as_json("order", "place", "--watch")["order"]["id"]
     found = as_json("order", "trace", order_id)
     names = {bar["service"] for bar in _flat(found["spans"])}
@@ -125,7 +125,7 @@ def test_trace_draws_every_service() -> None:
 
 
 def test_logs_of_one_order_come_from_all_services(system: System) -> None:
-    """In the order of time, and no other order's."""
+    """They are in order of time, and contain no other order's lines."""
     order_id = as_json("order", "place", "--watch", "-p", "pm_card_timeout")["order"]["id"]
     until(lambda: order_id in system.runtime.logs("payment"))
     lines = [json.loads(line) for line in orderflow("logs", "--order", order_id, "--json").output.splitlines()]

@@ -1,5 +1,5 @@
-"""Dead letters on a real system: parked by a handler that fails, undeliverable by topic or rule, by HTTP and CLI, and
-the plain AWS way."""
+"""Dead letters on a real system: after a failing handler, or undeliverable by topic or rule; managed over HTTP, by the
+CLI, and with plain AWS tools."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def orderflow(system: System, monkeypatch: pytest.MonkeyPatch, *arguments: str) 
 
 
 def test_from_a_failing_handler_to_a_confirmed_order(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an operator goes about it: the list says why, the handler is mended, the redrive lets the order go on."""
+    """An operator's procedure: the list says why, the handler is fixed, and after the redrive the order continues."""
     system.clean()
     system.sql("inventory", FAILING)
     try:
@@ -53,7 +53,7 @@ def test_from_a_failing_handler_to_a_confirmed_order(system: System, monkeypatch
     assert {(one["service"], one["type"], one["handler"]) for one in letters} == {
         ("inventory", "OrderPlaced", "ReserveStock")
     }
-    assert all(1 <= one["receives"] <= 5 for one in letters), "its owner sends it again meanwhile, which counts, too"
+    assert all(1 <= one["receives"] <= 5 for one in letters), "its owner resends it meanwhile, which counts, too"
     assert letters == json.loads(orderflow(system, monkeypatch, "dlq", "list", "--json"))["items"], "all given back"
     assert "pm_card" not in json.dumps(letters)
     assert letters[0]["id"] in orderflow(system, monkeypatch, "dlq", "show", letters[0]["message_id"])
@@ -71,8 +71,8 @@ def test_from_a_failing_handler_to_a_confirmed_order(system: System, monkeypatch
 
 
 def test_what_a_queue_refuses_by_its_settings_is_sent_once_they_are_mended(system: System) -> None:
-    """A queue takes short messages only. The command that is too long for it may blame the queue, so it is no dead
-    letter: it is retried, and nobody else waits. Mended, the order continues without an operator."""
+    """A queue accepts short messages only. A command that is too long for it may be the queue's fault, so it is
+    retried, not dead-lettered, and nobody else waits. Once that is fixed, the order continues by itself."""
     system.clean()
     sqs, queue = system.aws("sqs"), system.url("localstack", "/000000000000/orderflow-inventory")
     [before] = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["MaximumMessageSize"])["Attributes"].values()
@@ -91,7 +91,7 @@ def test_what_a_queue_refuses_by_its_settings_is_sent_once_they_are_mended(syste
 
 
 def test_what_is_thrown_away_is_logged_with_who_and_why(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the depth of the queue is among the metrics."""
+    """The depth of the queue is among the metrics, too."""
     system.clean()
     system.send("payment", *(f"no envelope {n}" for n in range(25)))
     until(lambda: system.depth("payment-dlq") == 25)
@@ -114,12 +114,12 @@ def test_what_is_thrown_away_is_logged_with_who_and_why(system: System, monkeypa
 
 @pytest.fixture(scope="module")
 def stack(system: System) -> Emulated:
-    """A stack of its own that no service works on."""
+    """A separate stack that no service uses."""
     return Emulated(system.url("localstack"), by_template)
 
 
 def charged(bus: EventBus) -> Parcel:
-    """An event that shipping hears."""
+    """An event to which shipping listens."""
     amount = c.Money(amount=1, currency="EUR")
     envelope = compose(
         c.PaymentCharged(payment_id="ch_1", amount=amount), source="payment", order_id=clock.new_id(),
@@ -134,7 +134,7 @@ def letters_of(stack: Emulated, name: str) -> SqsDeadLetters:
 
 
 def test_what_the_topic_could_not_deliver_is_redriven_to_the_queue(system: System, stack: Emulated) -> None:
-    """The queue is gone; SNS puts the event into the subscription's DLQ, and it comes as it would have come."""
+    """The queue is missing; SNS puts the event into the subscription's DLQ; after a redrive it arrives unchanged."""
     sqs = system.aws("sqs")
     url = system.url("localstack", f"/000000000000/{NAME}-shipping")
     kept = ["VisibilityTimeout", "RedrivePolicy"]
@@ -179,8 +179,8 @@ def arn(name: str) -> str:
 
 
 def test_the_plain_aws_way(system: System, stack: Emulated) -> None:
-    """`start-message-move-task` with a destination, as docs/operating.md has it. Without one it fails: a message that
-    a consumer parked has no source that SQS knows."""
+    """`start-message-move-task` with a destination, as in docs/operating.md. Without one it fails: a message that a
+    consumer dead-lettered has no source that SQS knows."""
     sqs = system.aws("sqs")
     queue = stack.broker.queue("shipping")
     sent = [charged(EventBus.SNS) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""`orderflow doctor` on a running system: whole, and with faults done to it; and finding and retrying stuck orders."""
+"""`orderflow doctor` on a running system, intact and with faults; and finding and retrying stuck orders."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def orderflow(*arguments: str, code: int = 0) -> Any:
 
 
 def problems(code: int) -> dict[str, list[str]]:
-    """What the doctor calls a problem, by check; each comes with what to do."""
+    """The problems that the doctor reports, by check; each says what to do."""
     found = [f for f in orderflow("doctor", code=code)["findings"] if f["level"] == "problem"]
     assert all(finding["way_out"] for finding in found)
     return {f["check"]: [g["text"] for g in found if g["check"] == f["check"]] for f in found}
 
 
 def test_a_whole_system_is_healthy(system: System) -> None:
-    """Every check is there, and none finds a problem."""
+    """Every check runs, and none finds a problem."""
     system.until_terminal(system.place())
     told = orderflow("doctor")
     assert told["healthy"]
@@ -102,7 +102,7 @@ def test_drift_of_the_stack_is_found_part_by_part(system: System) -> None:
 
 
 def test_a_part_that_is_down_is_named(system: System) -> None:
-    """Once as a part and once as a service; what it would have told is not called fine."""
+    """It is reported as a part and as a service; checks that need its answer don't report that all is fine."""
     parts.stop(system.runtime, "shipping")
     try:
         found = problems(code=1)
@@ -124,7 +124,7 @@ STUCK = "UPDATE orders SET open = true, attention = true, status = 'NEEDS_ATTENT
 
 
 def test_stuck_orders_of_every_workflow_are_found_by_one_command(system: System) -> None:
-    """Those that need an operator, and one past every deadline. A retry is in the timeline with who and why."""
+    """Orders that need an operator, and one past every deadline. The timeline records a retry with who and why."""
     orders = {workflow: system.place((workflow, EventBus.SNS)) for workflow in TABLE}
     late = system.place()
     fine = system.place()

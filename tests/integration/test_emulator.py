@@ -1,4 +1,4 @@
-"""What the hook `before_deploy.py` makes faster or mends in LocalStack: looked at in LocalStack's own interpreter."""
+"""What the hook `before_deploy.py` speeds up or fixes in LocalStack, inspected in LocalStack's own interpreter."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ json.dump(seen, sys.stdout)
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What that program saw."""
+    """The output of that program."""
     install()
     home = tmp_path_factory.mktemp("localstack")
     done = subprocess.run(
@@ -98,5 +98,5 @@ def test_an_emulation_of_ec2_is_not_loaded(seen: dict[str, Any]) -> None:
 
 
 def test_a_task_that_timed_out_before_it_knew_its_parameters_sends_nothing(seen: dict[str, Any]) -> None:
-    """LocalStack skips what it has not evaluated by then: the services had half of an envelope to park."""
+    """LocalStack skips what it has not evaluated by then: the services then had to dead-letter half an envelope."""
     assert seen["parameters"] == [{"QueueUrl": "q"}, "timed out"]

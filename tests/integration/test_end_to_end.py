@@ -1,6 +1,6 @@
 """Real orders through real processes: every workflow over every bus to every outcome, as callers and the oracle see it.
 
-All orders are placed at once, by the first test that asks for one, and each test looks at its own.
+The first test that needs an order places all orders at once, and each test checks its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kind = tuple[Workflow, EventBus]
 
 
 class Outcome(NamedTuple):
-    """An order, and what must have become of it."""
+    """An order, and the outcome that it must have."""
 
     order: dict[str, Any]
     status: str
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     stock: str
     """The state of its reservation."""
     told: set[str]
-    """What its timeline tells, at least, beside OrderPlaced and how it ended."""
+    """The messages that its timeline must contain, beside OrderPlaced and the final one."""
 
 
 DONE = {"StockReserved", "PaymentCharged", "ShipmentScheduled"}
@@ -86,7 +86,7 @@ def orders(system: System) -> dict[tuple[Kind, str], str]:
 def test_an_order_ends_as_it_should(
     system: System, orders: dict[tuple[Kind, str], str], kind: Kind, outcome: str
 ) -> None:
-    """Its status and reason, the providers' ledger, the reservation and the timeline all tell the same."""
+    """Its status and reason, the providers' ledger, the reservation and the timeline all agree."""
     expected, order_id = OUTCOMES[outcome], orders[kind, outcome]
     assert system.until_terminal(order_id) == [expected.status]
     order = system.order(order_id)
@@ -101,7 +101,7 @@ def test_an_order_ends_as_it_should(
 
 
 def tells(system: System, kind: Kind, order_id: str, expected: Outcome) -> None:
-    """The timeline is whole, in order, merged from both logs, and every cause in it is in it too."""
+    """The timeline is complete, in order and merged from both logs, and contains the cause of every entry."""
     end = {"CONFIRMED": "OrderConfirmed", "CANCELLED": "OrderCancelled"}[expected.status]
     wanted = expected.told | {"OrderPlaced", end}
 
@@ -109,8 +109,8 @@ def tells(system: System, kind: Kind, order_id: str, expected: Outcome) -> None:
 
     def whole() -> Any:
         told = system.timeline(order_id)
-        # The order has ended by its own service's word; its saga hears of that by a message. On a busy machine a
-        # coordinator may take longer to tell than is waited for.
+        # The order has ended for its own service; its saga learns that by a message. On a busy machine, a coordinator
+        # may take longer to record it than the test waits.
         ended = not by_saga or system.get("orchestrator", f"/sagas/{order_id}")["state"] == expected.status
         return ended and not told.get("incomplete") and wanted <= {e["type"] for e in told["entries"]} and told
 
@@ -137,7 +137,7 @@ def tells(system: System, kind: Kind, order_id: str, expected: Outcome) -> None:
 @every_kind
 @pytest.mark.row(18)
 def test_cancelled_before_anything_happened(system: System, kind: Kind) -> None:
-    """202 as soon as it is placed, and 202 again; then nothing is left of it."""
+    """202 as soon as it is placed, and 202 again; then nothing of it is left."""
     order_id = system.place(kind)
     assert system.cancel(order_id) == 202
     assert system.cancel(order_id) == 202
@@ -154,7 +154,7 @@ WAITS = {"payment": ("payments", "payment"), "carrier": ("shipments", "shipping"
 @every_kind
 @pytest.mark.row(18)
 def test_cancelled_while_a_provider_is_at_it(system: System, kind: Kind, provider: str) -> None:
-    """The call is under way, and may or may not take effect: afterwards there is no charge and no shipment."""
+    """The call is in flight, and may or may not take effect: afterwards there is no charge and no shipment."""
     order_id = system.place(kind, **SLOW[provider])
     table, service = WAITS[provider]
     asked = f"SELECT 1 FROM {table} WHERE order_id = %s AND state = 'intended'"
@@ -177,7 +177,7 @@ def test_cancelled_too_late(system: System, kind: Kind) -> None:
 
 
 def gave_back(system: System, order_id: str) -> None:
-    """What was done for an order has been undone."""
+    """Everything that was done for an order has been compensated."""
     ledger = system.ledger(order_id)
     assert ledger.count("charge") == ledger.count("refund") <= 1
     assert ledger.count("shipment") == ledger.count("cancellation") <= 1
@@ -185,7 +185,7 @@ def gave_back(system: System, order_id: str) -> None:
 
 
 def test_what_an_order_waits_for(system: System) -> None:
-    """Of every kind: while its card is slow, its timeline says who must answer, since when, and until when."""
+    """For every kind: while the card is slow, the timeline says who must answer, since when, and until when."""
     orders = []
     for kind in KINDS:
         orders.append(order_id := system.place(kind, payment_method="pm_card_timeout"))
@@ -201,7 +201,7 @@ def test_what_an_order_waits_for(system: System) -> None:
 
 
 def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
-    """The order's own part is shown, and whose part is missing."""
+    """The order's own part is shown, and the name of the service whose part is missing."""
     order_id = system.place((Workflow.ORCHESTRATION, EventBus.SNS))
     system.until_terminal(order_id)
     parts.stop(system.runtime, "orchestrator")
@@ -217,7 +217,7 @@ def test_a_timeline_without_its_coordinator_says_so(system: System) -> None:
 
 @pytest.mark.row(16)
 def test_the_largest_order_is_delivered_in_every_workflow(system: System) -> None:
-    """Every field at its longest, in characters that take most bytes, over the real broker (FAULTS row 16)."""
+    """Every field at its longest, in the characters with the most bytes, over the real broker (FAULTS row 16)."""
     wide = "\N{PILE OF POO}"
     address = {"name": wide * 200, "line1": wide * 200, "city": wide * 100, "postal_code": wide * 20, "country": "DE"}
     largest = {"items": [{"sku": "LAMP-1", "quantity": 1}] * MAX_LINES, "shipping_address": address}
@@ -241,7 +241,7 @@ def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: 
                 answer = caller.post(system.url("order", "/orders"), json=body, headers=headers)
                 if answer.status_code != 503:
                     return answer
-                # The first one had not ended when this one's patience had: few may wait, and no answer is lost.
+                # The first one had not ended when this one gave up waiting: few may wait, and no answer is lost.
                 time.sleep(float(answer.headers["Retry-After"]))
 
     together = threading.Barrier(100)
@@ -265,7 +265,7 @@ def test_one_key_a_hundred_times_at_once_is_one_order(system: System, measured: 
 
 
 def test_the_list_by_pages(system: System) -> None:
-    """Newest first, each order once, however it is cut; filters by customer, workflow and status."""
+    """Newest first, each order once, for any page size; filters by customer, workflow and status."""
     customer = f"c-{clock.new_id()}"
     kinds = [KINDS[i % len(KINDS)] for i in range(7)]
     placed = [system.place(kind, customer_id=customer) for kind in kinds]
@@ -286,7 +286,7 @@ def test_the_list_by_pages(system: System) -> None:
 
 
 def test_an_order_takes_the_systems_workflow(system: System) -> None:
-    """Where it names none."""
+    """An order that names no workflow or bus gets the system's."""
     order_id = system.place()
     order = system.order(order_id)
     assert (order["workflow"], order["event_bus"]) == ("choreography", "sns")

@@ -1,4 +1,4 @@
-"""The logs of a running system: one order's story over all services, and nothing about anybody."""
+"""The logs of a running system: one order's history over all services, and no personal data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PRIVATE = ("Bartholomea Quist", "9 Nightingale Mews", "Llanfairpwll", "+44 20 7946 0958", "pm_card")
 ADDRESS = {"name": PRIVATE[0], "line1": PRIVATE[1], "city": PRIVATE[2], "postal_code": "10115", "country": "GB"}
 NEVER = (*PRIVATE, "tasktoken", "payment_method", "shipping_address", "specversion", "Bearer ", "password")
-"""What no line may hold: the orders' own data, tokens, and what only a raw body has."""
+"""Texts that no line may contain: the orders' own data, tokens, and what only a raw body has."""
 
 ASKS: tuple[dict[str, Any], ...] = (
     {},
@@ -30,14 +30,14 @@ ASKS: tuple[dict[str, Any], ...] = (
 
 
 def lines_of(system: System, order_id: str) -> list[dict[str, Any]]:
-    """The lines of all services that name an order, in the order of time."""
+    """The lines of all services that name an order, in order of time."""
     found = [line for service in SERVICES for line in system.logged(service, order_id)]
     return sorted(found, key=lambda line: line["timestamp"])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
 def test_an_orders_lines_tell_its_story(system: System, kind: tuple[Workflow, EventBus]) -> None:
-    """Each service that had to do with it says so: by order, message, trace and workflow, from acceptance to end."""
+    """Each service that worked on the order logs it with order, message, trace and workflow, from acceptance to end."""
     order_id = system.place(kind)
     assert system.until_terminal(order_id) == ["CONFIRMED"]
     acted = {"order", "inventory", "payment", "shipping"}
@@ -60,7 +60,7 @@ def test_an_orders_lines_tell_its_story(system: System, kind: tuple[Workflow, Ev
 
 
 def test_nothing_private_is_in_any_log(system: System) -> None:
-    """Of all outcomes in all workflows, of requests that are refused, and of messages that nobody can read."""
+    """For all outcomes in all workflows, for refused requests, and for unreadable messages."""
     cases = [(kind, ask) for kind in KINDS for ask in ASKS]
     with ThreadPoolExecutor(6) as pool:
         ids = list(pool.map(lambda c: system.place(c[0], **{"shipping_address": ADDRESS, **c[1]}), cases))
@@ -70,7 +70,7 @@ def test_nothing_private_is_in_any_log(system: System) -> None:
     for wrong in ({"quantity": -1}, {"customer_id": 7}, {"payment_method": ["pm_card_visa"]}, {"card": "pm_card_visa"}):
         assert system.post(order_body(shipping_address=ADDRESS, **wrong)).status_code == 422
     system.http.post(system.url("order", "/orders"), content=json.dumps({"a": PRIVATE})[:-1])
-    # Undecodable, and one whose data doesn't fit: both are parked, with the reason in a line.
+    # One is undecodable, and one has invalid data: both are dead-lettered, and a line says why.
     for body in (json.dumps({"name": PRIVATE}), '{"specversion": "1.0", "tasktoken": "' + PRIVATE[0] + '"'):
         system.send("inventory", body)
     parked = until(lambda: system.logged("inventory", "message parked"), 60)

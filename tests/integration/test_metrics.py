@@ -1,4 +1,4 @@
-"""`/metrics` of a running system: what its processes count, those without a port too."""
+"""`/metrics` of a running system: the counts of its processes, including those without a port."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.support.system import KINDS, System, until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HANDED_IN = 30
-"""Seconds in which a process has handed in what it counted, on a busy machine; usually five."""
+"""Seconds within which a process has reported its counts, on a busy machine; usually five."""
 
 
 def metrics(system: System, url: str) -> dict[tuple[str, ...], float]:
-    """Values by name and the labels' values, in the order of the labels' names."""
+    """Values by metric name and label values, which are in the order of the labels' names."""
     text = system.http.get(f"{url}/metrics").text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
     return {(s.name, *(value for _, value in sorted(s.labels.items()))): s.value for s in samples}
 
 
 def test_orders_are_counted_from_their_acceptance_to_their_end(system: System) -> None:
-    """Open and stuck ones, how long the others took by workflow and outcome, and what the broker was asked."""
+    """Open and stuck orders, the duration of the others by workflow and outcome, and the calls to the broker."""
     system.clean()
     before = metrics(system, system.url("order"))
     ids = [system.place(kind) for kind in KINDS] + [system.place(kind, sku="SOLDOUT-1") for kind in KINDS]
@@ -41,7 +41,7 @@ def test_orders_are_counted_from_their_acceptance_to_their_end(system: System) -
     for workflow, _ in KINDS:
         for status in ("CONFIRMED", "CANCELLED"):
             key = ("orderflow_order_seconds_count", status, workflow.value)
-            assert found[key] - before.get(key, 0) == 2, key  # one a bus
+            assert found[key] - before.get(key, 0) == 2, key  # one per bus
             took = ("orderflow_order_seconds_sum", status, workflow.value)
             assert 0 < found[took] - before.get(took, 0) < 240
     posted = ("orderflow_http_requests_total", "POST", "/orders", "202")
@@ -72,7 +72,7 @@ def process(system: System, service: str, **settings: str) -> Iterator[subproces
 
 
 def test_a_process_without_a_port_is_counted(system: System) -> None:
-    """Workers do the work; the service's web process tells of it, also when they have ended."""
+    """Workers do the work; the service's web process reports it, even after they have ended."""
     port = free_ports()["INVENTORY_PORT"]
     web_url = f"http://127.0.0.1:{port}"
     parts.stop(system.runtime, "inventory")

@@ -22,7 +22,7 @@ from tests.support.system import System
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 EXAMPLES = 6
-"""Requests for each operation, as many that fit its schema as that don't."""
+"""Requests for each operation that fit its schema, and as many that don't."""
 
 CHECKS = [
     not_a_server_error,
@@ -32,7 +32,7 @@ CHECKS = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-"""Not that all which fits its schema is accepted: that a SKU must be for sale, say, no schema tells."""
+"""Not that everything that fits the schema is accepted: no schema says that a SKU must be for sale, for example."""
 
 
 NEVER_DONE = {"POST /stock/{sku}/restock", "POST /orders/{order_id}/retry", "POST /orders/{order_id}/cancel"}
@@ -71,7 +71,7 @@ def test_a_service_does_what_its_document_says(system: System, service: str) -> 
 
 
 def _known(operation: APIOperation[Any, Any, Any], order_id: str) -> list[Case]:
-    """What no schema tells: requests that succeed."""
+    """Requests that succeed, which no schema describes."""
     match operation.label:
         case "POST /orders":
             return [operation.Case(body=order_body(), media_type="application/json")]
@@ -96,6 +96,6 @@ def _run(operation: APIOperation[Any, Any, Any], mode: GenerationMode, ask: Any)
     try:
         generated()
     except Unsatisfiable:
-        # It takes nothing, so nothing can be wrong with it.
+        # It takes no input, so no input can be wrong.
         assert mode is GenerationMode.NEGATIVE
         assert not {"requestBody", "parameters"} & operation.definition.raw.keys()

@@ -1,5 +1,5 @@
-"""The policies of the services, deployed, against what each service asks AWS for while it runs: seen by a proxy between
-it and the broker, since LocalStack itself allows everything."""
+"""Compares the services' deployed policies with the calls that each service makes to AWS while it runs. A proxy between
+it and the broker sees them, since LocalStack itself allows everything."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Rights = dict[str, set[str]]
 """Resources by action."""
 
 OUTCOMES = ({}, {"postal_code": "00000"})
-"""A success, and the refusal that makes everything before it be undone."""
+"""A success, and the refusal that compensates everything before it."""
 IN_ACCOUNT = "us-east-1:000000000000"
 
 
 class Requests(Tap):
-    """Notes what is asked over one connection, as IAM sees it: a batch operation is its single one.
+    """Records the calls over one connection, as IAM sees them: a batch operation counts as its single one.
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-batch-api-actions.html"""
 
     def __init__(self, used: Rights) -> None:
@@ -76,7 +76,7 @@ def _header(head: bytes, name: str) -> str:
 
 @contextmanager
 def watched(system: System) -> Iterator[dict[str, Rights]]:
-    """The running system, with a proxy between each service and the broker: what each uses."""
+    """The running system, with a proxy between each service and the broker that records what each uses."""
     used: dict[str, Rights] = {service: defaultdict(set) for service in SERVICES}
     with ExitStack() as stack:
         urls = {
@@ -117,7 +117,7 @@ def deployed(system: System, **parameters: str) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def policies(system: System) -> dict[str, Rights]:
-    """What each service may do, by the role that CloudFormation made for it from policies.yaml."""
+    """What each service may do, by the role that CloudFormation created for it from policies.yaml."""
     iam = client("iam", system.url("localstack"))
     found: dict[str, Rights] = {}
     with deployed(system, RunsAs=RUNS_AS) as made:
@@ -144,7 +144,8 @@ def place_all(system: System) -> str:
 
 
 def lose_an_execution(system: System) -> None:
-    """One is stopped while its order waits for a slow carrier; the order asks after it, the guardian starts another."""
+    """An execution is stopped while its order waits for a slow carrier; the order asks for it, and the guardian starts
+    another one."""
     order_id = system.place((Workflow.STEP_FUNCTIONS, EventBus.SNS), postal_code="99999")
     execution = f"arn:aws:states:{IN_ACCOUNT}:execution:orderflow-orders:{order_id}"
     until(lambda: system.timeline(order_id)["waiting_for"])  # reads the execution's history
@@ -160,7 +161,7 @@ def lose_an_execution(system: System) -> None:
 
 
 def settle_dead_letters(system: System, order_id: str) -> None:
-    """A message of an unknown type in each queue is parked; an operator looks, redrives, and discards what is back."""
+    """A message of an unknown type in each queue is dead-lettered; an operator lists, redrives and discards it."""
     body = compose(
         OrderPaid.model_construct(), source="test", order_id=order_id, workflow=KINDS[0][0], event_bus=KINDS[0][1]
     ).encode()
@@ -180,8 +181,8 @@ def settle_dead_letters(system: System, order_id: str) -> None:
 
 
 def test_policies_allow_what_services_do(system: System, policies: dict[str, Rights]) -> None:
-    """Whatever a service asks for, its policy allows on just that resource; and no action is allowed that it never asks
-    for. That no resource is too much is held by `tests/unit/deploy/test_stack_policies.py`."""
+    """Each service's policy allows exactly the calls that it makes, on those resources; and it allows no action that
+    the service never uses. `tests/unit/deploy/test_stack_policies.py` checks that no resource is too much."""
     system.clean()
     with watched(system) as used:
         order_id = place_all(system)
@@ -199,6 +200,6 @@ def test_policies_allow_what_services_do(system: System, policies: dict[str, Rig
 
 
 def test_by_default_there_are_policies_only(system: System) -> None:
-    """For those whose services run as roles that they have already."""
+    """For users whose services run with existing roles."""
     with deployed(system) as made:
         assert set(made) == {f"{service.capitalize()}Policy" for service in SERVICES}

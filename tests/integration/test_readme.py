@@ -1,4 +1,4 @@
-"""README's commands, executed in the order in which they stand, in a home and on ports of their own."""
+"""README's commands, executed in the order in which they appear, in their own home and on their own ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def commands() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_commands_work(tmp_path: Path) -> None:
-    """Each ends well, and says something."""
+    """Each command succeeds, and prints something."""
     found = commands()
     assert "make up" in found
     assert "make demo" in found

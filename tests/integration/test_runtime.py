@@ -1,4 +1,4 @@
-"""The embedded runtime, for real: its own home, free ports, beside whatever else runs on this machine."""
+"""The real embedded runtime: with its own home and free ports, beside whatever else runs on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def all_ready(system: EmbeddedRuntime) -> bool:
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
+    # LocalStack continues the long poll of a consumer that has ended, and delivers messages to it: keep polls short.
     return {**free_ports(), "LONG_POLL": "1"}
 
 
@@ -51,7 +51,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) -
 
 
 def test_up_returns_when_every_part_is_ready(system: EmbeddedRuntime) -> None:
-    """And says nothing changed when it is called again."""
+    """A second call says that nothing changed."""
     assert all_ready(system)
     assert system.up() == {}
 
@@ -93,7 +93,7 @@ def test_what_is_killed_comes_back(system: EmbeddedRuntime, part: str) -> None:
 
 
 def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRuntime) -> None:
-    """It keeps nothing over a restart; the stack is deployed again, its marker last."""
+    """It keeps nothing across a restart; the stack is deployed again, its marker last."""
     sqs = client("sqs", system.plan.url("localstack"))
     sqs.create_queue(QueueName="made-by-hand")
     killed = parts.kill(system, "localstack")
@@ -105,7 +105,8 @@ def test_a_localstack_that_comes_back_empty_gets_its_stack(system: EmbeddedRunti
 
 
 def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRuntime) -> None:
-    """Whichever way an event takes, the consumer reads the same body; what a service doesn't hear never comes."""
+    """By whichever bus an event comes, the consumer reads the same body; events that a service doesn't listen to never
+    arrive."""
     sqs, sns, events = (client(name, system.plan.url("localstack")) for name in ("sqs", "sns", "events"))
     parts.stop(system, "inventory")  # or it would take them
     try:
@@ -144,7 +145,7 @@ def test_topic_and_bus_put_the_envelope_itself_into_the_queue(system: EmbeddedRu
 
 
 def test_a_changed_setting_restarts_the_services_only(system: EmbeddedRuntime, settings: dict[str, str]) -> None:
-    """`up` on a running system tells old and new; LocalStack and PostgreSQL go on."""
+    """`up` on a running system shows old and new values; LocalStack and PostgreSQL keep running."""
     before = {name: system.pid(name) for name in PARTS}
     switched = EmbeddedRuntime(system.home.path, {**settings, "WORKFLOW_MODE": "orchestration"})
     assert switched.up() == {"WORKFLOW_MODE": ("choreography", "orchestration")}
@@ -186,7 +187,7 @@ def test_a_service_that_cannot_start_is_told_and_taken_back(tmp_path: Path) -> N
 
 
 def test_the_rest_of_a_crashed_run_is_cleaned_up(system: EmbeddedRuntime) -> None:
-    """kill -9 of the supervisor leaves orphans: the next `up` ends them and starts afresh, with the old data."""
+    """kill -9 of the supervisor leaves orphans: the next `up` ends them and starts again, with the old data."""
     with psycopg.connect(system.env("order")["DATABASE_URL"], autocommit=True) as connection:
         connection.execute("CREATE TABLE kept (id int)")
     old = leftovers.find(system.home)

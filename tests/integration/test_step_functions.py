@@ -53,7 +53,7 @@ class Machine:
         return str(self.client.describe_execution(executionArn=self.arn(name))["status"])
 
     def asked(self, name: str, command: str) -> list[dict[str, Any]]:
-        """The messages of this type that an execution has sent; none before it began."""
+        """The messages of this type that an execution has sent; none if it has not begun."""
         try:
             events = self.client.get_execution_history(executionArn=self.arn(name), maxResults=1000)["events"]
         except self.client.exceptions.ExecutionDoesNotExist:
@@ -75,7 +75,7 @@ def machine(system: System) -> Iterator[Machine]:
 
 
 def commands(system: System, order_id: str, name: str) -> list[str]:
-    """How often the timeline tells of a command, by its notes."""
+    """How often the timeline contains a command, by its notes."""
     return [e["note"] for e in system.timeline(order_id)["entries"] if e["type"] == name and e["kind"] == "command"]
 
 
@@ -85,7 +85,7 @@ def restarts(system: System, order_id: str) -> int:
 
 
 def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> None:
-    """Stopped, orders go on; their timeline says that a part is missing, and has it afterwards."""
+    """With the orchestrator stopped, orders continue; their timeline says that a part is missing, and has it later."""
     parts.stop(system.runtime, "orchestrator")
     try:
         ids = [system.place(KIND) for _ in range(3)] + [system.place(KIND, postal_code="00000")]
@@ -100,7 +100,7 @@ def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> 
 
 @pytest.mark.row(18)
 def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine) -> None:
-    """By the same machine with a new token; the answer to the old one is harmless."""
+    """The same machine resends it with a new token; the answer to the old one is harmless."""
     parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: len(machine.asked(order_id, "ChargePayment")) > 1)
@@ -115,13 +115,13 @@ def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine)
 
 @pytest.mark.row(18)
 def test_a_deadline_undoes_the_order(system: System, machine: Machine) -> None:
-    """The arbiter is asked first; the service that comes back refuses the late command and answers the undo."""
+    """The arbiter is asked first; the service that comes back refuses the late command and answers the compensation."""
     parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: system.order(order_id)["status"] == "CANCELLING")
     parts.start(system.runtime, "payment")
     until(lambda: system.order(order_id)["status"] in ("CANCELLED", "NEEDS_ATTENTION"))
-    if system.order(order_id)["status"] == "NEEDS_ATTENTION":  # a slow machine: the undo's own attempts ran out
+    if system.order(order_id)["status"] == "NEEDS_ATTENTION":  # a slow machine: the compensation's own attempts ran out
         retry(system, order_id)
         until(lambda: system.order(order_id)["status"] == "CANCELLED")
     assert "ChargePayment" in system.order(order_id)["reason"]
@@ -136,13 +136,13 @@ def retry(system: System, order_id: str) -> None:
 
 @pytest.mark.row(18)
 def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machine) -> None:
-    """The execution ends; the retry starts another, and that ends right."""
+    """The execution ends; the retry starts another one, which ends correctly."""
     parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)
     until(lambda: system.order(order_id)["status"] == "NEEDS_ATTENTION")
     until(lambda: machine.status(order_id) == "FAILED")
     parts.start(system.runtime, "payment")
-    system.until_ready()  # the undo's attempts are few here
+    system.until_ready()  # a compensation has few attempts here
     retry(system, order_id)
     until(lambda: system.order(order_id)["status"] == "CANCELLED", what=lambda: system.story(order_id))
     assert restarts(system, order_id) >= 1
@@ -153,7 +153,7 @@ def test_an_undo_that_fails_waits_for_an_operator(system: System, machine: Machi
 
 @pytest.mark.row(18)
 def test_the_customer_cancels_meanwhile(system: System, machine: Machine) -> None:
-    """The machine sees it when it asks to confirm, at the latest."""
+    """The machine learns it when it asks to confirm, at the latest."""
     parts.stop(system.runtime, "shipping")
     order_id = system.place(KIND)
     until(lambda: machine.asked(order_id, "ScheduleShipment"))
@@ -176,7 +176,7 @@ def forge(system: System, service: str, message: Message, **changes: Any) -> str
 
 @pytest.mark.row(4, 15)
 def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: Machine) -> None:
-    """They are answered, nobody waits for the answer, and nothing is stuck."""
+    """They are answered, although nobody waits for the answer, and nothing is stuck."""
     order_id = system.place(KIND)
     assert system.until_terminal(order_id) == ["CONFIRMED"]
     [asked] = machine.asked(order_id, "ConfirmOrder")
@@ -191,7 +191,7 @@ def test_tokens_that_are_repeated_or_forged_do_no_harm(system: System, machine: 
 
 @pytest.mark.row(6)
 def test_an_execution_that_was_stopped_is_started_again(system: System, machine: Machine) -> None:
-    """By the guardian, under another name; what was done is not done twice."""
+    """The guardian replaces it under another name; nothing is done twice."""
     parts.stop(system.runtime, "shipping")
     order_id = system.place(KIND)
     until(lambda: machine.asked(order_id, "ScheduleShipment"))
@@ -205,7 +205,7 @@ def test_an_execution_that_was_stopped_is_started_again(system: System, machine:
 
 @pytest.mark.row(6)
 def test_executions_lost_with_their_broker_end_right(system: System, machine: Machine) -> None:
-    """LocalStack is killed with orders under way, and comes back empty: nobody is charged twice."""
+    """LocalStack is killed with orders in flight, and comes back empty: nobody is charged twice."""
     ids = [system.place(KIND) for _ in range(6)] + [system.place(KIND, payment_method="pm_card_declined")]
     time.sleep(0.5)
     parts.kill(system.runtime, "localstack")
@@ -213,5 +213,5 @@ def test_executions_lost_with_their_broker_end_right(system: System, machine: Ma
     statuses = system.until_terminal(*ids)
     assert "NEEDS_ATTENTION" not in statuses
     assert statuses[6] == "CANCELLED"
-    assert sum(restarts(system, order_id) for order_id in ids) >= 1, "the fault did not fire"
+    assert sum(restarts(system, order_id) for order_id in ids) >= 1, "the fault did not occur"
     system.check()

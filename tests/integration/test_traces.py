@@ -1,6 +1,6 @@
-"""One order, one connected trace: asked of the real Jaeger, for every workflow and outcome.
+"""One order has one connected trace in the real Jaeger, in every workflow and for every outcome.
 
-Orders are placed all at once by the first test; each test then waits for its own trace to be whole.
+The first test places all orders at once; each test then waits until its own trace is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 Kind = tuple[Workflow, EventBus]
 
 SECRETS = ("Wilhelmina Vantongeren", "77 Quibbleforth Lane", "Zzyzx-am-See", "pm_card", "tasktoken", "shipping_address")
-"""What the orders of this file hold that is nobody's business."""
+"""The personal data in the orders of this file."""
 ADDRESS = {"name": SECRETS[0], "line1": SECRETS[1], "city": SECRETS[2], "postal_code": "10115", "country": "DE"}
 
 ASKS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ CHAINS: dict[Workflow, dict[str, tuple[str, ...]]] = {
         "success": ("OrderPlaced StockReserved PaymentCharged ShipmentScheduled OrderConfirmed",),
         "sold out": ("OrderPlaced StockRejected OrderCancelled",),
         "declined": ("OrderPlaced StockReserved PaymentDeclined StockReleased OrderCancelled",),
-        # Undone in parallel: the one of the two that comes last cancels the order.
+        # Compensated in parallel: the later one of the two cancels the order.
         "undeliverable": (
             "OrderPlaced StockReserved PaymentCharged ShipmentRejected StockReleased",
             "OrderPlaced StockReserved PaymentCharged ShipmentRejected PaymentRefunded",
@@ -64,7 +64,7 @@ CHAINS: dict[Workflow, dict[str, tuple[str, ...]]] = {
         "undeliverable": (f"{_PAID} OrderPaid {_REFUNDED}",),
     },
 }
-"""Who causes whom: each message is made while the one before it is handled."""
+"""The chains of causes: each message is made while the previous one is handled."""
 
 for _chains in CHAINS.values():
     _chains["slow card"] = _chains["success"]
@@ -113,14 +113,14 @@ def hops(workflow: Workflow, chain: str) -> Iterator[tuple[str, ...]]:
             yield (*path, f"publish {name}@{sender}")
         received = {listener: (*path, f"process {name}@{listener}") for listener in cell.listeners}
         if cell.channel in (Channel.START, Channel.TOKEN):
-            continue  # the machine makes no spans: what it sends is the child of what it has been told
+            continue  # the machine makes no spans: what it sends is the child of the message that it received
         yield from received.values()
         if following:
             path = received[maker_of(workflow, following)]
 
 
 def by_machine(name: str) -> bool:
-    """Whether the coordinator sends it."""
+    """Whether the coordinator sends the message."""
     commands = {name_of(m) for step in STEPS for m in (step.command, step.undo)}
     return name in commands | {"ConfirmOrder", "CancelOrder", "OrderPaid"}
 
@@ -151,7 +151,7 @@ def test_an_order_is_one_tree(
         return absent + malformed(trace, order_id, *kind)
 
     trace = trace_of(system, jaeger, order_id, missing)
-    if not trace.resent:  # a busy machine: then there may be more
+    if not trace.resent:  # on a busy machine there may be more
         messages = {s.path for s in trace if s.message}
         unexpected = {p for p in messages - expected if not p[-1].endswith("OrderCancelled@order")}
         assert not unexpected, trace.drawn()
@@ -161,7 +161,7 @@ def test_an_order_is_one_tree(
 
 
 def has_provider_calls(trace: Trace, outcome: str) -> None:
-    """Each below the step that makes it; where the card is slow, the attempts that got no answer have the error."""
+    """Each call is below the step that makes it; if the card is slow, the attempts without an answer have the error."""
     calls = [s for s in trace if "peer.service" in s.tags]
     attempts = {"slow card": ["charge", "charge", "charge", "shipment"]}.get(outcome, CALLS[outcome])
     assert [s.name for s in calls] == attempts, trace.drawn()
@@ -180,12 +180,12 @@ def has_provider_calls(trace: Trace, outcome: str) -> None:
 def test_a_cancelled_order_is_one_tree(
     system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str], kind: Kind
 ) -> None:
-    """The customer's request and every undo are in the order's own trace."""
+    """The customer's request and every compensation are in the order's own trace."""
     order_id = orders[kind, "customer cancel"]
     assert system.until_terminal(order_id) == ["CANCELLED"]
     root = ("POST /orders@order",)
     told = route(kind[0], MESSAGES["OrderCancellationRequested"])
-    if told.channel is Channel.TOKEN:  # the machine asks: its own question is answered so
+    if told.channel is Channel.TOKEN:  # the machine asks, and this is the answer to its own request
         expected = set()
     else:
         expected = {(*root, f"process OrderCancellationRequested@{listener}") for listener in told.listeners}
@@ -221,14 +221,14 @@ def test_a_step_links_to_the_batch_it_came_in(
 
 
 def test_services_read_well_in_jaegers_list(jaeger: Jaeger, orders: dict[tuple[Kind, str], str]) -> None:
-    """By their own names, and nothing else is there."""
+    """Spans have their own names, and there are no others."""
     services = {"order", "inventory", "payment", "shipping", "orchestrator"}
     until(lambda: jaeger.services() >= services, 30, jaeger.services)
     assert jaeger.services() - {"jaeger"} == services
 
 
 def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
-    """Who sends a traceparent finds the order in their own trace; their sampling holds."""
+    """A caller that sends a traceparent finds the order in its own trace; its sampling decision is respected."""
     trace_id, span_id = "0123456789abcdef" + clock.new_id()[-12:] + "0000", "00f067aa0ba902b7"
     answer = system.post(order_body(), traceparent=f"00-{trace_id}-{span_id}-01")
     assert answer.json()["trace_id"] == trace_id
@@ -237,7 +237,7 @@ def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
     end = "publish OrderConfirmed@order"
 
     def missing(trace: Trace) -> list[str]:
-        # Spans come in by process, in any order: it is whole when only the first one's parent is elsewhere.
+        # Spans arrive per process, in any order: the trace is complete when only the first one's parent is elsewhere.
         return [] if end in {span.label for span in trace} and len(trace.orphans) == 1 else [end]
 
     [root] = trace_of(system, jaeger, order_id, missing).orphans
@@ -245,7 +245,7 @@ def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
 
 
 def test_an_order_that_is_not_sampled_leaves_no_span(system: System, jaeger: Jaeger) -> None:
-    """In any service, and says so itself; another order's trace, whole by then, shows that spans have come in since."""
+    """No service records it, and the order says so; another order's complete trace shows that spans did arrive."""
     trace_id = "0123456789abcdef" + clock.new_id()[-12:] + "0000"
     unsampled = system.post(order_body(), traceparent=f"00-{trace_id}-00f067aa0ba902b7-00").json()
     assert (unsampled["trace_id"], unsampled["traced"]) == (trace_id, False)
@@ -259,7 +259,7 @@ def test_an_order_that_is_not_sampled_leaves_no_span(system: System, jaeger: Jae
 
 
 def test_nothing_private_is_in_any_span(system: System, jaeger: Jaeger, orders: dict[tuple[Kind, str], str]) -> None:
-    """In all that the services have sent, of all outcomes."""
+    """In everything that the services have exported, for all outcomes."""
     system.until_terminal(*orders.values())
     for service in ("order", "inventory", "payment", "shipping", "orchestrator"):
         text = jaeger.everything(service)

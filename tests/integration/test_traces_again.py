@@ -1,4 +1,4 @@
-"""What is sent again, or by another process, stays in its order's trace: asked of the real Jaeger."""
+"""Messages that are resent, or sent by another process, stay in their order's trace, in the real Jaeger."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def jaeger(system: System) -> Jaeger:
 
 
 def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
-    """In every workflow: the service that must answer is away for longer than its owner's patience."""
+    """In every workflow: the service that must answer is down until its order's owner resends."""
     kinds: list[Kind] = [kind for kind in KINDS if kind[1] is EventBus.SNS]
     parts.stop(system.runtime, "inventory")
     try:
         orders = {system.place(kind): kind for kind in kinds}
 
-        # Asked of the timeline, not of the queue's depth: a poll of the stopped service may still hold a message.
+        # Check the timeline, not the queue's depth: a poll of the stopped service may still hold a message.
         def sent_again(order_id: str) -> bool:
             return any(e["resend"] for e in system.timeline(order_id)["entries"])
 
@@ -48,7 +48,7 @@ def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -
     for order_id, kind in orders.items():
 
         def missing(trace: Trace, order_id: str = order_id, kind: Kind = kind) -> list[str]:
-            absent = [] if trace.resent else ["a message that was sent again"]
+            absent = [] if trace.resent else ["a resent message"]
             return absent + ([] if end in {s.label for s in trace} else [end]) + malformed(trace, order_id, *kind)
 
         trace_of(system, jaeger, order_id, missing)
@@ -57,7 +57,7 @@ def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -
 def test_what_another_process_relays_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
     """A process is killed between its commit and its send; another's relay sends the message, in the same trace.
 
-    What the killed process had not exported, the request's span, is gone with it: it is all that is missing.
+    Only the span that the killed process had not exported, the request's, is missing.
     """
     port, customer = free_ports()["ORDER_PORT"], f"c-{clock.new_id()}"
     environment = system.runtime.env("order") | {"ORDER_PORT": port, "CRASH_AT": "publish.before"}

@@ -1,4 +1,4 @@
-"""PostgreSQL's server is another user's, where root starts it: whatever root's umask, it gets to what it needs."""
+"""If root starts PostgreSQL, the server runs as another user: whatever root's umask, it can read what it needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root starts Postg
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """One that every user reaches, with a place of its own for what PostgreSQL shares."""
+    """A folder that every user can reach, with a separate place for what PostgreSQL shares."""
     made = Path(tempfile.mkdtemp(prefix="orderflow-umask-"))
     made.chmod(0o755)
     monkeypatch.setattr(postgres, "_SHARED", made / "shared")
@@ -44,7 +44,7 @@ def test_a_cluster_is_made(folder: Path, mask: int) -> None:
 
 
 def test_what_is_wrong_is_said(folder: Path) -> None:
-    """It is no matter of packages: they are not to be downloaded again."""
+    """The test isn't about packages: they must not be downloaded again."""
     home = Home(folder / "home")
     home.make()
     made = Postgres(home, free_port())
