@@ -36,8 +36,8 @@ class Contended(DatabaseUnavailable):
 class BrokerUnavailable(Transient):
     """The broker is unreachable, its stack isn't complete (yet), or it accepts nothing for this destination now.
 
-    `code`: the error code that it answered with; empty if there was no answer. `done_nothing`: the call certainly had no
-    effect, because it was refused or did not reach the broker; otherwise only its answer may have been lost."""
+    `code`: the error code that it answered with; empty if there was no answer. `done_nothing`: the call certainly had
+    no effect, because it was refused or did not reach the broker; otherwise only its answer may have been lost."""
 
     def __init__(self, reason: str, code: str = "", *, done_nothing: bool = False) -> None:
         super().__init__(reason)

@@ -5,7 +5,8 @@ answer, and a twin waits for the row, at most `WAIT` seconds. What fails is roll
 refusal is never stored. An effect in several transactions (`Steps`) records each of them in the row before it acts: a
 repeat continues where the first one ended.
 
-Source: "The Idempotency-Key HTTP Header Field", https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
+Source: "The Idempotency-Key HTTP Header Field",
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Growing tables are partitioned by time (PostgreSQL's declarative partitions), and old partitions are dropped whole.
 
 The partition key is a UUIDv7, whose first 48 bits are the time it was minted (RFC 9562, 5.7), or a time. A row that
-fits no partition (its id is not a UUIDv7, a clock is wrong, or a partition could not be made in time) goes to the table's
-DEFAULT partition, so no insert ever fails for lack of a partition.
+fits no partition (its id is not a UUIDv7, a clock is wrong, or a partition could not be made in time) goes to the
+table's DEFAULT partition, so no insert ever fails for lack of a partition.
 https://www.postgresql.org/docs/current/ddl-partitioning.html
 """
 

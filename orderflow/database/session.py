@@ -1,9 +1,9 @@
 """Connections whose settings hold in each of their transactions, even through a pooler.
 
 PostgreSQL takes a session's settings when the session begins (`options`). RDS Proxy and PgBouncer refuse them, and a
-PgBouncer that is configured to ignore them drops them. A transaction pooler gives each transaction another session, which does
-not know statements that were prepared in the last one. So behind a pooler nothing is prepared, and each transaction
-begins by setting what it lacks: nothing, if the role or the database has these settings (ALTER ROLE … SET).
+PgBouncer that is configured to ignore them drops them. A transaction pooler gives each transaction another session,
+which does not know statements that were prepared in the last one. So behind a pooler nothing is prepared, and each
+transaction begins by setting what it lacks: nothing, if the role or the database has them (ALTER ROLE … SET).
 
 https://www.pgbouncer.org/features.html (what each pooling mode supports),
 https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-proxy-pinning.html

@@ -111,8 +111,7 @@ class Clients:
     @contextmanager
     def polling(self) -> Iterator[None]:
         """Wraps one long poll. While one is in flight, the broker is still the same: if the broker stopped, the
-        connection would break, which is noticed at once. So a polling process need not check the marker after a pause.
-        """
+        connection would break, which is noticed at once. So a polling process needs no check after a pause."""
         with self._lock:
             self._polls += 1
         try:
