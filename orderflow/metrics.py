@@ -68,7 +68,7 @@ families: Final[list[Counts | Histogram]] = []
 
 handled: Final = Counts("messages_handled", "Messages handled", "type", "verdict")
 """Verdicts: done, later (retry) or park (dead-lettered)."""
-resent: Final = Counts("messages_resent", "Messages handled that were sent again, or answer one that was", "type")
+resent: Final = Counts("messages_resent", "Messages handled that were resent, or that answer a resent one", "type")
 unheard: Final = Counts("messages_unheard", "Known messages without a reaction", "service", "type")
 provider_calls: Final = Counts(
     "provider_calls", "Calls to the provider, their attempts, and those without an answer", "kind", "what"

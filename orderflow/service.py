@@ -201,7 +201,7 @@ class Service:
         while not self._stopping.wait(_TICK):
             if self.receivers:
                 self._try("report", self.receivers.report)
-            self._try("heartbeat", self.consumer.keep_in_hand)
+            self._try("heartbeat", self.consumer.extend_visibility)
 
     def _maintain(self) -> None:
         relayed = counted = time.monotonic()

@@ -24,7 +24,7 @@ class MemoryQueue(Queue):
 
     def __init__(self) -> None:
         self.waiting: deque[Delivery] = deque()
-        self.in_hand: dict[str, Delivery] = {}
+        self.in_flight: dict[str, Delivery] = {}
         self.parked: list[tuple[Delivery, str]] = []
         self.parked_at: dict[str, datetime] = {}
         """When each was dead-lettered, by receipt."""
@@ -54,35 +54,35 @@ class MemoryQueue(Queue):
                 age = time.monotonic() - self.sent_at.get(waiting.broker_id, time.monotonic())
                 count = waiting.receive_count + 1
                 delivery = replace(waiting, receipt=receipt, receive_count=count, age=age)
-                self.in_hand[receipt] = delivery
+                self.in_flight[receipt] = delivery
                 batch.append(delivery)
             return batch
 
     def delete(self, deliveries: Sequence[Delivery]) -> None:
         with self._changed:
             for delivery in deliveries:
-                if self.in_hand.pop(delivery.receipt, None):
+                if self.in_flight.pop(delivery.receipt, None):
                     self.sent_at.pop(delivery.broker_id, None)
 
     def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
         with self._changed:
             for delivery in deliveries:
-                if seconds == 0 and delivery.receipt in self.in_hand:
-                    del self.in_hand[delivery.receipt]
+                if seconds == 0 and delivery.receipt in self.in_flight:
+                    del self.in_flight[delivery.receipt]
                     self.waiting.append(delivery)
             self._changed.notify_all()
 
     def park(self, delivery: Delivery, reason: str) -> None:
         with self._changed:
-            if self.in_hand.pop(delivery.receipt, None):
+            if self.in_flight.pop(delivery.receipt, None):
                 self.parked.append((delivery, reason))
                 self.parked_at[delivery.receipt] = clock.utc_now()
 
     def redeliver(self) -> None:
         """Makes the messages in flight visible again, as if their visibility timeout had passed."""
         with self._changed:
-            self.waiting.extend(self.in_hand.values())
-            self.in_hand.clear()
+            self.waiting.extend(self.in_flight.values())
+            self.in_flight.clear()
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ class Consumer:
         self.watermark = Watermark(long_poll=max(1, long_poll), visibility=visibility)
         self._give_back = give_back
         self._queue = queue
-        self.acknowledger = Acknowledger(queue, self._out_of_hand)
+        self.acknowledger = Acknowledger(queue, self._finished)
         self._processor = processor
         self._database_alive = database_alive
         self._long_poll = long_poll
@@ -66,7 +66,7 @@ class Consumer:
         self._heartbeat = heartbeat
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._in_hand: dict[str, tuple[Delivery, float]] = {}
+        self._in_flight: dict[str, tuple[Delivery, float]] = {}
         self._database_doubtful = False
         self._broker_away = False
         self.beat = time.monotonic()
@@ -94,7 +94,7 @@ class Consumer:
     @property
     def busy(self) -> bool:
         """Whether any message is in flight."""
-        return bool(self._in_hand)
+        return bool(self._in_flight)
 
     def step(self, wait: int) -> int:
         """Receives and handles one batch; returns its size. Raises BrokerUnavailable."""
@@ -115,7 +115,7 @@ class Consumer:
             self._broker_away = False
         now = time.monotonic()
         with self._lock:
-            self._in_hand |= {d.receipt: (d, now) for d in deliveries}
+            self._in_flight |= {d.receipt: (d, now) for d in deliveries}
         if deliveries:
             tracing.received(len(deliveries), received_from)
             try:
@@ -123,7 +123,7 @@ class Consumer:
             except BaseException:
                 # No longer in flight here: without the heartbeat they become visible, and are retried.
                 self.watermark.block(self._visibility)
-                self._out_of_hand(deliveries)
+                self._finished(deliveries)
                 raise
         return len(deliveries)
 
@@ -175,7 +175,7 @@ class Consumer:
             log.warning("could not retry or dead-letter", error=str(error), messages=len(others))
             self.watermark.block(self._visibility)
         finally:
-            self._out_of_hand([delivery for delivery, _ in others])
+            self._finished([delivery for delivery, _ in others])
 
     def _put_off(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
         if isinstance(verdict, DeadLettered):
@@ -204,18 +204,18 @@ class Consumer:
             self.watermark.block(self._visibility)
             return {receipt: min(delay, self._visibility) for receipt, delay in delays.items()}
 
-    def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
+    def _finished(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:
-                self._in_hand.pop(delivery.receipt, None)
+                self._in_flight.pop(delivery.receipt, None)
         self.watermark.settled(deliveries)
 
-    def keep_in_hand(self) -> None:
+    def extend_visibility(self) -> None:
         """The heartbeat: keeps messages invisible that have been in flight for a while. Call it about every second."""
         now = time.monotonic()
         with self._lock:
-            due = [d for d, since in self._in_hand.values() if now - since >= self._heartbeat]
-            self._in_hand |= {d.receipt: (d, now) for d in due}
+            due = [d for d, since in self._in_flight.values() if now - since >= self._heartbeat]
+            self._in_flight |= {d.receipt: (d, now) for d in due}
         if due:
             try:
                 self._queue.extend(due, self._visibility)

@@ -257,7 +257,7 @@ class Lane:
     def _park(self, refused: Sequence[tuple[Entry, str]]) -> None:
         for entry, reason in refused:
             known = {**entry.parcel.envelope.about, "reason": reason}
-            log.error("message refused for good; it stays in the outbox as a dead letter", **known)
+            log.error("message refused permanently; it stays in the outbox as a dead letter", **known)
             try:
                 with self._outbox.transaction() as unit:
                     self._outbox.park(unit, entry, reason)

@@ -1,5 +1,4 @@
-"""An order's saga: its steps, the compensations owed, when to resend, and its audit log. It decides but sends
-nothing."""
+"""An order's saga: its steps, the compensations owed, when to resend, and its audit log. It sends nothing itself."""
 
 from orderflow.saga.definition import (
     DEADLINE,

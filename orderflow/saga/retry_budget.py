@@ -19,7 +19,7 @@ from orderflow.settings import Settings
 withheld: Final = Counts("resends_withheld", "Messages due again that waited for the retry budget", "service")
 
 FAR: Final = 10 * 365 * 86400.0
-"""Seconds until an order that waits for an operator is looked at."""
+"""Seconds until an order that waits for an operator is checked."""
 
 _SHARE: Final = 1 / 40
 """Resends earned per progress of an order. In choreography an order makes progress three times, and a resend makes its

@@ -31,9 +31,8 @@ _MASK: Final = "[removed]"
 _IN_TEXT: Final = re.compile(
     r"\bpm_\w+|(?<=Bearer )\S+|\b\d{13,19}\b|(?<=input_value=).*?(?=, input_type=)|(?<=DETAIL:  ).*|(?<=://)[^/@\s]+(?=@)"
 )
-"""What the error texts of libraries may quote: tokens, keys, card numbers, passwords, pydantic's and PostgreSQL's
-values.
-"""
+"""What the error texts of libraries may quote: tokens, keys, passwords, card numbers, and values in pydantic's and
+PostgreSQL's errors."""
 
 _QUOTING: Final = frozenset({"detail", "error", "event", "exception", "reason"})
 """Keys whose text may hold such quotes."""

@@ -1,5 +1,4 @@
-"""Which orders are traced if OTEL_TRACES_SAMPLER is not set: all of them, but under load only a limited number per
-second.
+"""Which orders are traced if OTEL_TRACES_SAMPLER is not set: all, but under load only a limited number per second.
 
 So tracing costs a bounded share of a busy process, and someone who tries single orders finds all of them.
 The idea is AWS X-Ray's reservoir: https://docs.aws.amazon.com/xray/latest/devguide/xray-console-sampling.html

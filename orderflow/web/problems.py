@@ -39,7 +39,7 @@ def install(app: Flask) -> None:
 
 
 def not_found(what: str) -> Problem:
-    """404 for something that isn't there, such as `order 0198…`."""
+    """404 for something that doesn't exist, such as `order 0198…`."""
     return Problem(404, "Not Found", f"there is no {what}")
 
 
@@ -60,7 +60,7 @@ def answer(problem: Problem, extra: Mapping[str, Any] | None = None) -> Response
 
 
 def _type_of(problem: Problem) -> str:
-    # RFC 9457 §4.2.1: about:blank where the title says no more than the status.
+    # RFC 9457 §4.2.1: about:blank if the title says no more than the status.
     if any(status == problem.status and status.phrase == problem.title for status in HTTPStatus):
         return "about:blank"
     return f"urn:orderflow:problem:{problem.title.lower().replace(' ', '-')}"

@@ -164,7 +164,7 @@ def asleep(world: World, seconds: float) -> None:
     """All is stopped for so long, and the broker forgets everything; then all is started, and the owners look."""
     for queue in world.broker.queues.values():
         queue.waiting.clear()
-        queue.in_hand.clear()
+        queue.in_flight.clear()
     world.broker.machine.lose()
     for name, table in (("order", "orders"), ("orchestrator", "sagas")):
         times = ", ".join(f"{column} = {column} - make_interval(secs => %s)" for column in ("next_at", "progress_at"))

@@ -210,7 +210,7 @@ class World:
     def _run_out(self) -> bool:
         """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
         machine."""
-        held = [queue for queue in self.broker.queues.values() if queue.in_hand]
+        held = [queue for queue in self.broker.queues.values() if queue.in_flight]
         unsent = [name for name in self.services if self.execute(name, UNSENT)]
         for queue in held:
             queue.redeliver()
