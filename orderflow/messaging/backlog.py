@@ -50,7 +50,7 @@ _ASIDE: Final = PutAside("outbox", key="entry", due="leased_until")
 _MARGIN: Final = 0.2
 """The last part of a lease, in which the process no longer begins to send."""
 
-_ASIDE_AT_ONCE: Final = 1000
+_POSTPONED_AT_ONCE: Final = 1000
 """Messages of a channel unknown to this release that are postponed in one transaction."""
 
 
@@ -124,7 +124,7 @@ class Backlog:
             if channel in known:
                 found.append((Channel(channel), target))
             else:
-                self.claim(channel, target, _ASIDE_AT_ONCE)
+                self.claim(channel, target, _POSTPONED_AT_ONCE)
         return found
 
     def postpone(self, entries: Sequence[Entry], seconds: Sequence[float]) -> None:

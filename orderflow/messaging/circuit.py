@@ -59,19 +59,19 @@ class Circuit:
 _CLOSED: Final = Circuit()
 
 
-class Trouble:
+class Outage:
     """Why a destination accepts no messages: logged when that begins, when its code changes, and when it ends."""
 
     def __init__(self, channel: str, target: str) -> None:
         self._about = {"channel": channel, "target": target}
         self._code: str | None = None
 
-    def is_(self, code: str, reason: str) -> None:
+    def begin(self, code: str, reason: str) -> None:
         """`code`: the AWS error code, or a word of our own."""
         if code != self._code:
             self._code = code
             log.warning("destination unavailable; its messages wait", **self._about, code=code, reason=reason)
 
-    def is_over(self) -> None:
+    def end(self) -> None:
         log.info("destination available again", **self._about)
         self._code = None

@@ -163,7 +163,7 @@ class Consumer:
             delays = self._delays([(d, verdict) for d, verdict in others if isinstance(verdict, Retry)])
             for delivery, verdict in others:
                 try:
-                    self._put_off(delivery, verdict, delays.get(delivery.receipt, 0))
+                    self._retry_or_dead_letter(delivery, verdict, delays.get(delivery.receipt, 0))
                 except BrokerUnavailable:
                     raise
                 except Exception as error:
@@ -177,7 +177,7 @@ class Consumer:
         finally:
             self._finished([delivery for delivery, _ in others])
 
-    def _put_off(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
+    def _retry_or_dead_letter(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
         if isinstance(verdict, DeadLettered):
             log.error("message dead-lettered", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
             self._queue.park(delivery, verdict.reason)

@@ -29,7 +29,7 @@ Handle = Callable[[Sequence[Incoming], float | None], list[Fate]]
 """Handles a batch, and waits at most this many seconds for each row (None: as usual). If it raises, it had no
 effect."""
 
-_CAREFUL: Final = 5.0
+_LOCKS_EXPECTED: Final = 5.0
 """Seconds after meeting a locked row for which batches check for locked rows first."""
 
 _ALONE: Final = 0.1
@@ -52,24 +52,24 @@ class Isolation:
         self._service = service
         self._look = look
         self._failed = failed
-        self._careful_until = 0.0
+        self._locks_expected_until = 0.0
 
     def run(self, handle: Handle, batch: Sequence[Incoming]) -> list[Fate]:
         """The verdicts of `handle` for each message of a batch, in their order. Never raises."""
         if not batch:
             return []
-        if time.monotonic() < self._careful_until:
-            return self._carefully(handle, batch)
+        if time.monotonic() < self._locks_expected_until:
+            return self._run_around_locks(handle, batch)
         try:
             return handle(batch, None)
         except Contended as error:
             log.info("rows are locked elsewhere", service=self._service, error=str(error), messages=len(batch))
-            self._take_care()
-            return self._carefully(handle, batch)
+            self._expect_locks()
+            return self._run_around_locks(handle, batch)
         except Exception as error:  # noqa: BLE001 - any error counts against one message only
-            return self._apart(handle, batch, error)
+            return self._one_by_one(handle, batch, error)
 
-    def _apart(self, handle: Handle, batch: Sequence[Incoming], error: Exception) -> list[Fate]:
+    def _one_by_one(self, handle: Handle, batch: Sequence[Incoming], error: Exception) -> list[Fate]:
         """After a batch failed: handles each message alone, so that the error affects only one."""
         if isinstance(error, DatabaseUnavailable) and not isinstance(error, Contended):
             return [Retry(str(error)) for _ in batch]  # handled alone, each would only wait for the database again
@@ -93,22 +93,22 @@ class Isolation:
                     return [self._failed(incoming, error)]
         raise AssertionError("unreachable")
 
-    def _carefully(self, handle: Handle, batch: Sequence[Incoming]) -> list[Fate]:
+    def _run_around_locks(self, handle: Handle, batch: Sequence[Incoming]) -> list[Fate]:
         try:
             held, in_demand = self._look(batch)
         except DatabaseUnavailable as error:  # or a lock on the whole table
             return [Retry(str(error), soon=isinstance(error, Contended)) for _ in batch]
         except Exception as error:  # noqa: BLE001 - as above
-            return self._apart(handle, batch, error)
+            return self._one_by_one(handle, batch, error)
         if held or in_demand:
-            self._take_care()
+            self._expect_locks()
         free = [m for m in batch if m.order_id not in held | in_demand]
         waiting = [m for m in batch if m.order_id in in_demand]
         fates: dict[int, Fate] = {id(m): _held(m) for m in batch if m.order_id in held}
         try:
             handled = handle(free, None) if free else []
         except Exception as error:  # noqa: BLE001 - as above
-            handled = self._apart(handle, free, error)
+            handled = self._one_by_one(handle, free, error)
         fates |= zip(map(id, free), handled, strict=True)
         fates |= zip(map(id, waiting), self._in_line(handle, waiting), strict=True)
         return [fates[id(m)] for m in batch]
@@ -130,13 +130,13 @@ class Isolation:
                 fates |= {id(m): _held(m) for m in waiting if m.order_id in held}
                 waiting = [m for m in waiting if m.order_id not in held]
             except Exception as error:  # noqa: BLE001 - as above
-                fates |= zip(map(id, waiting), self._apart(handle, waiting, error), strict=True)
+                fates |= zip(map(id, waiting), self._one_by_one(handle, waiting, error), strict=True)
                 waiting = []
-        self._take_care()
+        self._expect_locks()
         return [fates.get(id(m)) or _held(m) for m in batch]
 
-    def _take_care(self) -> None:
-        self._careful_until = time.monotonic() + _CAREFUL
+    def _expect_locks(self) -> None:
+        self._locks_expected_until = time.monotonic() + _LOCKS_EXPECTED
 
 
 def _twin_was_first(error: Exception) -> bool:

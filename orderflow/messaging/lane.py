@@ -21,7 +21,7 @@ from orderflow.broker import BATCH, BATCH_BYTES, Broker, SendFailure
 from orderflow.errors import DatabaseUnavailable
 from orderflow.messaging import tracing
 from orderflow.messaging.backlog import Entry
-from orderflow.messaging.circuit import Circuit, Trouble, back_off
+from orderflow.messaging.circuit import Circuit, Outage, back_off
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.pace import Pace
 from orderflow.messaging.sending import send
@@ -67,7 +67,7 @@ class Lane:
         """A heap of the retry times of messages in the database."""
         self._changed = threading.Condition()
         self._wakes_at = inf
-        self._trouble = Trouble(channel.value, target)
+        self._outage = Outage(channel.value, target)
         self._stopping = False
 
     @property
@@ -179,7 +179,7 @@ class Lane:
             return False
         if not self._broker.ready():
             self.circuit = self.circuit.held(time.monotonic(), _NOT_READY)
-            self._trouble.is_("NotReady", "the broker does not answer, or its stack is not complete (yet)")
+            self._outage.begin("NotReady", "the broker does not answer, or its stack is not complete (yet)")
             return False
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
@@ -266,14 +266,14 @@ class Lane:
 
     def _unavailable(self, code: str, reason: str) -> None:
         self.circuit = self.circuit.failed(time.monotonic())
-        self._trouble.is_(code or "no answer", reason)
+        self._outage.begin(code or "no answer", reason)
         self._wants_pull()
 
     def _available(self) -> None:
         if self.circuit.closed:
             return
         self.circuit = self.circuit.succeeded()
-        self._trouble.is_over()
+        self._outage.end()
         self._wants_pull()
 
     def _drop_expired(self) -> None:

@@ -25,7 +25,7 @@ from orderflow.errors import Problem
 from orderflow.serve.connection import Connection
 from orderflow.web.metrics import count_request
 
-_HELD: Final = 32 * 1024 * 1024
+_MAX_HELD: Final = 32 * 1024 * 1024
 """The most bytes of unfinished requests and unsent answers that a process keeps in all."""
 
 _LINGER: Final = 2.0
@@ -36,14 +36,14 @@ https://www.rfc-editor.org/rfc/rfc9112#section-9.6"""
 _MAX_DROPPED: Final = 1024 * 1024
 """The most bytes that are dropped in this time."""
 
-_AT_ONCE: Final = 64
+_ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted in one round of the loop."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
+_NO_FILES_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 
-_GONE_AGAIN: Final = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
+_NO_CLIENT: Final = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
 
 
 def refusal(problem: Problem) -> bytes:
@@ -75,14 +75,14 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     def accept(self, listener: Any) -> None:
         """Accepts new connections. If there are too many, it closes the one that has waited longest."""
         # Several per round: if the backlog is full, the kernel drops a client, which retries only after seconds.
-        for _ in range(_AT_ONCE):
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, address = listener.accept()
             except OSError as error:
-                if error.errno in _NONE_LEFT:
+                if error.errno in _NO_FILES_LEFT:
                     if not self._make_room():
                         time.sleep(0.05)  # threads hold all connections, and the listener stays ready
-                elif error.errno not in _GONE_AGAIN:
+                elif error.errno not in _NO_CLIENT:
                     raise
                 return
             self.nr_conns += 1
@@ -90,7 +90,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._make_room()
             conn = Connection(self.cfg, client, address, listener.getsockname())
             conn.deadline = time.monotonic() + self.request_timeout
-            self._carefully(conn, self._read)
+            self._run_step(conn, self._read)
 
     def handle(self, conn: Connection) -> bool:
         """In a thread: answers the request, and sends what the client accepts at once. Returns whether the connection
@@ -103,7 +103,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         """Gets a connection back from its thread."""
         conn.reusable = not fs.cancelled() and not fs.exception() and fs.result()
         conn.take_back()
-        self._carefully(conn, self._resume)
+        self._run_step(conn, self._resume)
 
     def murder_pending(self) -> None:
         """Ends connections whose time is up. gunicorn calls it at least once per second."""
@@ -113,7 +113,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._looked = now
         for conn in [conn for conn in self._waiting if conn.deadline <= now]:
             if conn in self._waiting:
-                self._carefully(conn, self._expire)
+                self._run_step(conn, self._expire)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """At the end of the process: ends all connections that still wait."""
@@ -201,7 +201,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     # The connections that wait.
 
-    def _carefully(self, conn: Connection, step: Callable[[Connection], None]) -> None:
+    def _run_step(self, conn: Connection, step: Callable[[Connection], None]) -> None:
         try:
             step(conn)
         except OSError:
@@ -219,7 +219,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _ready(self, conn: Connection, _: object) -> None:
         if conn in self._waiting:  # otherwise it was closed in this round, to make room for another
-            self._carefully(conn, conn.ready)
+            self._run_step(conn, conn.ready)
 
     def _leave(self, conn: Connection) -> None:
         if conn in self._waiting:
@@ -243,5 +243,5 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         held = len(conn.sock.received) + conn.sock.unsent
         self._held += held - conn.held
         conn.held = held
-        while self._held > _HELD:
+        while self._held > _MAX_HELD:
             self._end(max(self._waiting, key=lambda other: other.held))

@@ -13,7 +13,7 @@ from gunicorn.workers.gthread import TConn
 
 from orderflow.serve.arriving import Arriving
 
-_AT_ONCE: Final = 64 * 1024
+_READ_SIZE: Final = 64 * 1024
 """Bytes read in one call."""
 
 _PIECES: Final = 16
@@ -40,7 +40,7 @@ class Stream:
     def receive(self) -> int:
         """Receives available data; returns the number of bytes. Raises OSError: the connection is broken."""
         try:
-            data = self._socket.recv(_AT_ONCE)
+            data = self._socket.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return 0
         self.ended = not data

@@ -34,7 +34,7 @@ class Running:
         self._url = settings.database_url.get_secret_value()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        _spare_the_collector()
+        _tune_garbage_collection()
         if migrated:
             self.service.start()
         else:
@@ -69,7 +69,7 @@ class Running:
             return
 
 
-def _spare_the_collector() -> None:
+def _tune_garbage_collection() -> None:
     # Modules, models and botocore's service definitions live as long as the process: no collection needs to visit them.
     # Reference counts free the objects of a batch; cycles are rare, so they may accumulate for longer.
     # https://docs.python.org/3/library/gc.html#gc.freeze

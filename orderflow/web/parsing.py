@@ -32,7 +32,7 @@ class RequestModel(BaseModel):
 
 
 class OperatorRequest(RequestModel):
-    """Who does it, and why; both are kept."""
+    """The operator and the reason; both are recorded."""
 
     by: Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
     why: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)]
@@ -66,7 +66,7 @@ def body(model: type[Model], *, optional: bool = False) -> Model:
         found = model.model_validate_json(data)
     except ValidationError as error:
         _refuse(error)
-    _look_twice(data)
+    _refuse_duplicates_and_nul(data)
     return found
 
 
@@ -134,7 +134,7 @@ def validation_problem(error: ValidationError) -> Problem:
     places = [e["loc"] for e in found]
     return _wrong(
         [
-            FieldError(_pointer(e["loc"]), _say(e["type"], e["msg"]))
+            FieldError(_pointer(e["loc"]), _explain(e["type"], e["msg"]))
             for e in found
             # pydantic also reports a list with a wrong item as too short, which is not a separate error.
             if e["type"] != "too_short"
@@ -147,7 +147,7 @@ def _refuse(error: ValidationError) -> NoReturn:
     raise validation_problem(error) from None
 
 
-def _say(kind: str, message: str) -> str:
+def _explain(kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         return "is not a known field"
     if kind == "missing":
@@ -171,7 +171,7 @@ def _pointer(path: Sequence[Any]) -> str:
     return "".join("/" + str(part)[:_SHOWN].replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def _look_twice(data: bytes) -> None:
+def _refuse_duplicates_and_nul(data: bytes) -> None:
     """Refuses what pydantic accepts: duplicate keys, of which the last would silently win, and NUL, which PostgreSQL
     can't store. The data has been validated, so it is short, shallow and well-formed."""
     parsed = json.loads(data, object_pairs_hook=_unique)

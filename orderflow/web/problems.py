@@ -83,13 +83,16 @@ def _transient(error: Transient) -> Response:
     unknown = isinstance(error, UnknownOutcome) and request.method != "GET"
     log.warning("request failed for now", outcome_unknown=unknown, error=str(error), path=request.path)
     if unknown:
-        title, detail = "Outcome unknown", f"the answer of a part was lost: this may have happened; {_way_to_know()}"
+        title, detail = (
+            "Outcome unknown",
+            f"the answer of a part was lost: this may have happened; {_how_to_learn()}",
+        )
     else:
         title, detail = "Service Unavailable", "a part that this needs does not answer; nothing has happened, try again"
     return answer(Problem(503, title, detail, headers={"Retry-After": "2"}))
 
 
-def _way_to_know() -> str:
+def _how_to_learn() -> str:
     view = declared(current_app.view_functions[request.endpoint or ""])
     if view is None or view.idempotent != "key":
         return "repeat it, which has no second effect"

@@ -55,7 +55,7 @@ class SqsDeadLetters(DeadLetterQueue):
                 AttributeNames=["All"],
                 MessageAttributeNames=["All"],
             )
-        return [self._letter(message) for message in answer.get("Messages", ())]
+        return [self._dead_letter(message) for message in answer.get("Messages", ())]
 
     def give_back(self, letters: Sequence[DeadLetter]) -> None:
         for chunk in _chunks(letters):
@@ -81,7 +81,7 @@ class SqsDeadLetters(DeadLetterQueue):
             with self._clients.guard("sqs"):
                 self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=_entries(chunk))
 
-    def _letter(self, message: Mapping[str, Any]) -> DeadLetter:
+    def _dead_letter(self, message: Mapping[str, Any]) -> DeadLetter:
         system = message.get("Attributes", {})
         own = {name: str(value.get("StringValue", "")) for name, value in message.get("MessageAttributes", {}).items()}
         reason = next((own[name] for name in _EXPLAINED_BY if own.get(name)), None)

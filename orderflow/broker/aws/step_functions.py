@@ -32,7 +32,7 @@ from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE: Final = 4
+_CONCURRENCY: Final = 4
 """Calls in flight at the same time, for starts and for answers each."""
 
 _SPENT: Final = frozenset({"InvalidToken", "TaskTimedOut", "TaskDoesNotExist", "ValidationException"})
@@ -56,7 +56,7 @@ class StepFunctions:
         self,
         clients: Clients,
         settings: Settings,
-        threads: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(_AT_ONCE, thread_name_prefix=name),
+        threads: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix=name),
     ) -> None:
         self._clients = clients
         self._settings = settings
