@@ -38,7 +38,7 @@ _PRUNE_AGAIN: Final = 30.0
 """Seconds until pruning is retried, if a long transaction held a table."""
 _COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
-"""The most batches of due orders per tick; after an outage many are due at once."""
+"""Maximum number of batches of due orders per tick; after an outage many are due at once."""
 _FAR_BEHIND: Final = 6.0
 """Seconds by which a watermark may be behind until an owner with due orders polls its queue itself."""
 _BEAT_LATE: Final = 20.0

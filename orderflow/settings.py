@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     web_workers: Annotated[int, Field(ge=1, le=64)] = 1
     web_threads: Annotated[int, Field(ge=1, le=256)] = 8
     web_connections: Annotated[int, Field(ge=10, le=100_000)] = 1000
-    """The most client connections per web worker; one more closes the connection that has waited longest."""
+    """Maximum number of client connections per web worker; one more closes the connection that has waited longest."""
     web_request_timeout: Seconds = 10
     """From the first byte of a request until it is complete; then the caller gets 408."""
     web_response_timeout: Annotated[float, Field(gt=0, le=86_400)] = 30

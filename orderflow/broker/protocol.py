@@ -12,10 +12,10 @@ from orderflow.errors import OrderflowError
 from orderflow.routing import Channel
 
 BATCH: Final = 10
-"""The most messages that SNS, SQS and EventBridge accept or return in one call."""
+"""Maximum number of messages that SNS, SQS and EventBridge accept or return in one call."""
 
 BATCH_BYTES: Final = 256 * 1024
-"""The most bytes of one batch, attributes included."""
+"""Maximum bytes of one batch, attributes included."""
 
 
 class BatchRefused(OrderflowError):

@@ -20,7 +20,7 @@ HELD_AFTER: Final = 1.0
 """Seconds after which a row counts as held, and nobody waits for it. Orderflow's own transactions are shorter."""
 
 _REMEMBERED: Final = 10_000
-"""The most rows that a process remembers."""
+"""Maximum number of rows that a process remembers."""
 
 _LOCKED: Final = """
 WITH free AS (SELECT {key} FROM {table} WHERE {key} = ANY(%s::{type}[]) FOR UPDATE SKIP LOCKED)

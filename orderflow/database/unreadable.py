@@ -19,11 +19,11 @@ from orderflow.metrics import Counts
 log = structlog.get_logger(__name__)
 
 ASIDE: Final = 300.0
-"""The most seconds until a postponed row is checked again, and so about how long it waits after an upgrade. The time is
+"""Maximum seconds until a postponed row is checked again, and so about how long it waits after an upgrade. The time is
 random, from half of this on, so that not all rows are due at once."""
 
 _REMEMBERED: Final = 10_000
-"""The most rows whose failure a process remembers, so that each is logged only once."""
+"""Maximum number of rows whose failure a process remembers, so that each is logged only once."""
 
 unreadable: Final = Counts(
     "unreadable_rows", "Looks at rows that this release can't read or work on; each puts its row aside", "table"

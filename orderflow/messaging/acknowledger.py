@@ -20,7 +20,7 @@ from orderflow.errors import BrokerUnavailable
 log = structlog.get_logger(__name__)
 
 _MOMENT: Final = 0.2
-"""The most seconds that an acknowledgement waits for others to share its call."""
+"""Maximum seconds that an acknowledgement waits for others to share its call."""
 
 
 class Acknowledger:

@@ -32,7 +32,7 @@ _PAUSE: Final = 0.5
 """Seconds between checks of an unavailable broker or database."""
 
 _LONGEST_DELAY: Final = 900
-"""The most seconds until a message is retried. The delay is about as long as the message has waited so far, so that an
+"""Maximum seconds until a message is retried. The delay is about as long as the message has waited so far, so that an
 outage of a day doesn't use up its queue's `maxReceiveCount` (deploy/stack/render.py)."""
 
 _SOON: Final = 1.2

@@ -36,10 +36,10 @@ from orderflow.telemetry.logs import mask_text
 log = structlog.get_logger(__name__)
 
 MOST: Final = 1000
-"""The most dead letters that one request settles."""
+"""Maximum number of dead letters that one request settles."""
 
 SECONDS: Final = 10.0
-"""The most seconds that a request reads, over all queues of its service."""
+"""Maximum seconds that a request reads, over all queues of its service."""
 
 _PATIENCE: Final = 3.0
 """Seconds to wait for dead letters that another reader holds."""

@@ -40,7 +40,7 @@ _NOT_READY: Final = 0.5
 """Seconds between checks of a broker that is unavailable as a whole."""
 
 _LONGEST_RETRY: Final = 60.0
-"""The most seconds until a message is retried that was not accepted while others were."""
+"""Maximum seconds until a message is retried that was not accepted while others were."""
 
 failures: Final = metrics.Counts(
     "send_failures", "Messages that a destination didn't take, by AWS's code", "channel", "target", "code"

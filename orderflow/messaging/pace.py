@@ -11,10 +11,10 @@ from math import inf
 from typing import Final
 
 LINGER: Final = 0.015
-"""The least seconds that a message waits for others, unless it was staged alone while nothing was being sent."""
+"""Minimum seconds that a message waits for others, unless it was staged alone while nothing was being sent."""
 
 LONGEST_LINGER: Final = 0.1
-"""The most seconds that a message waits for others."""
+"""Maximum seconds that a message waits for others."""
 
 _CALLS: Final = 2.0
 """The wait for others, as a number of calls."""

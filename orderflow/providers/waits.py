@@ -20,7 +20,7 @@ from orderflow.database.unreadable import PutAside
 from orderflow.providers.intents import UNDOING, Claim, Waiting, waits
 
 _LONGEST: Final = 300.0
-"""The most seconds until a call without an answer is retried."""
+"""Maximum seconds until a call without an answer is retried."""
 
 # `due` locks intents first, as every statement does, and skips those that another process has locked or leased. The
 # entry itself is due again when the lease ends, because this process may die.

@@ -47,7 +47,7 @@ later; it is moved to `next_at` only when the owner reads it. So a step changes 
 rows that are due, not all open ones. Older releases don't know `look_at`, hence the trigger."""
 
 PUT_OFF: Final = 2_000
-"""The most orders whose `look_at` a check moves before it handles what is due."""
+"""Maximum number of orders whose `look_at` a check moves before it handles what is due."""
 
 
 class RetryBudget:

@@ -26,7 +26,7 @@ from orderflow.serve.connection import Connection
 from orderflow.web.metrics import count_request
 
 _MAX_HELD: Final = 32 * 1024 * 1024
-"""The most bytes of unfinished requests and unsent answers that a process keeps in all."""
+"""Maximum bytes of unfinished requests and unsent answers that a process keeps in all."""
 
 _LINGER: Final = 2.0
 """Seconds for a client to read the last answer: if the connection closed at once, data that it still sends would make
@@ -34,7 +34,7 @@ TCP discard the answer.
 https://www.rfc-editor.org/rfc/rfc9112#section-9.6"""
 
 _MAX_DROPPED: Final = 1024 * 1024
-"""The most bytes that are dropped in this time."""
+"""Maximum bytes that are dropped in this time."""
 
 _ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted in one round of the loop."""

@@ -17,7 +17,7 @@ _READ_SIZE: Final = 64 * 1024
 """Bytes read in one call."""
 
 _PIECES: Final = 16
-"""The most pieces of answers written in one call; an answer usually has two, its head and its body."""
+"""Maximum number of pieces of answers written in one call; an answer usually has two, its head and its body."""
 
 
 _ABORT: Final = struct.pack("ii", 1, 0)

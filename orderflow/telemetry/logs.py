@@ -24,7 +24,7 @@ _SECRET: Final = frozenset(
 """Keys whose values never reach a log. This is defence in depth: no code should log them."""
 
 _LONGEST: Final = 4000
-"""The most characters of a value; only tracebacks come near that."""
+"""Maximum characters of a value; only tracebacks come near that."""
 
 _MASK: Final = "[removed]"
 

@@ -20,7 +20,7 @@ _BURST: Final = 10.0
 """The burst of a quiet operation, in seconds of its rate."""
 
 _OPERATIONS: Final = 100
-"""The most operations with a reservoir of their own; all others, such as paths without a route, share one."""
+"""Maximum number of operations with a reservoir of their own; all others, such as paths without a route, share one."""
 
 
 class Reservoir(Sampler):

@@ -31,7 +31,7 @@ from orderflow.web.turns import Turns
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final[Mapping[str, str]] = {"Idempotent-Replayed": "true"}
 LONGEST: Final = 255
-"""The most characters of a key."""
+"""Maximum characters of a key."""
 
 EXTENSION: Final = "orderflow.turns"
 """The key under which an application stores its Turns."""

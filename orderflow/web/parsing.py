@@ -19,10 +19,10 @@ MAX_BODY: Final = 64 * 1024
 """Bytes of the longest request body; a longer one is 413."""
 
 _MAX_ERRORS: Final = 20
-"""The most fields that one problem names."""
+"""Maximum number of fields that one problem names."""
 
 _SHOWN: Final = 100
-"""The most characters of a caller's text that an answer repeats."""
+"""Maximum characters of a caller's text that an answer repeats."""
 
 
 class RequestModel(BaseModel):
