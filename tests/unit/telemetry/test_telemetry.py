@@ -32,7 +32,7 @@ from orderflow.errors import Rejected
 from orderflow.messaging import tracing
 from orderflow.messaging.application import Incoming, Reply
 from orderflow.messaging.consumer import Consumer
-from orderflow.messaging.guard import Guard
+from orderflow.messaging.guard import Done, Guard
 from orderflow.messaging.outbox import Outbox, UnitOfWork
 from orderflow.messaging.processor import Processor
 from orderflow.messaging.publisher import Publisher
@@ -251,7 +251,7 @@ def test_a_new_trace_is_a_valid_traceparent() -> None:
 
 
 def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemorySpanExporter) -> None:
-    """The error is on the call, not on the message that will ask again."""
+    """The error is on the call, not on the message, whose call is retried."""
     [step] = tracing.begin("payment", [placed(ORDERS[0], ROOT)])
 
     def call() -> None:
@@ -260,7 +260,7 @@ def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemor
 
     with pytest.raises(TimeoutError):
         call()
-    step.end(None)
+    step.end(Done())
     found = spans(exporter)
     [charge], [process] = found["charge"], found["process OrderPlaced"]
     assert charge.parent
