@@ -1,1 +1,1 @@
-"""The kernel: what every orderflow process shares. It imports nothing of the services, the orchestrator or the CLI."""
+"""The kernel: what every orderflow process shares. It imports neither services nor orchestrator nor CLI."""

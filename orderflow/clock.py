@@ -1,4 +1,4 @@
-"""Ids and times. Deadlines never use this clock: they go by the database's."""
+"""Ids and times. Deadlines never use this clock, only the database's."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def is_id(text: str) -> bool:
 
 
 def minted_at(minted: str) -> datetime:
-    """When a UUIDv7 of ours was minted."""
+    """When a UUIDv7 was minted."""
     return datetime.fromtimestamp(seconds_of(minted), UTC)
 
 
 def age(minted: str) -> float:
-    """Seconds since a UUIDv7 was minted, by this process's time; 0 for one of the future."""
+    """Seconds since a UUIDv7 was minted, by this process's clock; 0 for one from the future."""
     return max(0.0, time.time() - seconds_of(minted))
 
 
 def first_id(seconds: float) -> str:
-    """The lowest UUIDv7 of a time: no id that was minted earlier is as high. Seconds since 1970, UTC."""
+    """The lowest UUIDv7 of a time (seconds since 1970, UTC): every id that was minted earlier is lower."""
     bits = f"{int(seconds * 1000):012x}"
     return f"{bits[:8]}-{bits[8:]}-0000-0000-000000000000"
 
 
 def seconds_of(minted: str) -> float:
     """Seconds since 1970 at which a UUIDv7 was minted."""
-    # RFC 9562, 5.7: the first 48 bits are milliseconds. Somebody else's id may be of a year that datetime doesn't know.
+    # RFC 9562, 5.7: the first 48 bits are milliseconds. A foreign id may lie in a year that datetime can't represent.
     return int(minted.replace("-", "")[:12], 16) / 1000
 
 
 def utc_now() -> datetime:
-    """This process's time, in UTC; for display, never for decisions."""
+    """This process's time, in UTC. For display, never for decisions."""
     return datetime.now(UTC)
 
 

@@ -1,6 +1,6 @@
-"""What the services say to each other: one frozen model a message, versioned by its class.
+"""The messages between the services: one frozen model per message, versioned by its class.
 
-A command asks one service to do something; an event says what has happened: what came of a command, or something about
+A command asks one service to do something; an event says what has happened: the outcome of a command, or a change of
 the order itself. Readers are tolerant (unknown fields are ignored), because a producer may be newer than its consumer.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 UNDONE = "undone"
-"""The `reason` of a refusal that was given because the step had already been undone."""
+"""The `reason` of a refusal whose step had already been compensated."""
 
 
 class Workflow(StrEnum):
@@ -33,7 +33,7 @@ class EventBus(StrEnum):
 
 
 class Message(BaseModel):
-    """Base of all messages. `version` grows when a change can't be read by an older consumer."""
+    """Base of all messages. `version` grows with a change that an older consumer can't read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     version: ClassVar[int] = 1
@@ -83,11 +83,11 @@ class Command(Message):
 
 
 class Event(Message):
-    """Base of the messages that say what has happened, to whom it may concern."""
+    """Base of the messages that say what has happened."""
 
 
 class Refusal(Event):
-    """Base of the outcomes that say no. `reason` is short and for people, or `undone`."""
+    """Base of the outcomes that refuse. `reason` is a short text for people, or `undone`."""
 
     reason: Text = ""
 
@@ -116,9 +116,9 @@ class ConfirmationRejected(Refusal):
 
 
 class CancelOrder(Command):
-    """Asks the arbiter to cancel, on the strength of `facts`. The order becomes CANCELLED only if by these and its own
-    facts nothing is owed any more; otherwise it starts cancelling and answers with OrderCancellationRequested, or with
-    OrderConfirmed if that came first."""
+    """Asks the arbiter to cancel, because of `facts`. The order becomes CANCELLED only if, by these and its own facts,
+    no compensation is owed any more; otherwise it starts cancelling and answers with OrderCancellationRequested, or
+    with OrderConfirmed if it had been confirmed first."""
 
     reason: Text = ""
     facts: tuple[Annotated[str, Field(pattern="^[A-Za-z]{1,64}$")], ...] = ()
@@ -129,13 +129,13 @@ class OrderCancelled(Event):
 
 
 class OrderCancellationRequested(Event):
-    """The order is cancelling: every step must be undone, and can't be done any more."""
+    """The order is cancelling: every step must be compensated, and can't be done any more."""
 
     reason: Text = ""
 
 
 class OrderAccepted(Event):
-    """The coordinator has the order; sent only where the order asked again."""
+    """The coordinator has received the order; sent only as the answer to a resend."""
 
 
 class OrderNeedsAttention(Event):
@@ -145,15 +145,14 @@ class OrderNeedsAttention(Event):
 
 
 class OrderRetryRequested(Event):
-    """An operator asks the coordinator to go on with an order that needed attention."""
+    """An operator asks the coordinator to resume an order that needed attention."""
 
     by: Text = ""
     why: Text = ""
 
 
 class DeadLetterSettled(Event):
-    """An operator sent a dead letter (`letter` is its short type) back to its queue, or threw it away; the order's
-    timeline keeps it."""
+    """An operator redrove or discarded a dead letter (`letter` is its short type). The order's timeline records it."""
 
     action: Literal["redriven", "discarded"]
     letter: Text = ""
@@ -205,7 +204,7 @@ class RefundPayment(Command):
 
 class PaymentRefunded(Event):
     amount: Money | None = None
-    """What was given back; none when there had been no charge."""
+    """What was refunded; None if nothing had been charged."""
 
 
 # Shipping.
@@ -241,7 +240,7 @@ MESSAGES: Mapping[str, type[Message]] = {
         DeadLetterSettled,
     )
 }  # fmt: skip
-"""Every message by its short name."""
+"""Every message, by its short name."""
 
 
 def name_of(message: Message | type[Message]) -> str:
@@ -255,6 +254,6 @@ def type_of(message: Message | type[Message]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """`command` or `event`, by a message's short name; `note` for what is no message."""
+    """`command` or `event`, by a message's short name; `note` if it names no message."""
     model = MESSAGES.get(name)
     return "note" if model is None else "command" if issubclass(model, Command) else "event"

@@ -1,4 +1,4 @@
-"""The one envelope of every message: CloudEvents 1.0 in JSON, with the extensions that orderflow needs.
+"""The envelope of every message: CloudEvents 1.0 in JSON, with the extensions that orderflow needs.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 """
@@ -16,11 +16,11 @@ from orderflow.contracts import MESSAGES, EventBus, Id, Message, Workflow, name_
 from orderflow.errors import NewerVersion, Undecodable
 
 MAX_BYTES: Final = 192 * 1024
-"""Our cap on an encoded envelope. SNS, SQS and EventBridge take 256 KiB a call, attributes included."""
+"""Our limit for an encoded envelope. SNS, SQS and EventBridge accept 256 KiB per call, attributes included."""
 
 _TYPE: Final = re.compile(r"orderflow\.([A-Za-z]+)\.v([1-9][0-9]{0,3})")
 _JSON: Final = re.compile(r"application/([a-z0-9.-]+\+)?json *(;.*)?", re.IGNORECASE)
-"""Media types of JSON, with parameters or without. RFC 8259, 11; RFC 6839, 3.1"""
+"""JSON's media types, with or without parameters. RFC 8259, 11; RFC 6839, 3.1"""
 
 _OPTIONAL: Final = {"datacontenttype", "dataschema", "time", "traceparent", "causationid", "resend"}
 """Metadata without which a message can be handled."""
@@ -34,7 +34,7 @@ _Text = r"^[^\x00]*$"
 
 
 class Envelope(BaseModel):
-    """A message on its way. `subject` is the order's id; `resend` counts how often it has been sent again."""
+    """A message in its envelope. `subject` is the order's id; `resend` counts how often it has been resent."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -67,14 +67,14 @@ class Envelope(BaseModel):
 
     @property
     def about(self) -> dict[str, str]:
-        """What a log line says of it: ids and types, nothing of anybody."""
+        """Fields for a log line: ids and types, no personal data."""
         found = {"order_id": self.subject, "message_id": self.id, "type": self.name, "workflow": self.workflow.value}
         if self.traceparent and self.traceparent.count("-") == 3:
             found["trace_id"] = self.traceparent.split("-")[1]
         return found
 
     def encode(self) -> str:
-        """JSON in ASCII, so that characters and bytes are the same number and every broker takes it."""
+        """JSON in ASCII, so that it has as many bytes as characters and every broker accepts it."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
 
     def message(self) -> Message:
@@ -91,7 +91,7 @@ class Envelope(BaseModel):
             raise Undecodable(f"data of {self.type} doesn't fit: {_first(error)}") from None
 
     def again(self) -> Envelope:
-        """The same message, sent once more: same id, `resend` + 1."""
+        """The same message, resent: the same id, `resend` + 1."""
         return self.model_copy(update={"resend": self.resend + 1})
 
 
@@ -114,8 +114,8 @@ def decode(body: str) -> Envelope:
 
 
 def _without_what_is_optional(body: str, error: ValidationError) -> Envelope:
-    """Decodes what did not fit at first: null counts as not set (CloudEvents JSON format, 2.2), and metadata that is
-    optional and unusable is ignored and counted. Raises Undecodable for what is wrong and needed."""
+    """Decodes an envelope that did not fit at first: null counts as not set (CloudEvents JSON format, 2.2), and
+    optional metadata that can't be used is ignored and counted. Raises Undecodable if a required part is wrong."""
     wrong = {str(e["loc"][0]): e for e in error.errors(include_url=False, include_context=False) if e["loc"]}
     dropped: list[str] = []
     if wrong and wrong.keys() <= _OPTIONAL:

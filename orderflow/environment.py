@@ -1,6 +1,6 @@
-"""The process's environment as other people's libraries read it: what must not reach them is taken out.
+"""Changes the process's environment for third-party libraries: removes variables that they must not read.
 
-Beside `orderflow.settings`, only this module touches it. Call it before those libraries are imported or used.
+Besides `orderflow.settings`, only this module uses the environment. Call it before those libraries are imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROPAGATORS: Final = "OTEL_PROPAGATORS"
 
 
 def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None) -> None:
-    """Locally, remove whatever could lead an AWS client to a real account, and put test credentials in its place."""
+    """Locally, removes all that could lead an AWS client to a real account, and sets test credentials instead."""
     environ = os.environ if environ is None else environ
     if settings.orderflow_env != "local":
         return
@@ -37,7 +37,7 @@ def seal_aws(settings: Settings, environ: MutableMapping[str, str] | None = None
 
 
 def seal_libpq(environ: MutableMapping[str, str] | None = None) -> None:
-    """Removes what leads libpq elsewhere, or asks it for what a local database doesn't have (PGSERVICE, PGSSLMODE …).
+    """Removes variables that lead libpq elsewhere or require what a local database lacks (PGSERVICE, PGSSLMODE …).
     https://www.postgresql.org/docs/current/libpq-envars.html"""
     environ = os.environ if environ is None else environ
     for name in [n for n in environ if n.startswith("PG")]:
@@ -45,14 +45,14 @@ def seal_libpq(environ: MutableMapping[str, str] | None = None) -> None:
 
 
 def prefer_stable_http_conventions(environ: MutableMapping[str, str] | None = None) -> None:
-    """Makes OpenTelemetry's libraries use the stable names of its HTTP conventions, unless the user said otherwise."""
+    """Makes OpenTelemetry's libraries use the stable names of its HTTP conventions, unless the user chose otherwise."""
     (os.environ if environ is None else environ).setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 
 def do_without(environ: MutableMapping[str, str] | None = None) -> list[str]:
-    """Takes out what OpenTelemetry's variables ask for and this installation can't do; a sentence about each, with the
-    way out. Its libraries read most of them by themselves, some while they are imported, and raise there: telemetry
-    must never stop the business. Call it before the settings are read.
+    """Removes OpenTelemetry variables that ask for something this installation can't do. Returns a sentence about each,
+    with the way out. OpenTelemetry's libraries read most variables themselves, some during import, and raise: but
+    telemetry must never stop the business. Call it before the settings are read.
     https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/"""
     environ = os.environ if environ is None else environ
     return [said for said in (_propagators(environ), _protocol(environ)) if said]
@@ -88,10 +88,10 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def bypass_proxies(urls: Iterable[str | None], environ: MutableMapping[str, str] | None = None) -> None:
-    """What is at these URLs, or on this machine, is never asked through HTTP_PROXY: Docker's client configuration puts
-    that into containers, often without NO_PROXY. https://docs.docker.com/engine/cli/proxy/"""
+    """Excludes these URLs' hosts and this machine from HTTP_PROXY: Docker's client configuration sets that variable in
+    containers, often without NO_PROXY. https://docs.docker.com/engine/cli/proxy/"""
     environ = os.environ if environ is None else environ
     known = [part.strip() for name in ("no_proxy", "NO_PROXY") for part in environ.get(name, "").split(",")]
     hosts = [urlsplit(url).hostname or "" for url in urls if url]
     together = ",".join(dict.fromkeys(part for part in (*known, *hosts, *_LOOPBACK) if part))
-    environ["no_proxy"] = environ["NO_PROXY"] = together  # libraries prefer one or the other
+    environ["no_proxy"] = environ["NO_PROXY"] = together  # some libraries prefer one, some the other

@@ -1,7 +1,7 @@
 """The class of an error decides what happens to the message that met it.
 
-`Transient`: wait and try again, never counted against the message. `Rejected`: park it at once.
-Anything else a handler raises is counted per message and parks it at the fifth failure.
+`Transient`: wait and retry; it is never counted against the message. `Rejected`: dead-letter it at once.
+Anything else that a handler raises is counted per message, which is dead-lettered at the fifth failure.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ class ConfigurationError(OrderflowError):
 
 
 class Transient(OrderflowError):
-    """The fault lies in the surroundings (database, broker, provider, deadlock): the same message can succeed later."""
+    """The cause lies outside the message (database, broker, provider, deadlock): a retry of it can succeed."""
 
 
 class DatabaseUnavailable(Transient):
-    """PostgreSQL is away, refused the connection, or ended the transaction."""
+    """PostgreSQL is unavailable, refused the connection, or ended the transaction."""
 
 
 class Unsendable(OrderflowError):
-    """A message that has no route in its order's workflow, or is over the cap: a bug in what made it."""
+    """A message without a route in its order's workflow, or over the size limit: a bug in the code that made it."""
 
 
 class Contended(DatabaseUnavailable):
-    """A row that this needs is held by another transaction, or that one won a conflict; the database works."""
+    """Another transaction holds a row that is needed, or won a conflict. The database itself is available."""
 
 
 class BrokerUnavailable(Transient):
-    """The broker is unreachable, its stack isn't (yet) whole, or it takes nothing for this destination now.
+    """The broker is unreachable, its stack isn't complete (yet), or it accepts nothing for this destination now.
 
-    `code`: the error code that it answered with; empty if there was no answer. `done_nothing`: it surely did nothing of
-    what it was asked, because it refused that, or was not reached; else its answer may be what is lost."""
+    `code`: the error code that it answered with; empty if there was no answer. `done_nothing`: the call certainly had
+    no effect, because it was refused or did not reach the broker; otherwise only its answer may have been lost."""
 
     def __init__(self, reason: str, code: str = "", *, done_nothing: bool = False) -> None:
         super().__init__(reason)
@@ -54,7 +54,7 @@ class CommitUnanswered(DatabaseUnavailable, UnknownOutcome):
 
 
 class NewerVersion(Transient):
-    """A message of a version this process doesn't know yet: its consumer is about to be deployed."""
+    """A message of a version that this process doesn't know yet: its consumer is about to be deployed."""
 
 
 class UnreadableRow(Transient):
@@ -62,11 +62,11 @@ class UnreadableRow(Transient):
 
 
 class Rejected(OrderflowError):
-    """The message can never be handled here; it is parked in the dead-letter queue with this text as the reason."""
+    """The message can never be handled here; it is dead-lettered with this text as the reason."""
 
 
 class Undecodable(Rejected):
-    """Not an envelope, or its data doesn't fit its type."""
+    """The text is not an envelope, or its data doesn't fit its type."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Named places where a test can make a process die, to prove that nothing is lost there.
+"""Named places where a test can make a process crash, to prove that nothing is lost there.
 
-`CRASH_AT=point` or `point:3` kills the process (as kill -9 would) when it reaches the point for the third time.
-Tests of one process put a callable there instead. Unarmed, a point costs one look into an empty dict.
+`CRASH_AT=point` kills the process (as kill -9 would) when it reaches the point; `point:3` when it does for the third
+time. Tests within one process arm a callable instead. An unarmed point costs one check of an empty dict.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def arm(point: str, action: Callable[[], None]) -> None:
 
 
 def disarm() -> None:
-    """Takes all actions away."""
+    """Removes all actions."""
     _armed.clear()
 
 
@@ -60,12 +60,12 @@ def check(spec: str) -> tuple[str, int]:
     if point not in POINTS:
         raise ConfigurationError(f"CRASH_AT={point!r} is unknown; choose one of: {', '.join(POINTS)}")
     if nth and not nth.isdecimal():
-        raise ConfigurationError(f"CRASH_AT={spec!r}: {nth!r} is no number of times; write it as {point}:3")
+        raise ConfigurationError(f"CRASH_AT={spec!r}: {nth!r} is not a number; write it as {point}:3")
     return point, int(nth or 1)
 
 
 def arm_crash(spec: str) -> None:
-    """Arms `point[:n]` with the death of this process at the n-th time. Raises ConfigurationError."""
+    """Makes this process kill itself when it reaches `point[:n]` for the n-th time. Raises ConfigurationError."""
     point, nth = check(spec)
     times = itertools.count(1)
 

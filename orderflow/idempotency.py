@@ -1,11 +1,12 @@
-"""Answers to requests that carried an `Idempotency-Key`, stored in the transaction of their effect.
+"""Answers to requests with an `Idempotency-Key`, stored in the transaction of their effect.
 
-An effect in one transaction claims the key's row first and stores its answer with the effect: a repeat finds the
-answer, and a twin waits for the row, at most `WAIT` seconds. What fails is rolled back together with its claim, so a
-refusal is never stored. An effect in several transactions (`Steps`) records each of them in the row before it acts: a
-repeat continues where the first one ended.
+An effect in one transaction claims the key's row first and stores its answer with the effect: a repeated request finds
+the answer, and a concurrent one waits for the row, for at most `WAIT` seconds. A failure rolls back the claim as well,
+so a refusal is never stored. An effect in several transactions (`Steps`) records each of them in the row before it
+acts: a repeated request continues where the first one ended.
 
-Source: "The Idempotency-Key HTTP Header Field", https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
+Source: "The Idempotency-Key HTTP Header Field",
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ CREATE INDEX idempotency_created ON idempotency USING brin (created_at)
 """
 
 WAIT: Final = 2.0
-"""Seconds that a request waits for its twin; for other rows it waits no longer than any transaction."""
+"""Seconds that a request waits for another one with the same key; for other rows it waits as any transaction does."""
 
 LEASE: Final = 30.0
-"""Seconds after its last record until an effect in several transactions counts as abandoned; each takes less."""
+"""Seconds after its last record until an effect in several transactions counts as abandoned; each one takes less."""
 
 CLAIMED_AT: Final = datetime.min.replace(tzinfo=UTC)
-"""In an answer that is stored together with the claim: stands for the time of the transaction."""
+"""A placeholder for the transaction's time, in an answer that is stored together with the claim."""
 
 _CLAIMED_AT: Final = clock.rfc3339(CLAIMED_AT)
 
-# The first `set_config` runs before the row is inserted, the second after it: the wait for a twin has a limit of its
-# own without another statement.
+# The first `set_config` runs before the row is inserted, the second after it: so the wait for a request with the same
+# key has its own limit without another statement.
 _CLAIM: Final = f"""
 INSERT INTO idempotency (scope, key, fingerprint, status, headers, body)
 SELECT %s::bytea, %s::text, %s::bytea, %s::int, %s::text, %s::text FROM set_config('lock_timeout', '{WAIT:g}s', true)
@@ -81,7 +82,7 @@ _RELEASE: Final = b"UPDATE idempotency SET leased_until = now() WHERE scope = %s
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it counts: within its `scope` (caller and route, SHA-256), for one request (`fingerprint`, SHA-256)."""
+    """A key within its `scope` (caller and route, SHA-256), for one request (`fingerprint`, SHA-256)."""
 
     scope: bytes
     value: str
@@ -90,22 +91,23 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer as it is stored: status, body, and the headers that a repeat gets again."""
+    """An HTTP answer as it is stored: status, body, and the headers that a repeated request gets again."""
 
     status: int
     body: str
     headers: Mapping[str, str]
 
     def at(self, moment: datetime) -> Reply:
-        """With the transaction's time in the place of CLAIMED_AT."""
+        """The reply with the transaction's time in place of CLAIMED_AT."""
         return replace(self, body=self.body.replace(_CLAIMED_AT, clock.rfc3339(moment)))
 
 
 def claim(connection: Connection, key: Key, foreseen: Reply | None = None) -> Callable[[], datetime | None]:
-    """Claims a key, as the first statement of its transaction. Sent now; the result gives, when called, the time of
-    the transaction, or None where the key is known. Raises Problem (503) when it is read and a twin takes too long.
+    """Claims a key, as the first statement of its transaction. The statement is sent now; calling the result returns
+    the time of the transaction, or None if the key is known. That call raises Problem (503) if a request with the same
+    key takes too long.
 
-    `foreseen`: the answer, where it is known before the effect; it then needs no `store`."""
+    `foreseen`: the answer, if it is known before the effect; then `store` is not needed."""
     stored = _columns(foreseen) if foreseen else [None, None, None]
     cursor = connection.execute(_CLAIM, [key.scope, key.value, key.fingerprint, *stored])
 
@@ -127,8 +129,8 @@ def store(connection: Connection, key: Key, reply: Reply) -> None:
 def known(connection: Connection, key: Key) -> Reply:
     """The answer under a known key.
 
-    Raises Problem: 422 where it was for another request, 503 where that has not ended; and Transient where the key was
-    pruned since."""
+    Raises Problem: 422 if the key was used for another request, 503 if its request has not ended; and Transient if the
+    key has been pruned since."""
     rows = connection.execute(_KNOWN, [key.scope, key.value]).fetchall()
     if not rows:
         raise Transient("the idempotency key was pruned just now")
@@ -141,17 +143,17 @@ def known(connection: Connection, key: Key) -> Reply:
 
 
 class Steps:
-    """An effect in several transactions under one key, which belongs to this request until it has ended."""
+    """An effect in several transactions under one key, which this request holds until it has ended."""
 
     def __init__(self, key: Key) -> None:
         self._key = key
         self._owner = clock.new_id()
         self.recorded: Sequence[Any] = ()
-        """What earlier requests with this key recorded, in their order: they died, or their answer was lost."""
+        """The records, in order, of earlier requests with this key that died or whose answer was lost."""
 
     def begin(self, connection: Connection) -> bool:
-        """Claims the key, or takes it over where its request was abandoned; False where it is known otherwise (`known`
-        says how). Raises Problem (503) where a twin takes too long."""
+        """Claims the key, or takes it over from an abandoned request; False if the key is known otherwise (`known` says
+        how). Raises Problem (503) if a request with the same key takes too long."""
         key = self._key
         try:
             rows = connection.execute(_BEGIN, [key.scope, key.value, key.fingerprint, self._owner]).fetchall()
@@ -161,18 +163,18 @@ class Steps:
         return bool(rows)
 
     def record(self, connection: Connection, entries: Sequence[Any]) -> None:
-        """Records JSON values in the transaction that comes before they are done. Raises Transient where another
-        request has taken over."""
+        """Records JSON values in a transaction before they are acted on. Raises Transient if another request has taken
+        over."""
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         self._mine(connection.execute(_RECORD, [lines, self._key.scope, self._key.value, self._owner]).fetchall())
 
     def finish(self, connection: Connection, reply: Reply) -> None:
-        """Stores the answer. Raises Transient where another request has taken over."""
+        """Stores the answer. Raises Transient if another request has taken over."""
         asked = [*_columns(reply), self._key.scope, self._key.value, self._owner]
         self._mine(connection.execute(_STORE, asked).fetchall())
 
     def release(self, connection: Connection) -> None:
-        """Lets a repeat continue at once."""
+        """Lets a repeated request continue at once."""
         connection.execute(_RELEASE, [self._key.scope, self._key.value, self._owner])
 
     def _mine(self, rows: Sequence[Any]) -> None:
@@ -181,7 +183,7 @@ class Steps:
 
 
 def kept(seconds: float) -> Sequence[Kept]:
-    """Keys are kept for so long. Not by partitions: each is unique over all of them."""
+    """Keeps keys for `seconds`. Without partitions, because a key must be unique over all of them."""
     return (Deleted("idempotency", "created_at", seconds),)
 
 

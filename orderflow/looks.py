@@ -1,4 +1,4 @@
-"""Looks at something that may hang, one at a time, in a thread of its own; whoever asks waits for a moment at most."""
+"""Checks something that may hang: one check at a time, in a thread of its own, and callers wait only for a moment."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Looks(Generic[T]):
-    """`look` runs when somebody asks and no look is under way. Safe to use from several threads.
+    """`look` runs when a caller asks and no check is running. Safe to use from several threads.
 
-    All who ask during a look share it, and none waits beyond `patience` seconds after it began."""
+    All callers during a check share it, and none waits longer than `patience` seconds after its start."""
 
     def __init__(self, name: str, look: Callable[[], T], patience: float) -> None:
         self._name = name
@@ -26,7 +26,7 @@ class Looks(Generic[T]):
         self._found: list[T] = []
 
     def ask(self) -> T | None:
-        """What the look found; None if it takes too long, or failed."""
+        """The result of the check; None if it takes too long, or failed."""
         with self._lock:
             if self._done.is_set():
                 self._done, self._found, self._began = threading.Event(), [], time.monotonic()

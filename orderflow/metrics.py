@@ -1,7 +1,7 @@
-"""What a process counts of its own work, for `/metrics`. Counting never locks: a scrape may be a message behind.
+"""The counters and histograms of a process, for `/metrics`. Counting never locks: a scrape may be one message behind.
 
-A family of counters or a histogram is made once, by the module that counts; `families` has them all. What all
-processes of a service counted together is kept by `orderflow.telemetry.shared_counters`.
+Each family of counters or histogram is made once, by the module that counts; `families` lists them all.
+`orderflow.telemetry.shared_counters` keeps the sums over all processes of a service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 
 class Counts(Counter[tuple[str, ...]]):
-    """A family of counters: a dict from the labels' values to the count."""
+    """A family of counters: a dict from the values of its labels to the count."""
 
     def __init__(self, name: str, text: str, *labels: str) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class Counts(Counter[tuple[str, ...]]):
         families.append(self)
 
     def samples(self) -> Iterator[tuple[tuple[str, ...], float]]:
-        """What has been counted: by the labels' values."""
+        """The counts, by the values of the labels."""
         yield from dict(self).items()
 
 
 class Histogram:
-    """Counts values into buckets, apart for each value of the labels. `bounds`: the upper ends, ascending; what is
-    above them all goes into +Inf."""
+    """Counts values in buckets, separately for each combination of labels. `bounds`: the upper ends, ascending; values
+    above all of them go into +Inf."""
 
     def __init__(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> None:
         self.name, self.text, self.labels = name, text, labels
@@ -52,12 +52,12 @@ class Histogram:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The names of what `samples` tells for each label."""
+        """The names of the samples for each combination of labels."""
         return (*map(str, self.bounds), "+Inf", "sum")
 
 
 class Gauge(NamedTuple):
-    """A value of now, which a service reads when it is asked."""
+    """A current value, which a service reads when it is scraped."""
 
     name: str
     text: str
@@ -67,8 +67,8 @@ class Gauge(NamedTuple):
 families: Final[list[Counts | Histogram]] = []
 
 handled: Final = Counts("messages_handled", "Messages handled", "type", "verdict")
-"""Verdicts: done, later or park."""
-resent: Final = Counts("messages_resent", "Messages handled that were sent again, or answer one that was", "type")
+"""Verdicts: done, later (retry) or park (dead-lettered)."""
+resent: Final = Counts("messages_resent", "Messages handled that were resent, or that answer a resent one", "type")
 unheard: Final = Counts("messages_unheard", "Known messages without a reaction", "service", "type")
 provider_calls: Final = Counts(
     "provider_calls", "Calls to the provider, their attempts, and those without an answer", "kind", "what"
@@ -82,12 +82,12 @@ handling: Final = Histogram(
 
 
 def snapshot() -> dict[str, float]:
-    """Everything that this process has counted so far, by a key that names family and labels."""
+    """Everything that this process has counted so far, by a key of family and labels."""
     return {json.dumps([f.name, *labels]): count for f in families for labels, count in f.samples()}
 
 
 def by_family(counted: Mapping[str, float]) -> dict[str, dict[tuple[str, ...], float]]:
-    """Such a snapshot by family, and in it by the values of the labels."""
+    """A snapshot grouped by family, and within it by the values of the labels."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for key in sorted(counted):
         name, *labels = json.loads(key)

@@ -1,7 +1,7 @@
-"""The one routing table: where a message goes, by the order's workflow. A workflow is nothing but this.
+"""The routing table: where a message goes, by the order's workflow. A workflow is nothing more than its routes.
 
-From it follow the SNS filter policies and EventBridge patterns of the stack, who coordinates an order, and the
-drawings in the docs. Handlers never see it.
+The stack's SNS filter policies and EventBridge patterns, the coordinator of an order, and the diagrams in the docs are
+all derived from it. Handlers never see it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from orderflow.contracts import EventBus, Message, Workflow, name_of
 from orderflow.saga import SHIPMENT, STEPS
 
 SERVICES: Final = ("order", "inventory", "payment", "shipping", "orchestrator")
-"""Everything that has a queue of its own."""
+"""All services with a queue of their own."""
 
 
 MACHINE: Final = "step-functions"
-"""Who coordinates where a state machine does: it has no queue, it is started, and it is answered."""
+"""The coordinator in the Step Functions workflow. It has no queue: it is started, and its tasks are answered."""
 
 
 class Channel(StrEnum):
     """How a message leaves its process."""
 
     BUS = "bus"
-    """Published as an event; `listeners` hear it."""
+    """Published as an event to all `listeners`."""
     QUEUE = "queue"
     """Sent to one service's queue."""
     START = "start-execution"
     """Starts the order's Step Functions execution."""
     TOKEN = "task-token"  # noqa: S105 - the name of a channel
-    """Answers the task that asked (SendTaskSuccess), if one did."""
+    """Answers the task that asked (SendTaskSuccess), if there is one."""
     NONE = "none"
     """Stays inside the service that made it."""
 
@@ -109,7 +109,7 @@ _STEP_FUNCTIONS: Final[_Table] = {
     **{step.undo: _to(step.service) for step in STEPS},
     **{outcome: _ANSWER for step in STEPS for outcome in (step.success, step.refusal, step.undone)},
     c.OrderPlaced: Route(Channel.START, (MACHINE,)),
-    # As the arbiter's answer. As an event it goes nowhere: the machine sees it when it asks to confirm.
+    # The arbiter's answer to a task. Without a task it goes nowhere: the state machine learns it when it confirms.
     c.OrderCancellationRequested: _ANSWER,
     c.OrderRetryRequested: _to("orchestrator"),
     c.ConfirmOrder: _to("order"),
@@ -127,15 +127,16 @@ TABLE: Final[Mapping[Workflow, _Table]] = {
     Workflow.STEP_FUNCTIONS: _STEP_FUNCTIONS,
     Workflow.HYBRID: _HYBRID,
 }
-"""(workflow, type) → route, for the workflows that are built."""
+"""(workflow, type) → route, for all workflows."""
 
 OPERATIONS: Final[_Table] = {c.DeadLetterSettled: _to("order")}
-"""What operators cause: no part of any workflow, and the same in all."""
+"""Messages that operators cause: part of no workflow, and the same in all."""
 
 ADMITTED_AHEAD: Final[Mapping[str, frozenset[tuple[Workflow, type[Message]]]]] = {}
-"""What a service is about to hear that its filter names: an event that exists, or the first one of a workflow. The
-release before the one that reacts lets it through, and the consumer acknowledges it; a filter that named it until then
-would still drop it for a quarter of an hour (docs/adr/0033). Empty once that release is out."""
+"""Events that a service will react to in the next release, but that its filter excludes until then: an existing event,
+or the first one of a workflow. This release already lets them through, and the consumer acknowledges them; a filter
+that excluded them until the next release would still drop them for a quarter of an hour (docs/adr/0033). Empty once
+that release is out."""
 
 COORDINATOR: Final[Mapping[Workflow, str]] = {
     Workflow.CHOREOGRAPHY: "order",
@@ -143,11 +144,11 @@ COORDINATOR: Final[Mapping[Workflow, str]] = {
     Workflow.STEP_FUNCTIONS: MACHINE,
     Workflow.HYBRID: "orchestrator",
 }
-"""Who watches an order: sends again what got lost, and undoes it at its deadline."""
+"""Who coordinates an order: resends lost messages, and compensates the order at its deadline."""
 
 
 def route(workflow: Workflow, message: type[Message]) -> Route:
-    """Where `message` goes. Raises LookupError for a message that this workflow doesn't have."""
+    """Where `message` goes. Raises LookupError for a message that is not part of this workflow."""
     try:
         return OPERATIONS.get(message) or TABLE[workflow][message]
     except KeyError:
@@ -155,8 +156,8 @@ def route(workflow: Workflow, message: type[Message]) -> Route:
 
 
 def route_of(workflow: Workflow, message: type[Message], *, resend: int, token: bool) -> Route:
-    """Where one message goes: by the table, except that an answer that no task asked for goes nowhere, and an order
-    whose execution may be lost is the orchestrator's business. Raises LookupError as `route` does."""
+    """Where one message goes: by the table, with two exceptions. An answer that no task asked for goes nowhere, and an
+    order whose execution may be lost goes to the orchestrator. Raises LookupError as `route` does."""
     cell = route(workflow, message)
     if cell.channel is Channel.TOKEN and not token:
         return _LOCAL
@@ -166,7 +167,7 @@ def route_of(workflow: Workflow, message: type[Message], *, resend: int, token: 
 
 
 def heard_by(service: str) -> dict[Workflow, tuple[str, ...]]:
-    """The events (short names) that `service` hears from the bus, by workflow."""
+    """The events (short names) that `service` listens to on the bus, by workflow."""
     heard = {
         workflow: tuple(
             sorted(name_of(m) for m, r in table.items() if r.channel is Channel.BUS and service in r.listeners)
@@ -182,8 +183,8 @@ def uses_bus(workflow: Workflow) -> bool:
 
 
 def variants(workflow: str | None = None, event_bus: str | None = None) -> list[tuple[Workflow, EventBus]]:
-    """Everything that is built and differs; narrowed to what is asked for. Where the bus makes no difference it is the
-    one that is asked for, or SNS."""
+    """All different combinations of workflow and bus, filtered by the arguments. If the bus makes no difference, it is
+    the given one, or SNS."""
     found = []
     for built in TABLE:
         buses = list(EventBus) if uses_bus(built) else [EventBus(event_bus) if event_bus else EventBus.SNS]
@@ -192,19 +193,19 @@ def variants(workflow: str | None = None, event_bus: str | None = None) -> list[
 
 
 def hears(service: str, workflow: Workflow, message: type[Message]) -> bool:
-    """Whether a message that is in the queue of `service` is its business. An event is, if the table names the service
-    as a listener: filters let through what they don't know (`filter_policy`)."""
+    """Whether a message in the queue of `service` is meant for it. An event is, if the table names the service as a
+    listener: filters let unknown types through (`filter_policy`)."""
     cell = OPERATIONS.get(message) or TABLE[workflow].get(message, _LOCAL)
     return cell.channel is not Channel.BUS or service in cell.listeners
 
 
 def filter_policy(service: str) -> dict[str, Any]:
-    """The SNS subscription filter policy (on message attributes) of `service`; only for those that hear anything.
+    """The SNS subscription filter policy (on message attributes) of `service`; only for services with a subscription.
 
-    It names what the service does *not* hear, because a changed policy takes up to 15 minutes to take effect: a type or
-    a workflow that is new passes the old policy, and the consumer decides (`hears`). Keys are ANDed: every pair of a
-    workflow and a type is admitted of which neither is named. That is exact as long as no workflow publishes an event
-    that a service hears in another one only (held by a test).
+    It excludes what the service does *not* listen to, because a changed policy takes up to 15 minutes to take effect: a
+    new type or workflow passes the old policy, and the consumer decides (`hears`). Keys are ANDed: a message passes if
+    neither its workflow nor its type is excluded. That is exact as long as no workflow publishes an event that a
+    service listens to in another workflow only (a test checks this).
     https://docs.aws.amazon.com/sns/latest/dg/sns-subscription-filter-policies.html
     https://docs.aws.amazon.com/sns/latest/dg/string-value-matching.html
     """
@@ -213,7 +214,7 @@ def filter_policy(service: str) -> dict[str, Any]:
 
 
 def event_pattern(service: str) -> dict[str, Any]:
-    """The EventBridge event pattern of `service`, to the same effect.
+    """The EventBridge event pattern of `service`, with the same effect.
 
     https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns.html
     """
@@ -227,7 +228,7 @@ def _anything_but(key: str, values: list[str]) -> dict[str, Any]:
 
 
 def _not_heard(service: str) -> tuple[list[str], list[str]]:
-    """Workflows that publish events, none for `service`; and types of event that it hears in no workflow."""
+    """Workflows that publish events, but none for `service`; and event types that it listens to in no workflow."""
     heard = [(w, name) for w, names in heard_by(service).items() for name in names]
     heard += [(w, name_of(message)) for w, message in ADMITTED_AHEAD.get(service, ())]
     workflows, names = {w for w, _ in heard}, {name for _, name in heard}

@@ -1,4 +1,4 @@
-"""One service at work in one process: its application, and the threads around it. Made after the fork."""
+"""One service in one process: its application, and the threads around it. Made after the fork."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ log = structlog.get_logger(__name__)
 
 _TICK: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
-"""Seconds between prunings; where less than that is kept, a quarter of what is kept."""
+"""Seconds between prunings; a quarter of the shortest retention time, if that is less."""
 _PRUNE_AGAIN: Final = 30.0
-"""Seconds until it is tried again, where a long transaction held a table."""
+"""Seconds until pruning is retried, if a long transaction held a table."""
 _COUNT_EVERY: Final = 5.0
 _SWEEPS: Final = 20
-"""Batches of due orders at a tick; after an outage many are due at once."""
+"""Maximum number of batches of due orders per tick; after an outage many are due at once."""
 _FAR_BEHIND: Final = 6.0
-"""Seconds that a watermark may be behind until an owner that has something to look after asks its queue itself."""
+"""Seconds by which a watermark may be behind until an owner with due orders polls its queue itself."""
 _BEAT_LATE: Final = 20.0
-"""Seconds beyond the long poll after which a consumer that has not been heard of counts as stuck."""
+"""Seconds beyond the long poll after which a silent consumer counts as stuck."""
 
 
 class Sweeper(Protocol):
-    """Owner of deadlines: sends again what got no answer, and undoes what is too late."""
+    """The owner of deadlines: resends messages without an answer, and compensates orders that are too late."""
 
     def sweep(self, lag: float, resumed: float = inf) -> bool:
-        """Looks after what is due; returns whether there may be more. `lag`: seconds that the watermark of the own
-        queue is behind the database's clock, infinite while it isn't known; `resumed`: seconds since this owner is
-        back after it was down, or could not hear."""
+        """Handles due orders; returns whether there may be more. `lag`: seconds that the watermark of the owner's queue
+        is behind the database's clock, infinite while it is unknown; `resumed`: seconds since this owner resumed after
+        it was down, or could not hear its queue."""
 
     def waits(self) -> bool:
-        """Whether anything would be due if the watermark had come as far as the clock."""
+        """Whether anything would be due if the watermark had reached the current time."""
 
 
 class Worker(Protocol):
-    """Further work of a service, in a thread of its own."""
+    """Additional work of a service, in a thread of its own."""
 
     name: str
 
@@ -66,12 +66,12 @@ class Worker(Protocol):
         """Works until `stop`."""
 
     def stop(self) -> None:
-        """Begins nothing more."""
+        """Begins no further work."""
 
 
 class Service:
-    """Wires one application to its database and broker. `run_once` methods of the parts serve tests; `start` runs them
-    in threads."""
+    """Connects one application to its database and broker. `start` runs the parts in threads; tests call their `step`
+    methods instead."""
 
     def __init__(
         self,
@@ -134,12 +134,12 @@ class Service:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self.schema: str | None = None
-        """Why the database's schema is older than this code; the service is not started meanwhile."""
+        """Why the database's schema is older than this code; until it is current, the service is not started."""
         self.works = settings.orderflow_role is not Role.WEB
-        """Whether this process takes messages."""
+        """Whether this process receives messages."""
 
     def start(self) -> None:
-        """Starts the threads that the process's role asks for."""
+        """Starts the threads that the process's role needs."""
         self.database.open()
         jobs: list[tuple[str, Callable[[], None]]] = [
             ("publisher", self.publisher.run),
@@ -156,7 +156,8 @@ class Service:
             thread.start()
 
     def stop(self, grace: float = 8.0) -> None:
-        """Stops receiving, finishes what is in hand, publishes it, and closes; within `grace` seconds."""
+        """Stops receiving, finishes the messages in flight, publishes the results, and closes; within `grace`
+        seconds."""
         ends = time.monotonic() + grace
         self.consumer.stop()
         for worker in self.workers:
@@ -167,13 +168,13 @@ class Service:
         self.publisher.stop()
         self._stopping.set()
         for thread in self._threads:
-            # A consumer may sit in a long poll with nothing in hand: it needs no waiting for.
+            # A consumer may be in a long poll with no message in flight: it need not be waited for.
             if not thread.name.startswith("consumer"):
                 thread.join(max(0.1, ends - time.monotonic()))
         try:
             self.outbox.flush()
         except Transient as error:
-            log.info("sent messages stay in the outbox and are sent once more", error=str(error))
+            log.info("sent messages stay in the outbox and will be resent", error=str(error))
         self._try("counters", self.counters.hand_in)
         if self.receivers and self.works:
             self._try("report", lambda: self.receivers.report(leaving=True))  # type: ignore[union-attr]
@@ -189,18 +190,18 @@ class Service:
         elif problem := self.database.problem():
             problems["database"] = problem
         if not self.broker.ready():
-            problems["broker"] = "does not answer, or its stack is not whole (yet)"
+            problems["broker"] = "does not answer, or its stack is not complete (yet)"
         silent = time.monotonic() - self.consumer.beat
         if self.works and silent > self.settings.long_poll + _BEAT_LATE:
             problems["consumer"] = f"no sign of life for {silent:.0f} s"
         return problems
 
     def _beat(self) -> None:
-        # By itself: behind sweeps or pruning that take long, what is in hand would become visible again.
+        # In a thread of its own: behind long sweeps or prunings, messages in flight would become visible again.
         while not self._stopping.wait(_TICK):
             if self.receivers:
                 self._try("report", self.receivers.report)
-            self._try("heartbeat", self.consumer.keep_in_hand)
+            self._try("heartbeat", self.consumer.extend_visibility)
 
     def _maintain(self) -> None:
         relayed = counted = time.monotonic()
@@ -222,30 +223,30 @@ class Service:
                 self._try("counters", self.counters.hand_in)
 
     def set_right(self) -> int:
-        """What was put off by a clock that has been set back is due now; how many rows."""
+        """Makes rows due now that the database's clock, set back since, had put too far ahead. Returns their number."""
         return set_right(self.database, self._ahead, self.settings.longest_wait)
 
     def sweep(self) -> None:
-        """Looks after the deadlines that this service owns."""
+        """Handles the deadlines that this service owns."""
         if not self.sweeper or not self.receivers:
             return
         for _ in range(_SWEEPS):
             look = self.receivers.look()
             if look.lag > _FAR_BEHIND and self.consumer.watermark.hearing and self.sweeper.waits():
-                # Its threads may sit in long polls for long: whether nothing is there is known sooner by a short one.
+                # The consumer's threads may be in long polls: a short poll shows sooner whether the queue is empty.
                 self.consumer.step(1)
             if not self.sweeper.sweep(look.lag, look.resumed):
                 return
 
     def _retain(self) -> None:
-        # By itself: however much there is to forget, it holds up no relay and no deadline.
+        # In a thread of its own: however much there is to remove, it delays no relay and no deadline.
         wait = 0.0
         while not self._stopping.wait(wait):
             wait = _PRUNE_AGAIN
             try:
                 wait = self._prune_every if self.prune() else min(_PRUNE_AGAIN, self._prune_every)
             except Exception:
-                log.exception("pruning failed; it is tried again")
+                log.exception(f"pruning failed; retrying in {wait:g} s")
 
     @property
     def _prune_every(self) -> float:
@@ -254,15 +255,15 @@ class Service:
         return min(_PRUNE_EVERY, shortest / 4)
 
     def prune(self) -> bool:
-        """Forgets what is older than the retention settings say, and makes the partitions of the time ahead; whether
-        all of it could be done."""
+        """Removes what is older than the retention settings allow, and makes partitions in advance. Returns whether
+        everything succeeded."""
         return self._retention.run(self._prune_every)
 
     def _try(self, what: str, job: Callable[[], object]) -> None:
         try:
             job()
         except Transient as error:
-            log.warning("maintenance waits", job=what, error=str(error))
+            log.warning("maintenance job unavailable; retrying", job=what, error=str(error))
         except Exception:
-            # The other jobs must not stop for this one's fault.
-            log.exception("maintenance failed; it is tried again", job=what)
+            # The other jobs must continue.
+            log.exception("maintenance job failed; retrying", job=what)

@@ -20,7 +20,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _as_browsers_write(origin: str) -> str:
-    # Without a path, and without the port that its scheme has anyway. RFC 6454, 6.2
+    # Without a path, and without the scheme's default port. RFC 6454, 6.2
     return re.sub(r"^(http:.*):80$|^(https:.*):443$", r"\1\2", origin.lower().rstrip("/"))
 
 
@@ -34,13 +34,13 @@ _Sampler = Annotated[
         "always_on", "always_off", "traceidratio",
         "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
     ] | None,
-    # By OpenTelemetry's rules capitals say the same, and nothing is as if it were not set.
+    # By OpenTelemetry's rules, capitals don't matter, and an empty value counts as not set.
     BeforeValidator(lambda value: (value.lower() or None) if isinstance(value, str) else value),
 ]  # fmt: skip
 
 
 class Role(StrEnum):
-    """What a process of a service does: serve HTTP, work through messages, or both."""
+    """What a process of a service does: serve HTTP, handle messages, or both."""
 
     ALL = "all"
     WEB = "web"
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
-    # What runs, and how.
+    # Deployment and security.
     workflow_mode: Workflow = Workflow.CHOREOGRAPHY
     event_bus: EventBus = EventBus.SNS
     allow_workflow_override: bool | None = None
@@ -65,19 +65,20 @@ class Settings(BaseSettings):
     orderflow_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     orderflow_operator_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     orderflow_trusted_origins: Annotated[tuple[_Origin, ...], NoDecode] = ()
-    """Whose pages may post: for a proxy that doesn't pass the Host on, and sites of other names."""
+    """Sites whose pages may post: needed behind a proxy that doesn't pass on the Host, and for sites with other
+    names."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    # Where the others are.
+    # Addresses.
     aws_endpoint_url: str | None = None
     aws_region: Annotated[str, Field(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$")] = "us-east-1"
-    """As every AWS tool takes it: AWS_REGION, AWS_DEFAULT_REGION, the profile's; on AWS there is no other default."""
+    """As in every AWS tool: AWS_REGION, AWS_DEFAULT_REGION, or the profile's; on AWS there is no other default."""
     database_url: SecretStr = SecretStr("")
     providers_database_url: SecretStr = SecretStr("")
     """The simulated providers' own database (payment and shipping)."""
     orchestrator_url: str | None = None
     jaeger_url: str | None = None
-    """Where people reach Jaeger's pages, for links."""
+    """Jaeger's address for browsers, used in links."""
     order_port: Port = 8001
     inventory_port: Port = 8002
     payment_port: Port = 8003
@@ -88,19 +89,20 @@ class Settings(BaseSettings):
     web_workers: Annotated[int, Field(ge=1, le=64)] = 1
     web_threads: Annotated[int, Field(ge=1, le=256)] = 8
     web_connections: Annotated[int, Field(ge=10, le=100_000)] = 1000
-    """Clients' connections of each web worker; a new one beyond them ends the one that has waited longest."""
+    """Maximum number of client connections per web worker; one more closes the connection that has waited longest."""
     web_request_timeout: Seconds = 10
-    """From the first byte of a request until it is whole; then the caller gets 408."""
+    """From the first byte of a request until it is complete; then the caller gets 408."""
     web_response_timeout: Annotated[float, Field(gt=0, le=86_400)] = 30
-    """For a caller to take an answer; then the connection is closed."""
+    """Time for a caller to receive an answer; then the connection is closed."""
     consumer_threads: Annotated[int, Field(ge=1, le=32)] | None = None
-    """Default: two in order, which hears of every step, and one elsewhere. More receive less at once and cost calls."""
+    """Default: two in order, which hears of every step, and one elsewhere. With more, batches are smaller and cost more
+    calls."""
     database_pool: Annotated[int, Field(ge=1, le=100)] = 10
     long_poll: Annotated[int, Field(ge=0, le=20)] = 20
     visibility: Annotated[int, Field(ge=2, le=43200)] = 30
     heartbeat: Seconds = 10
     lease: Seconds = 10
-    """How long staged messages, provider intents and looks at executions belong to the process that took them."""
+    """How long staged messages, provider intents and checks of executions belong to the process that took them."""
     failures_until_parked: Annotated[int, Field(ge=1)] = 5
 
     # Providers.
@@ -108,26 +110,26 @@ class Settings(BaseSettings):
     provider_attempts: Annotated[int, Field(ge=1)] = 3
     provider_concurrency: Annotated[int, Field(ge=1)] = 16
     provider_key_life: Seconds = 24 * 3600
-    """How long a provider honours an idempotency key; an older intent is only looked up, never sent again."""
+    """How long a provider honours an idempotency key; an older intent is only looked up, never resent."""
 
-    # Owners' times (DESIGN.md §2).
+    # Owners' deadlines (DESIGN.md §2).
     resend_after: Annotated[tuple[Seconds, ...], NoDecode] = (10, 20, 40)
-    """After the last progress, when the open message is sent again."""
+    """Time after the last progress at which the open message is resent."""
     retry_budget: Annotated[int, Field(ge=1)] = 100
-    """Messages that an owner may send again at once, beyond a share of its traffic (`orderflow.saga.retry_budget`)."""
+    """Messages that an owner may resend at once, beyond a share of its traffic (`orderflow.saga.retry_budget`)."""
     undo_after: Seconds = 60
-    """After the last progress, when an order is undone."""
+    """Time after the last progress at which an order is compensated."""
     undo_resend_every: Seconds = 10
     undo_attempts: Annotated[int, Field(ge=1)] = 20
-    """Undos sent without an answer until the order needs an operator."""
+    """Compensation commands sent without an answer until the order needs an operator."""
 
     # Retention.
     keep_inbox: Seconds = 14 * 24 * 3600
-    """Longer than any queue keeps a message (14 days at most)."""
+    """At least as long as any queue keeps a message (14 days at most)."""
     keep_log: Seconds = 90 * 24 * 3600
     keep_idempotency_keys: Seconds = 48 * 3600
 
-    # Traces: OpenTelemetry's own variables. The SDK reads the others itself.
+    # Traces: OpenTelemetry's own variables. Its SDK reads the others itself.
     otel_sdk_disabled: str = "false"
     otel_traces_exporter: str = "otlp"
     otel_exporter_otlp_endpoint: str | None = None
@@ -136,9 +138,9 @@ class Settings(BaseSettings):
     otel_exporter_otlp_traces_timeout: Seconds | None = None
     otel_traces_sampler: _Sampler = None
     otel_bsp_schedule_delay: Annotated[float, Field(gt=0)] = 2000
-    """Milliseconds between two exports; OpenTelemetry's own default, 5 s, is long for who looks at one order."""
+    """Milliseconds between two exports; OpenTelemetry's default, 5 s, is long for someone who looks at one order."""
     traces_per_second: Annotated[float, Field(gt=0)] = 10
-    """New traces of each operation and process, where OTEL_TRACES_SAMPLER says nothing; ten times as many at once."""
+    """New traces per operation and process if OTEL_TRACES_SAMPLER is not set; ten times as many in a burst."""
 
     # For the fault tests.
     crash_at: str = ""
@@ -191,33 +193,33 @@ class Settings(BaseSettings):
 
     @property
     def undo_timeouts(self) -> Sequence[float]:
-        """Seconds that a state machine waits for each attempt of an undo: once, twice, then four times
+        """Seconds that a state machine waits for each attempt of a compensation: once, twice, then four times
         UNDO_RESEND_EVERY.
 
-        There an answer counts only while its task waits, unlike one to an owner: where all is slow, attempts at a
-        steady pace would cost each other their answers, to the last one.
+        Unlike at an owner, an answer counts only while its task waits. If everything is slow, attempts at a constant
+        pace would each make the previous answer worthless, up to the last one.
         """
         return [self.undo_resend_every * min(2**attempt, 4) for attempt in range(self.undo_attempts + 1)]
 
     @property
     def longest_wait(self) -> float:
-        """The most seconds that anything is put off: a message that is given back, a row that can't be read, or what
-        one of these settings says."""
+        """The longest delay, in seconds, that anything is given: a retried message, an unreadable row, or one of these
+        settings."""
         return max(900.0, self.undo_after, self.resend_after[-1], self.undo_resend_every, self.lease)
 
     @property
     def overdue_after(self) -> float:
-        """Seconds after its last progress by which its owner has ended an order, or given it to an operator."""
+        """Seconds after its last progress by which the owner of an order has ended it, or handed it to an operator."""
         return self.undo_after + self.undo_resend_every * self.undo_attempts
 
     @property
     def overdue_by_machine_after(self) -> float:
-        """The same for a state machine, if one undo takes all its attempts."""
+        """The same for a state machine, if one compensation takes all its attempts."""
         return self.undo_after + sum(self.undo_timeouts)
 
     @property
     def traces_wanted(self) -> bool:
-        """Whether spans are recorded: there is somewhere to send them, and OTEL_SDK_DISABLED is off."""
+        """Whether spans are recorded: there is an endpoint to send them to, and OTEL_SDK_DISABLED is off."""
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         wanted = self.otel_sdk_disabled.lower() != "true" and self.otel_traces_exporter != "none"
         return bool(endpoint) and wanted
@@ -233,8 +235,8 @@ class Settings(BaseSettings):
 
 
 def load(service: str | None = None, **overrides: Any) -> Settings:
-    """The settings from the environment; for a process of one `service`, which reads no other service's port. Raises
-    ConfigurationError naming the setting, its value and the choices."""
+    """The settings from the environment. With `service`, for a process of that service, which reads no other service's
+    port. Raises ConfigurationError, which names the setting, its value and the choices."""
     if service:
         overrides = {name: Settings.model_fields[name].default for name in _ports() - {f"{service}_port"}} | overrides
     try:
@@ -254,7 +256,7 @@ def _known_region(*, local: bool) -> str | None:
         return region
     if local:
         return None
-    # Imported here: the command line needs none of it at its start.
+    # Imported here because the command line doesn't need it at its start.
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 

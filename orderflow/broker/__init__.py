@@ -1,4 +1,4 @@
-"""What orderflow asks of a broker (`protocol`), in memory and on AWS (`aws`)."""
+"""What orderflow needs from a broker (`protocol`), with an implementation in memory and one on AWS (`aws`)."""
 
 from orderflow.broker.protocol import (
     BATCH,

@@ -1,7 +1,7 @@
-"""A broker inside one process: for unit tests, and for trying things out. Routes like the real ones.
+"""A broker inside one process, for tests and for trying things out. It routes as the real ones do.
 
-Messages lie in one queue a service; what was received stays invisible until it is deleted or given back. There is no
-visibility timer: `redeliver()` gives back what a crashed consumer held.
+Each service has one queue. A received message stays invisible until it is deleted or returned. There is no visibility
+timer: `redeliver()` returns the messages of a crashed consumer.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from orderflow.routing import SERVICES, Channel, heard_by
 
 
 class MemoryQueue(Queue):
-    """See `Queue`. `parked` holds what went to the dead-letter queue, with the reasons."""
+    """See `Queue`. `parked` holds the messages in the dead-letter queue, with the reasons."""
 
     def __init__(self) -> None:
         self.waiting: deque[Delivery] = deque()
-        self.in_hand: dict[str, Delivery] = {}
+        self.in_flight: dict[str, Delivery] = {}
         self.parked: list[tuple[Delivery, str]] = []
         self.parked_at: dict[str, datetime] = {}
-        """By receipt."""
+        """When each was dead-lettered, by receipt."""
         self.sent_at: dict[str, float] = {}
-        """When each was put, in monotonic seconds, by broker id."""
+        """When each message was sent, in monotonic seconds, by broker id."""
         self._receipts = itertools.count(1)
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, body: str) -> None:
-        """Adds a message, as a broker would."""
+        """Adds a message to the queue, as a broker would."""
         with self._changed:
             broker_id = str(next(self._receipts))
             self.sent_at[broker_id] = time.monotonic()
@@ -54,46 +54,46 @@ class MemoryQueue(Queue):
                 age = time.monotonic() - self.sent_at.get(waiting.broker_id, time.monotonic())
                 count = waiting.receive_count + 1
                 delivery = replace(waiting, receipt=receipt, receive_count=count, age=age)
-                self.in_hand[receipt] = delivery
+                self.in_flight[receipt] = delivery
                 batch.append(delivery)
             return batch
 
     def delete(self, deliveries: Sequence[Delivery]) -> None:
         with self._changed:
             for delivery in deliveries:
-                if self.in_hand.pop(delivery.receipt, None):
+                if self.in_flight.pop(delivery.receipt, None):
                     self.sent_at.pop(delivery.broker_id, None)
 
     def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
         with self._changed:
             for delivery in deliveries:
-                if seconds == 0 and delivery.receipt in self.in_hand:
-                    del self.in_hand[delivery.receipt]
+                if seconds == 0 and delivery.receipt in self.in_flight:
+                    del self.in_flight[delivery.receipt]
                     self.waiting.append(delivery)
             self._changed.notify_all()
 
     def park(self, delivery: Delivery, reason: str) -> None:
         with self._changed:
-            if self.in_hand.pop(delivery.receipt, None):
+            if self.in_flight.pop(delivery.receipt, None):
                 self.parked.append((delivery, reason))
                 self.parked_at[delivery.receipt] = clock.utc_now()
 
     def redeliver(self) -> None:
-        """What is in hand becomes visible again, as if its visibility timeout had passed."""
+        """Makes the messages in flight visible again, as if their visibility timeout had passed."""
         with self._changed:
-            self.waiting.extend(self.in_hand.values())
-            self.in_hand.clear()
+            self.waiting.extend(self.in_flight.values())
+            self.in_flight.clear()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Lets a waiting receive come back."""
+        """Lets a waiting receive return."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 class MemoryDeadLetters(DeadLetterQueue):
-    """See `DeadLetterQueue`: what a queue has parked."""
+    """See `DeadLetterQueue`: the dead letters of one queue."""
 
     def __init__(self, service: str, queue: MemoryQueue) -> None:
         self.name = f"{service}-dlq"
@@ -134,7 +134,7 @@ class MemoryDeadLetters(DeadLetterQueue):
 
 
 class MemoryBroker(Broker):
-    """See `Broker`. `whole = False` plays a broker whose stack is missing."""
+    """See `Broker`. `whole = False` simulates a broker whose stack is missing."""
 
     def __init__(self) -> None:
         self.queues = {service: MemoryQueue() for service in SERVICES}

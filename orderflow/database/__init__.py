@@ -1,4 +1,4 @@
-"""One process's PostgreSQL: its pool, its migrations, its partitions. Knows no message."""
+"""One process's PostgreSQL: connection pool, migrations, partitions and retention. It knows nothing of messages."""
 
 from orderflow.database.pool import LOCK_TIMEOUT, Connection, Cursor, Database, check_url
 

@@ -1,7 +1,7 @@
-"""Lists as PostgreSQL arrays, in a tenth of psycopg's own time: a set-based statement sends a list for each column.
+"""Lists as PostgreSQL arrays, in a tenth of the time that psycopg takes: set-based statements send a list per column.
 
-psycopg (3.3) looks at every element for a common type and quotes it with a regular expression. Statements here cast
-each parameter (`%s::uuid[]`), so the type is known, and only strings need quotes.
+psycopg (3.3) inspects every element to find a common type, and quotes it with a regular expression. Statements here
+cast each parameter (`%s::uuid[]`), so the type is known, and only strings need quotes.
 https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
 """
 
@@ -15,9 +15,9 @@ from psycopg.adapt import Dumper
 
 
 class ArrayDumper(Dumper):
-    """Flat lists of str, int, float, bool and None, in text format, of the type that the statement casts to.
+    """Dumps flat lists of str, int, float, bool and None in text format; the statement's cast gives the type.
 
-    Raises DataError where an element is anything else, or holds a NUL, which no text of PostgreSQL can.
+    Raises DataError if an element has another type, or contains NUL, which PostgreSQL's text can't hold.
     """
 
     def dump(self, obj: list[Any]) -> Buffer:

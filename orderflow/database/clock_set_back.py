@@ -1,7 +1,7 @@
-"""What lies further ahead than anything is put off: the database's clock was ahead then, and has been set right since.
+"""Repairs rows whose due time is too far ahead: the database's clock was ahead, and has been corrected since.
 
-Nobody would come back to it for as long as that clock had been ahead; so it is due now. What was noted for a time that
-has not come is taken for now.
+Without this, nobody would return to such rows for as long as that clock had been ahead; so they become due now. A
+recorded time that lies in the future is treated as now.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from orderflow.database import Database
 log = structlog.get_logger(__name__)
 
 TOLERANCE: Final = 60.0
-"""Seconds by which a clock may be set back, and nothing needs to be done."""
+"""Seconds by which a clock may be set back without any repair."""
 
 _CHUNK: Final = 1_000
 
-# In key order, as all who lock these rows; what is locked is being handled, and looked at again the next time.
+# Locks in key order, as every statement on these rows does. Locked rows are being handled; the next run checks them.
 _SET_RIGHT: Final = """
 WITH ahead AS MATERIALIZED (
     SELECT {key} AS key FROM {table} WHERE {only} AND {when} > now() + make_interval(secs => %s)
@@ -33,8 +33,8 @@ UPDATE {table} SET {then} FROM ahead WHERE {table}.{key} = ahead.key RETURNING 1
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """Rows of a table, where `only` holds, that are set to `then` (SQL) if `when` lies ahead: a column that has an
-    index, or of a small table. `noted`: it is never put off, and says when something was."""
+    """Rows of a table, where `only` holds, that are set to `then` (SQL) if `when` lies ahead. `when` is a column with
+    an index, or of a small table. `noted`: the column records when something happened, so it is never in the future."""
 
     table: str
     key: str
@@ -45,7 +45,8 @@ class Ahead:
 
 
 def set_right(database: Database, rows: Sequence[Ahead], longest: float) -> int:
-    """Sets right what lies ahead by more than `longest` seconds, the most that anything is put off; how many rows.
+    """Repairs rows whose time lies ahead by more than `longest` seconds, the longest delay that anything is given.
+    Returns the number of rows.
 
     Raises DatabaseUnavailable."""
     total = 0
@@ -59,7 +60,7 @@ def set_right(database: Database, rows: Sequence[Ahead], longest: float) -> int:
             total += count
             if count:
                 log.warning(
-                    "rows lay too far ahead, and are due now: the database's clock has been set back",
+                    "rows were due too far in the future and are due now: the database's clock has been set back",
                     table=ahead.table,
                     rows=count,
                 )

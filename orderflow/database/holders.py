@@ -1,7 +1,7 @@
-"""Which rows other transactions hold, and for how long: a lock that lasts is told from one that many take in turn.
+"""Which rows other transactions have locked, and for how long: distinguishes a long lock from many short ones.
 
-A row that is locked says in its `xmax` by which transaction. If that is the same at two looks, it has held the row all
-the while; where it is another each time, the row is in demand, and whoever waits in line gets it.
+The `xmax` of a locked row names the transaction that holds it. If two checks find the same one, it has held the row all
+the time; if each check finds another, the row is in demand, and a transaction that waits in line gets it.
 https://www.postgresql.org/docs/current/ddl-system-columns.html
 """
 
@@ -17,10 +17,10 @@ from typing import Final, NamedTuple
 from orderflow.database import Database
 
 HELD_AFTER: Final = 1.0
-"""Seconds that one transaction holds a row until nobody waits for it any more; orderflow's own are shorter."""
+"""Seconds after which a row counts as held, and nobody waits for it. Orderflow's own transactions are shorter."""
 
 _REMEMBERED: Final = 10_000
-"""Rows that a process keeps in mind at most."""
+"""Maximum number of rows that a process remembers."""
 
 _LOCKED: Final = """
 WITH free AS (SELECT {key} FROM {table} WHERE {key} = ANY(%s::{type}[]) FOR UPDATE SKIP LOCKED)
@@ -38,7 +38,7 @@ class Rows:
 
 
 class Need(NamedTuple):
-    """An order needs to lock a row."""
+    """A row that must be locked to handle an order."""
 
     order_id: str
     rows: Rows
@@ -46,24 +46,24 @@ class Need(NamedTuple):
 
 
 class Locked(NamedTuple):
-    """Orders that need a row which is locked elsewhere: `held` by one transaction for long, or just `in_demand`."""
+    """Orders that need a row which is locked elsewhere: `held` by one transaction for long, or only `in_demand`."""
 
     held: set[str]
     in_demand: set[str]
 
 
 class Holders:
-    """What one process has seen of the rows of its database. Safe to use from several threads."""
+    """What one process has observed of its database's row locks. Safe to use from several threads."""
 
     def __init__(self, database: Database, *, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._now = now
         self._seen: dict[tuple[str, str], tuple[str, float]] = {}
-        """By table and key: the transaction that holds the row, and when it was first seen to."""
+        """By table and key: the transaction that holds the row, and when that was first observed."""
         self._lock = threading.Lock()
 
     def look(self, needs: Iterable[Need]) -> Locked:
-        """Of the orders in `needs`, those that would have to wait. Raises DatabaseUnavailable; waits for no row."""
+        """Those orders in `needs` that would have to wait. Waits for no row itself. Raises DatabaseUnavailable."""
         wanted: dict[Rows, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for order_id, rows, key in needs:
             wanted[rows][key].add(order_id)
@@ -74,7 +74,7 @@ class Holders:
         return Locked(held, in_demand - held)
 
     def _locked(self, rows: Rows, keys: list[str]) -> dict[str, float]:
-        """Those of the rows that are locked, and for how many seconds they have been seen held by the same."""
+        """The locked rows among `keys`, with the seconds for which the same transaction has been seen to hold each."""
         statement = _LOCKED.format(table=rows.table, key=rows.key, type=rows.type)
         holders: dict[str, str] = dict(self._database.query(statement, [keys, keys]))
         now = self._now()

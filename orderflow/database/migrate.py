@@ -17,21 +17,22 @@ from orderflow.errors import DatabaseUnavailable
 log = structlog.get_logger(__name__)
 
 _LOCK: Final = 4_210_001
-"""An advisory lock: one process migrates, the others wait and find it done. They ask for it again and again: one that
-waited in a statement would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for all of those."""
+"""An advisory lock: one process migrates, the others wait and then find it done. They poll for the lock: a process that
+waited in a statement would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for all snapshots."""
 
 _TRIES: Final = ((0.2, 0.5), (0.2, 1.0), (0.5, 2.0), (1.0, 5.0), (2.0, 10.0), (2.0, 20.0))
-"""Seconds that a revision waits for a lock, and then until it is run again; the last from then on. Whoever waits for a
-table's exclusive lock holds up all that come after it, behind a long reader (pg_dump, a report) for as long as that
-reads: so a revision gives up. At first before the others' own time-outs; where statements take seconds, later."""
+"""Seconds that a revision waits for a lock, and the pause until it is run again; the last pair repeats. Waiting for a
+table's exclusive lock delays all later statements, and behind a long reader (pg_dump, a report) for as long as that
+reads: so a revision gives up. First within the other statements' lock time-out; later it waits longer, in case they
+take seconds."""
 
 
 def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
-    """Migrates the database of `service` at `url`, waiting up to `patience` seconds for it to answer. A schema that is
-    newer than this code is left alone: after a rollback, or while a newer release is rolled out.
+    """Migrates the database of `service` at `url`; waits up to `patience` seconds for it to answer. A schema that is
+    newer than this code (after a rollback, or during the rollout of a newer release) is not changed.
 
-    Where long transactions hold a table, the revision is tried for up to `patience` seconds, and what is done stays
-    done: the next call continues.
+    If long transactions hold a table, the revision is retried for up to `patience` seconds. Completed steps are kept:
+    the next call continues from there.
 
     Raises DatabaseUnavailable.
     """
@@ -40,14 +41,14 @@ def migrate(service: str, url: str, *, patience: float = 30.0) -> None:
         try:
             if _migrated(service, url, wait):
                 return
-            problem = f"another process migrates {service}'s database"
+            problem = f"another process is migrating {service}'s database"
             pause = 0.5
         except psycopg.OperationalError as error:
             problem = f"{service}'s database does not answer: {error}"
             pause = 0.3
         except OutOfTime as error:
             problem = str(error)
-            log.warning("a migration waits for a lock", service=service, error=problem)
+            log.warning("migration is waiting for a lock; retrying", service=service, error=problem)
         if time.monotonic() + pause > ends:
             raise DatabaseUnavailable(problem)
         time.sleep(pause)
@@ -58,21 +59,21 @@ class OutOfTime(Exception):
 
 
 def _migrated(service: str, url: str, wait: float) -> bool:
-    """Migrates if that is needed, waiting so many seconds for each lock; False where another process is at it.
+    """Migrates if needed, and waits up to `wait` seconds for each lock. False if another process is migrating.
 
     Raises OutOfTime."""
     head = head_of(service)
     with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
         if _revision(connection) == head:
             return True
-        # A transaction's lock, not a session's: a pooler may give the session, and the lock with it, to somebody else.
-        # Between two statements it holds no snapshot, which an index that is made concurrently would wait for.
+        # The lock belongs to a transaction, not to a session: a pooler may give the session, with its lock, to another
+        # client. Between statements it holds no snapshot, for which CREATE INDEX CONCURRENTLY would wait.
         with connection.transaction():
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             [(alone,)] = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK]).fetchall()
             if not alone:
                 return False
-            found = _revision(connection)  # again: a newer release may have migrated it meanwhile
+            found = _revision(connection)  # read again: a newer release may have migrated meanwhile
             if found is None or found < head:
                 _upgrade(folder_of(service), url, wait)
             elif found > head:
@@ -81,16 +82,16 @@ def _migrated(service: str, url: str, wait: float) -> bool:
 
 
 def head_of(service: str) -> str:
-    """The revision that the code of `service` is written for."""
+    """The revision that the code of `service` needs."""
     return max(path.stem.split("_")[0] for path in folder_of(service).glob("[0-9]*.py"))
 
 
 def folder_of(service: str) -> Path:
-    """The folder with the revisions of `service`, each named `NNNN_what.py`."""
+    """The folder with the revisions of `service`, each in a file `NNNN_what.py`."""
     package = "orchestrator" if service == "orchestrator" else f"services.{service}"
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise LookupError(f"no package {package}: this image does not hold the service {service!r}")
+        raise LookupError(f"no package {package}: this image does not contain the service {service!r}")
     return Path(spec.origin).parent / "migrations"
 
 
@@ -102,7 +103,7 @@ def _revision(connection: psycopg.Connection[Any]) -> str | None:
 
 
 def _upgrade(folder: Path, url: str, wait: float) -> None:
-    # Imported here: most starts find nothing to do, and these imports are slow.
+    # Imported here because these imports are slow, and most starts have nothing to migrate.
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine, event
@@ -112,7 +113,7 @@ def _upgrade(folder: Path, url: str, wait: float) -> None:
     config.set_main_option("script_location", "orderflow.database:migrations")
     config.set_main_option("version_locations", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    # libpq reads the URL, here as everywhere; SQLAlchemy has a parser of its own, which takes less.
+    # libpq parses the URL, as everywhere else; SQLAlchemy's own parser accepts fewer forms.
     settings = {"lock_timeout": f"{wait * 1000:.0f}ms"}
     engine = create_engine("postgresql+psycopg://", creator=lambda: Session.connect(url, settings=settings))
 

@@ -1,8 +1,8 @@
-"""Tables that grow are partitioned by time (PostgreSQL's declarative partitions); what is old is dropped as a whole.
+"""Growing tables are partitioned by time (PostgreSQL's declarative partitions), and old partitions are dropped whole.
 
-The partition key is a UUIDv7, whose first 48 bits are the time it was minted (RFC 9562, 5.7), or a time. A row that no
-partition takes (an id that is no UUIDv7, a clock that is wrong, partitions that could not be made in time) goes to the
-table's DEFAULT partition, so that no insert ever fails for want of one.
+The partition key is a UUIDv7, whose first 48 bits are the time it was minted (RFC 9562, 5.7), or a time. A row that
+fits no partition (its id is not a UUIDv7, a clock is wrong, or a partition could not be made in time) goes to the
+table's DEFAULT partition, so no insert ever fails for lack of a partition.
 https://www.postgresql.org/docs/current/ddl-partitioning.html
 """
 
@@ -18,22 +18,22 @@ from orderflow import clock
 from orderflow.database import Connection, Database
 
 _LOCK: Final = 4_210_002
-"""An advisory lock: one process at a time changes partitions."""
+"""An advisory lock, so that one process at a time changes partitions."""
 
 _LOCK_TIMEOUT: Final = "200ms"
-"""Whoever waits for a table's exclusive lock holds up all others that come after it: so not for as long as their own
-time-out. Behind a long reader (pg_dump) it fails, and is tried again later: partitions are made far ahead, and dropping
-can wait."""
+"""Waiting for a table's exclusive lock delays all later statements, so it must be shorter than their own time-out.
+Behind a long reader (pg_dump) it fails and is retried later: partitions are made far ahead, and dropping is not urgent.
+"""
 
 _PARTS: Final = 14
-"""Partitions in the time that rows are kept: a day each of the inbox's fourteen."""
+"""Partitions within the retention time; for the inbox, which keeps 14 days, one per day."""
 
 _AHEAD: Final = 2
-"""Partitions that are made ahead."""
+"""Partitions that are made in advance."""
 
 BUSINESS: Final = 30 * 86400.0
-"""Seconds that a partition of business rows (orders, sagas, reservations, intents) spans. They are never dropped: keys
-and tombstones don't expire. But what ended long ago is no work for vacuum, and the indexes in use stay small."""
+"""Seconds that a partition of business rows (orders, sagas, reservations, intents) spans. These are never dropped: keys
+and tombstones don't expire. But old partitions need no vacuum, and the indexes in use stay small."""
 
 _BOUND: Final = re.compile(r"FROM \('?([^')]+)'?\) TO \('?([^')]+)'?\)")
 _EXISTING: Final = """
@@ -49,15 +49,15 @@ END $$;
 CREATE TRIGGER {table}_is_dropped_by_partition BEFORE DELETE ON {table}
 FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_dropped_by_partition()
 """
-"""Releases before partitions prune by ctid, which only names a row within one partition: on the whole table, their
-DELETE would hit young rows of other partitions. They run beside this one during a rolling deploy."""
+"""Older releases, which run beside this one during a rolling deployment, prune by ctid. A ctid identifies a row only
+within one partition, so on the partitioned table their DELETE would hit recent rows of other partitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A table that is partitioned by `key`: a UUIDv7 where `by_id`, else a time. `keep`: seconds until a partition is
-    dropped, None never; `width`: seconds of one partition, by default a fourteenth of `keep`. `storage`: the
-    parameters of each partition, as a partitioned table can't have any."""
+    """A table that is partitioned by `key`: a UUIDv7 if `by_id`, else a time. `keep`: seconds until a partition is
+    dropped; None: never. `width`: seconds that one partition spans, by default a fourteenth of `keep`. `storage`: the
+    storage parameters of each partition, since a partitioned table itself can't have any."""
 
     table: str
     key: str
@@ -68,11 +68,11 @@ class Partitioned:
 
     @property
     def seconds(self) -> float:
-        """What one partition spans."""
+        """Seconds that one partition spans."""
         return self.width or max(1.0, round((self.keep or 0.0) / _PARTS))
 
     def literal(self, seconds: float) -> str:
-        """A bound, as SQL: seconds since 1970, UTC."""
+        """A bound as SQL, from seconds since 1970, UTC."""
         return f"'{clock.first_id(seconds)}'" if self.by_id else f"'{datetime.fromtimestamp(seconds, UTC)}'"
 
     def read(self, bound: str) -> float:
@@ -91,16 +91,16 @@ class _Part(NamedTuple):
 
 
 def keep_up(database: Database, table: Partitioned, every: float) -> int:
-    """Makes the partitions of the time ahead, and drops those whose rows are all older than they are kept; how many
-    changes were made. `every`: seconds until it is called again. Safe from several processes at once.
+    """Makes partitions in advance, and drops those whose rows have all passed their retention time. Returns the number
+    of changes. `every`: seconds until the next call. Safe to call from several processes at once.
 
-    Raises DatabaseUnavailable where a long transaction holds the table: then this must be tried again later."""
+    Raises DatabaseUnavailable if a long transaction holds the table: call it again later."""
     [(now,)] = database.query("SELECT extract(epoch FROM now())::float8")
     parts = existing(database, table)
     changes = 0
     for part in _missing(table, parts, now, every):
         if not _change(database, _creation(table, part), new=part.name):
-            return changes  # another process makes the rest
+            return changes  # another process is making the others
         changes += 1
     for part in parts:
         if table.keep is not None and part.upper <= now - table.keep:
@@ -118,7 +118,7 @@ def existing(database: Database, table: Partitioned) -> list[_Part]:
 
 
 def _missing(table: Partitioned, parts: Sequence[_Part], now: float, every: float) -> list[_Part]:
-    """From now until well after the next call, whatever has none: gaps, too, and where the width was another."""
+    """Missing partitions from now until well after the next call, including gaps and changes of the width."""
     width, missing = table.seconds, []
     begins = now // width * width
     while begins < now + _AHEAD * max(width, every):
@@ -132,8 +132,8 @@ def _missing(table: Partitioned, parts: Sequence[_Part], now: float, every: floa
 
 
 def _creation(table: Partitioned, part: _Part) -> list[str]:
-    """Attached rather than created in place: that takes no exclusive lock on the whole table, only on DEFAULT, whose
-    rows of that time move."""
+    """Creates a table and attaches it: that takes no exclusive lock on the whole table, only on DEFAULT, whose rows of
+    that time are moved."""
     lower, upper = table.literal(part.lower), table.literal(part.upper)
     storage = f" WITH ({table.storage})" if table.storage else ""
     default = f"{table.table}_default"
@@ -148,7 +148,8 @@ def _creation(table: Partitioned, part: _Part) -> list[str]:
 
 
 def _change(database: Database, statements: Sequence[str], new: str = "") -> bool:
-    """One change in a transaction; False if another process is at it, or has made the `new` partition meanwhile."""
+    """Makes one change in a transaction. False if another process holds the lock, or has made the `new` partition
+    meanwhile."""
     with database.transaction() as connection:
         if not _alone(connection) or (new and _exists(connection, new)):
             return False

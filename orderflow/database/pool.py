@@ -1,4 +1,4 @@
-"""One process's connections to its own PostgreSQL database: a pool, pipelined transactions, errors by their class."""
+"""One process's connections to its own PostgreSQL database: a pool, pipelined transactions, and classes of errors."""
 
 from __future__ import annotations
 
@@ -23,62 +23,62 @@ Connection = psycopg.Connection[TupleRow]
 Cursor = psycopg.Cursor[TupleRow]
 
 _WAIT: Final = 1.0
-"""Seconds to wait for a connection before the database counts as away (an HTTP caller gets its 503 within 2 s)."""
+"""Seconds to wait for a connection before the database counts as unavailable (an HTTP caller gets 503 within 2 s)."""
 
 _PAUSE: Final = 1.0
-"""Seconds until somebody waits for it again."""
+"""Seconds until the next thread waits for an unavailable database."""
 
 LOCK_TIMEOUT: Final = 0.3
-"""Seconds that a statement waits for a row that another transaction holds: longer than any transaction of orderflow's
-own takes, and so short that neither a batch nor a caller is late for it."""
+"""Seconds that a statement waits for a row that another transaction holds: longer than any of orderflow's own
+transactions, and short enough that neither a batch nor a caller is late."""
 
 _SESSION: Final = {
     "statement_timeout": "10s",
     "lock_timeout": f"{LOCK_TIMEOUT * 1000:.0f}ms",
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",
-    # All that a service asks for is found by an index. Of a partition that is an hour old statistics don't know that,
-    # and a prepared plan that reads it as a whole would be kept while it grows.
+    # Every query of a service can use an index. The statistics of a young partition don't show that yet, and a prepared
+    # plan that scans it would be kept while it grows.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
-    # Or what reads a partitioned table would be planned anew each time it is executed, for as many partitions as there
-    # are by then: an estimate for all of them is always higher than one for those that a first look leaves.
+    # Otherwise a query on a partitioned table would be planned at every execution, over all its partitions: the
+    # estimate of a generic plan, for all partitions, is always higher than that of a plan for those that remain.
     "plan_cache_mode": "force_generic_plan",
 }
 
 _ANSWER: Final = 12.0
-"""Seconds to wait for an answer: somewhat longer than a statement may take. That limit is the server's own, and TCP's
-are the host's, which acknowledges what it is sent: neither ends the wait for a server that is frozen."""
+"""Seconds to wait for an answer: somewhat longer than a statement may take. The server itself enforces its statement
+limit, and the host's TCP still acknowledges what it receives: neither ends the wait for a frozen server."""
 
-_AWAY: Final = (
+_UNAVAILABLE: Final = (
     psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout,
-    # psycopg counts these two among internal errors: the server has become a standby, or ended a transaction that it
-    # waited too long for.
+    # psycopg calls these two internal errors: the server has become a standby, or it ended a transaction that was idle
+    # for too long.
     psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.IdleInTransactionSessionTimeout,
 )  # fmt: skip
 
 _CONTENDED: Final = (
     psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure,
 )  # fmt: skip
-"""By psycopg these are operational errors too."""
+"""In psycopg, these are operational errors too."""
 
 _CONNECTION: Final = {
     "autocommit": True, "target_session_attrs": "read-write", "connect_timeout": 2, "tcp_user_timeout": 10_000,
     "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
 }  # fmt: skip
-"""A host that is gone without a word (a failover, a partition) is noticed after some 10 s; by default after a quarter
-of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
+"""A host that vanishes silently (a failover, a network partition) is noticed after about 10 s; by default it would take
+a quarter of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TCP-USER-TIMEOUT"""
 
 
 def check_url(variable: str, url: str) -> None:
-    """Whether libpq can read it: a URL (`postgresql://` or `postgres://`, one host or several), or `key=value` pairs.
+    """Checks that libpq can parse it: a URL (`postgresql://` or `postgres://`, one host or several), or `key=value`s.
 
-    Raises ConfigurationError, which names the variable and never the value: a password is in it."""
+    Raises ConfigurationError, which names the variable but never shows the value: it contains a password."""
     try:
         ports = str(conninfo_to_dict(url).get("port") or "").split(",")
         if not all(port == "" or (port.isdecimal() and 1 <= int(port) <= 65535) for port in ports):
-            raise psycopg.ProgrammingError  # libpq says it when it connects, as if the database were away
+            raise psycopg.ProgrammingError  # libpq would report it on connecting, like an unavailable database
     except psycopg.ProgrammingError:
         raise ConfigurationError(
             f"{variable} can't be read (its value is not shown, it may hold a password): give it as "
@@ -87,16 +87,16 @@ def check_url(variable: str, url: str) -> None:
 
 
 _ASKED: Final = re.compile(r"^.*connection to server .* failed: ")
-"""Whom it asked: nothing to tell everybody, and the log says it."""
+"""The address it connected to: not for every caller to see, and the log has it."""
 
 
 class _Connection(Session):
-    """One that gives up waiting. A server that wakes up later may carry out what it had been sent, COMMIT included:
-    that is a lost answer like any other."""
+    """A connection that limits the wait for an answer. A server that wakes up later may still execute what it was sent,
+    COMMIT included: that is a lost answer like any other."""
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Takes `refusals` too, which holds why the latest attempt failed, if it did."""
+        """Also takes `refusals`, a list that receives the reason if the latest attempt failed."""
         refusals: list[str] = kwargs.pop("refusals")
         try:
             made = super().connect(conninfo, **kwargs)
@@ -111,15 +111,15 @@ class _Connection(Session):
             return super().wait(gen, interval, _ANSWER if timeout is None else timeout)
         except psycopg.OperationalError as error:
             if error.sqlstate or self.closed or isinstance(error, psycopg.errors.PipelineAborted):
-                raise  # the server's own, or it is gone, or a statement failed that went out before
+                raise  # the server's own error, a lost connection, or a failure of an earlier statement
             self.close()
             raise psycopg.OperationalError(f"no answer within {_ANSWER:g} s") from error
 
 
 class Database:
-    """A pool made after the fork. Every method raises DatabaseUnavailable when PostgreSQL is away or ended the
-    transaction for a reason that may pass (a restart), Contended where that was a lock time-out, a deadlock, or a row
-    that met a partition being attached."""
+    """A connection pool, made after the fork. Every method raises DatabaseUnavailable if PostgreSQL is unavailable or
+    ended the transaction for a temporary reason (a restart), and Contended if that was a lock time-out, a deadlock, or
+    a row whose partition was being attached."""
 
     def __init__(self, url: str, *, size: int = 10, name: str = "orderflow") -> None:
         if not url:
@@ -129,13 +129,13 @@ class Database:
         self.name = name
         self._refusals: list[str] = []
         self._held: set[int] = set()
-        """Connections that somebody has."""
+        """Connections in use."""
         self._probe_at: float | None = None
-        """None, or the database is away, and when it is worth asking again: the last who asked got no connection in
-        time while nobody had any."""
+        """None; or, if the database is unavailable, when to try it again. It counts as unavailable if a thread got no
+        connection in time while no other thread had one."""
         self._probe = threading.Lock()
-        """While it is away, one at a time waits for it: threads that all wait would leave none for requests that need
-        no database, and the pool keeps whoever gave up until it has connected again."""
+        """While it is unavailable, only one thread at a time waits for it: otherwise no threads would remain for
+        requests that need no database, and the pool keeps waiters that gave up until it has reconnected."""
         self._pool: ConnectionPool[_Connection] = ConnectionPool(
             url,
             connection_class=_Connection,
@@ -151,7 +151,7 @@ class Database:
         )
 
     def open(self) -> None:
-        """Starts to connect, in the background: a database that is away is no reason not to start."""
+        """Starts to connect in the background: a process can start while its database is unavailable."""
         self._pool.open(wait=False)
 
     def close(self) -> None:
@@ -160,14 +160,14 @@ class Database:
 
     @contextmanager
     def transaction(self, *, lock_timeout: float | None = None) -> Iterator[Connection]:
-        """One pipelined transaction: statements go out together and their results are read when asked for.
+        """One pipelined transaction: statements are sent together, and results are read when they are needed.
 
-        Committed at the end of the block, rolled back if it raises. Raises CommitUnanswered where it may be committed
-        all the same; after any other error it is not. `lock_timeout`: seconds that it waits for a row, in place of the
-        usual 0.3.
+        It is committed at the end of the block, and rolled back if the block raises. Raises CommitUnanswered if it may
+        have been committed nevertheless; after any other error it has not been. `lock_timeout`: seconds to wait for a
+        row, instead of the usual 0.3.
         """
-        # BEGIN and COMMIT travel with the statements; psycopg's own transaction() would wait for each of them. If the
-        # block raises, the pool rolls back as it takes the connection back.
+        # BEGIN and COMMIT are sent with the statements; psycopg's own transaction() would wait for each of them. If the
+        # block raises, the pool rolls back when the connection returns to it.
         committing = False
         try:
             with _translated(), self._connection() as connection, connection.pipeline():
@@ -192,7 +192,7 @@ class Database:
         at = self._probe_at
         probing = at is not None
         if at is not None and (time.monotonic() < at or not self._probe.acquire(blocking=False)):
-            raise PoolTimeout("the database is away, as another found or is finding out")
+            raise PoolTimeout("the database is unavailable, as another thread found or is finding out")
         try:
             with self._pool.connection() as connection:
                 self._probe_at = None
@@ -203,7 +203,7 @@ class Database:
                 try:
                     yield connection
                 except psycopg.errors.ReadOnlySqlTransaction:
-                    connection.close()  # or the pool would keep what leads to a standby
+                    connection.close()  # otherwise the pool would keep a connection to a standby
                     raise
                 finally:
                     self._held.discard(id(connection))
@@ -219,7 +219,7 @@ class Database:
         return self.problem() is None
 
     def problem(self) -> str | None:
-        """Why the database doesn't answer, in the words of whoever refused to connect; None if it does."""
+        """Why the database doesn't answer, as the refusing server put it; None if it does."""
         try:
             self.query("SELECT 1")
         except DatabaseUnavailable:
@@ -228,8 +228,8 @@ class Database:
 
 
 def _refused(error: BaseException | None) -> bool:
-    """Whether the server ended the transaction itself, and not (57P…) the whole connection, whose COMMIT it may have
-    carried out before."""
+    """Whether the server ended only the transaction. If it ended the whole connection (57P…), it may have executed the
+    COMMIT before."""
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
     return state is not None and not state.startswith(("57P", "08"))
 
@@ -247,8 +247,8 @@ def _translated() -> Iterator[None]:
     except psycopg.errors.CheckViolation as error:
         if error.diag.constraint_name:
             raise
-        # A partition's bounds, which are no constraint with a name: while the row was on its way to DEFAULT, the
-        # partition that it belongs to was attached. The next try finds that.
+        # No constraint name: these are a partition's bounds. While the row was on its way to DEFAULT, its own partition
+        # was attached. A retry finds that partition.
         raise Contended(f"a partition was attached meanwhile: {error.diag.message_primary}") from error
-    except _AWAY as error:
+    except _UNAVAILABLE as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error

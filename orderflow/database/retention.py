@@ -1,6 +1,6 @@
-"""Forgets what is older than it is kept: partitions are dropped, rows of tables without partitions are deleted.
+"""Removes rows after their retention time: drops partitions, and deletes rows of tables without partitions.
 
-In a thread of its own (`orderflow.service`): nothing that has a deadline waits behind it.
+It runs in a thread of its own (`orderflow.service`), so nothing that has a deadline waits for it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from orderflow.errors import Transient
 log = structlog.get_logger(__name__)
 
 _CHUNK: Final = 5_000
-"""Rows that one statement deletes. In one for all, a day's rows could take longer than a statement may, be rolled back,
-and be even more the next time."""
+"""Rows that one statement deletes. A single statement for a day's rows could exceed the statement time-out, be rolled
+back, and have even more rows the next time."""
 
 _DELETE: Final = """
 WITH alone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('{table}')) AS yes), gone AS (
@@ -33,8 +33,8 @@ SELECT count(*) FROM gone
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A table without partitions, whose rows are deleted `keep` seconds after `at` (a column that has an index, or of a
-    small table), where `only` holds."""
+    """A table without partitions. Its rows, where `only` holds, are deleted `keep` seconds after `at` (a column with an
+    index, or of a small table)."""
 
     table: str
     at: str
@@ -46,15 +46,15 @@ Kept = Partitioned | Deleted
 
 
 class Retention:
-    """What one database keeps of each of its tables, and for how long."""
+    """How long one database keeps the rows of each of its tables."""
 
     def __init__(self, database: Database, kept: Sequence[Kept]) -> None:
         self._database = database
         self._kept = kept
 
     def run(self, every: float) -> bool:
-        """Forgets what is due, and makes the partitions of the time ahead; whether all of it could be done. `every`:
-        seconds until it is called again. Safe from several processes at once."""
+        """Removes what is due, and makes partitions in advance. Returns whether everything succeeded. `every`: seconds
+        until the next call. Safe to call from several processes at once."""
         done = [self._keep(kept, every) for kept in self._kept]
         return all(done)
 
@@ -71,7 +71,7 @@ class Retention:
 
 
 def forget(database: Database, kept: Deleted) -> int:
-    """Deletes what is old, some thousand rows per transaction; how many. Stops where another process is at it.
+    """Deletes old rows, some thousand per transaction, and returns their number. Stops if another process is doing it.
 
     Raises DatabaseUnavailable."""
     statement = _DELETE.format(table=kept.table, only=kept.only, at=kept.at, chunk=_CHUNK)

@@ -1,11 +1,11 @@
-"""Connections whose settings hold in each of their transactions, through a pooler too.
+"""Connections whose settings hold in each of their transactions, even through a pooler.
 
-PostgreSQL takes a session's settings as it is begun (`options`). RDS Proxy and PgBouncer refuse them; PgBouncer that is
-told to ignore them drops them; and a pooler of transactions gives each to another session, which does not know what was
-prepared in the last. So behind a pooler nothing is prepared, and a transaction begins with the settings that it lacks:
-none, where the role or the database has them (ALTER ROLE … SET).
+PostgreSQL takes a session's settings when the session begins (`options`). RDS Proxy and PgBouncer refuse them, and a
+PgBouncer that is configured to ignore them drops them. A transaction pooler gives each transaction another session,
+which does not know statements that were prepared in the last one. So behind a pooler nothing is prepared, and each
+transaction begins by setting what it lacks: nothing, if the role or the database has them (ALTER ROLE … SET).
 
-https://www.pgbouncer.org/features.html (what each mode of pooling bears),
+https://www.pgbouncer.org/features.html (what each pooling mode supports),
 https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/rds-proxy-pinning.html
 """
 
@@ -21,18 +21,18 @@ from psycopg.pq import Conninfo
 from psycopg.rows import TupleRow
 
 _DIRECT: Final = "orderflow.direct"
-"""A setting that nobody makes but the one who begins a session: where it is missing, there is a pooler between."""
+"""A setting that only this class makes, when a session begins: if it is missing, there is a pooler in between."""
 
 
 class Session(psycopg.Connection[TupleRow]):
-    """A connection that `connect` gives its `settings`, by their names, as `SHOW` shows their values."""
+    """A connection with the given `settings`: by name, with values as `SHOW` displays them."""
 
     opening: bytes | None = None
-    """What each transaction begins with, in place of settings of the session."""
+    """The statement that begins each transaction, instead of session settings."""
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Takes `settings`, besides what psycopg takes. The URL's own options stay. Raises psycopg.OperationalError."""
+        """Takes `settings` in addition to psycopg's arguments. Keeps the URL's options. Raises OperationalError."""
         settings: Mapping[str, str] = kwargs.pop("settings")
         options = conninfo_to_dict(conninfo).get("options") or _default("options")
         for name, value in {_DIRECT: "yes", **settings}.items():
@@ -51,7 +51,7 @@ class Session(psycopg.Connection[TupleRow]):
         return made
 
     def _look(self, settings: Mapping[str, str]) -> None:
-        """Whether this is a session of its own, and if not, what it lacks."""
+        """Finds out whether there is a pooler, and if so, which settings the session lacks."""
         names = [_DIRECT, *settings]
         query = sql.SQL("SELECT {}").format(
             sql.SQL(", ").join(sql.SQL("current_setting({}, true)").format(n) for n in names)
@@ -67,7 +67,7 @@ class Session(psycopg.Connection[TupleRow]):
             self.opening = sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)).as_bytes(self)
 
     def begin(self) -> None:
-        """Begins a transaction, on a connection that doesn't by itself (autocommit)."""
+        """Begins a transaction on an autocommit connection."""
         self.execute(b"BEGIN")
         if self.opening:
             self.execute(self.opening)
@@ -84,7 +84,7 @@ class Session(psycopg.Connection[TupleRow]):
 
 
 def _default(keyword: str) -> str:
-    """What libpq takes where a URL doesn't say: from PG* variables, among others."""
+    """libpq's default for what a URL doesn't specify, from PG* variables among others."""
     [value] = [option.val for option in Conninfo.get_defaults() if option.keyword == keyword.encode()]
     return (value or b"").decode()
 

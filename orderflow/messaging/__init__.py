@@ -1,4 +1,4 @@
-"""One message's way through a service, at least once and with one effect. Knows no provider and no HTTP.
+"""The path of one message through a service: delivered at least once, with one effect. Knows no provider and no HTTP.
 
 The way of one message of inventory, from its queue to the broker again; each function is called after the one above it
 (`tests/component/test_message_path.py`), and each file can be read after the one above it:

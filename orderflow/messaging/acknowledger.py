@@ -1,7 +1,7 @@
-"""Acknowledges what has been handled: ten messages a call, or what there is after a moment.
+"""Acknowledges handled messages: ten per call, or fewer after a short wait.
 
-A message that was handled and is not yet deleted is known to the inbox: if the process dies before, it comes again and
-has no second effect. So nothing has to hurry, and a third of all calls to SQS can be shared.
+The inbox knows a message that was handled but not yet deleted: if the process dies, the message is redelivered and has
+no second effect. So acknowledging is not urgent, and batching it saves a third of all calls to SQS.
 AWS's own clients do the same: https://docs.aws.amazon.com/sdk-for-java/latest/developer-guide/sqs-auto-batch.html
 """
 
@@ -20,13 +20,13 @@ from orderflow.errors import BrokerUnavailable
 log = structlog.get_logger(__name__)
 
 _MOMENT: Final = 0.2
-"""Seconds that an acknowledgement waits at most for company."""
+"""Maximum seconds that an acknowledgement waits for others to share its call."""
 
 
 class Acknowledger:
-    """Deletes from one queue, in a thread that runs `run`; where there is none, at once.
+    """Deletes messages from one queue, in a thread that runs `run`; without such a thread, at once.
 
-    `settled` is told which deliveries need no more care, whether they could be deleted or not.
+    `settled` is called with the deliveries that are finished, whether they could be deleted or not.
     """
 
     def __init__(self, queue: Queue, settled: Callable[[Sequence[Delivery]], None]) -> None:
@@ -38,7 +38,7 @@ class Acknowledger:
         self._stopping = False
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Takes what is to be deleted."""
+        """Schedules messages to be deleted."""
         if not deliveries:
             return
         with self._changed:
@@ -49,7 +49,7 @@ class Acknowledger:
             self._delete(self._take())
 
     def run(self) -> None:
-        """Works until `stop`, and then on what is left."""
+        """Works until `stop`, and then finishes what is left."""
         with self._changed:
             self._running = True
         while True:
@@ -63,7 +63,7 @@ class Acknowledger:
             self._delete(batch)
 
     def stop(self) -> None:
-        """Lets `run` delete what waits and return."""
+        """Lets `run` delete the remaining messages and return."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -79,10 +79,10 @@ class Acknowledger:
             self._queue.delete(batch)
             failpoints.reached("delete.after")
         except BrokerUnavailable as error:
-            # They come again when their visibility runs out, and are known then.
+            # They are redelivered after their visibility timeout, and the inbox knows them then.
             log.warning("could not acknowledge", error=str(error), messages=len(batch))
         except Exception:
-            # As above; and whatever it is, without this thread nothing would be acknowledged any more.
-            log.exception("acknowledging failed; it goes on", messages=len(batch))
+            # As above. The thread must continue: without it, nothing would be acknowledged any more.
+            log.exception("acknowledging failed; the messages will be redelivered", messages=len(batch))
         finally:
             self._settled(batch)

@@ -1,4 +1,4 @@
-"""What a service is to the kernel: what it makes of a message, and what it does with a batch of them."""
+"""What the kernel needs from a service: its reaction to a message, and its handling of a batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from orderflow.messaging.outbox import UnitOfWork
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One message to handle: what it asks (after the reaction), and the envelope that asked.
+    """One message to handle: the service's own command (after the reaction), and the envelope that it came in.
 
-    `forward` is the order's snapshot that choreography carries on; `known` marks one that had its effect before and
-    is asked again; `result` is what a provider call gave; `handling` is its place in the trace."""
+    `forward` is the order's snapshot that choreography passes on; `known` marks a resent message that has had its
+    effect before; `result` is the result of a provider call; `handling` is its place in the trace."""
 
     envelope: Envelope
     message: Message
@@ -34,11 +34,11 @@ class Incoming:
 
     @property
     def traceparent(self) -> str | None:
-        """The trace context for what it causes."""
+        """The trace context for the messages that it causes."""
         return self.handling.traceparent if self.handling else self.envelope.traceparent
 
     def answer(self, message: Message, source: str, message_id: str | None = None) -> Envelope:
-        """`message` in an envelope that is addressed by the asking one: its workflow, its token, its causation."""
+        """`message` in an envelope that answers this one: with its workflow, its token and its id as the cause."""
         asked = self.envelope
         if self.forward is not None and "order" in type(message).model_fields:
             message = message.model_copy(update={"order": self.forward})
@@ -57,13 +57,13 @@ class Incoming:
 
 
 Reply = Sequence[Message | Envelope] | Exception
-"""What a message caused (put into envelopes here, unless it is in one); or why it can't be handled, as if that had been
-raised for this message alone: then it has had no effect."""
+"""The messages that a message caused (put into envelopes here, unless they are in one). Or the error of this message
+alone, which is treated as if it had been raised for it: the message has had no effect."""
 
 
 class Application(Protocol):
     """What a service does with messages. `accept` turns an event into the service's own command (its reaction);
-    None means that it has nothing to do. `whole_orders`: `handle` can take several messages of one order at once."""
+    None means that there is nothing to do. `whole_orders`: `handle` accepts several messages of one order at once."""
 
     service: str
     whole_orders: bool
@@ -73,12 +73,12 @@ class Application(Protocol):
     def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]: ...
 
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:
-        """The rows that `handle` (or `begin`) locks, as far as they exist. Asked for only while some are locked."""
+        """The rows that `handle` (or `begin`) locks, if they exist. Called only while some rows are locked."""
 
 
 @runtime_checkable
 class Locks(Protocol):
-    """The part of an application that needs the same rows whatever the inbox says: both questions travel together."""
+    """Part of an application that locks the same rows whatever the inbox says: both queries are sent together."""
 
     def lock(self, connection: Connection, batch: Sequence[Incoming]) -> object:
-        """Sends for the rows, and doesn't wait for them; `handle` finds what this gave as the unit's `locked`."""
+        """Sends the query for the rows without waiting for it; `handle` finds the result as the unit's `locked`."""

@@ -1,6 +1,7 @@
-"""The part of the outbox that nobody has in memory: claimed destination by destination, and given back.
+"""The part of the outbox that no process has in memory: claimed per destination, and released again.
 
-That is what its process has no room for, what a process that died had not sent, and what a destination did not take.
+These are messages for which their process had no room, messages that a process had not sent when it died, and messages
+that a destination did not accept.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SELECT channel, target FROM found WHERE EXISTS (
     WHERE o.channel = found.channel AND o.target = found.target AND parked IS NULL AND leased_until <= now()
 )
 """
-"""A step in the index per destination, not per message."""
+"""Takes one step in the index per destination, not per message."""
 _POSTPONE: Final = """
 UPDATE outbox SET attempts = least(attempts + 1, 1000), leased_until = now() + make_interval(secs => later.seconds)
 FROM unnest(%s::uuid[], %s::float[]) AS later(entry, seconds) WHERE outbox.entry = later.entry AND parked IS NULL
@@ -47,17 +48,17 @@ FROM unnest(%s::uuid[], %s::float[]) AS later(entry, seconds) WHERE outbox.entry
 _RELEASE: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NULL"
 _ASIDE: Final = PutAside("outbox", key="entry", due="leased_until")
 _MARGIN: Final = 0.2
-"""Part of a lease in which its process no longer begins to send."""
+"""The last part of a lease, in which the process no longer begins to send."""
 
-_ASIDE_AT_ONCE: Final = 1000
-"""Messages of a channel that this release doesn't know, put aside in one transaction."""
+_POSTPONED_AT_ONCE: Final = 1000
+"""Messages of a channel unknown to this release that are postponed in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One staged message. After `lease_ends` (monotonic seconds; 0: nobody has it yet) it may be another process's.
-    `staged`: when it was staged, by the same clock; of one that was claimed this is not known, so it counts as late.
-    `attempts`: how often it was not taken while others were."""
+    """One staged message. After `lease_ends` (monotonic seconds; 0: not leased yet) another process may claim it.
+    `staged`: when it was staged, by the same clock; for a claimed message this is unknown, so it counts as late.
+    `attempts`: how often it was not accepted while others were."""
 
     id: str
     channel: Channel
@@ -79,25 +80,25 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Messages that this process may send, oldest first. `full`: more may be waiting."""
+    """Messages that this process may send, oldest first. `full`: there may be more."""
 
     entries: Sequence[Entry]
     full: bool
 
 
 class Backlog:
-    """What waits in one database's outbox. Whoever claims has `lease` seconds to send. Every method raises
-    DatabaseUnavailable."""
+    """The waiting messages of one database's outbox. A process that claims some has `lease` seconds to send them. Every
+    method raises DatabaseUnavailable."""
 
     def __init__(self, database: Database, lease: float) -> None:
         self._database = database
         self._lease = lease
         self.margin = lease * _MARGIN
-        """Seconds from when its process lets go of a message until others may have it."""
+        """Seconds between a process's last moment to send a message and the end of its lease."""
 
     def claim(self, channel: str, target: str, limit: int) -> Claim:
-        """Leases messages for one destination that nobody has, those that have waited longest. Never by a cursor: a
-        lower id may commit later. Those that this release can't read are put aside."""
+        """Leases unleased messages for one destination, those first that have waited longest. It uses no cursor: a
+        lower id may commit later. Messages that this release can't read are postponed."""
         lease_ends = time.monotonic() + self._lease - self.margin
 
         def entry(row: Sequence[Any]) -> Entry:
@@ -114,23 +115,23 @@ class Backlog:
                 return Claim(found, full)
 
     def destinations(self) -> list[tuple[Channel, str]]:
-        """Those for which something waits that nobody has.
+        """The destinations that have unleased messages.
 
-        Where this release knows no such channel, what waits for it is put aside."""
+        Messages for a channel that this release doesn't know are postponed."""
         known = {channel.value for channel in Channel}
         found = []
         for channel, target in self._database.query(_DESTINATIONS):
             if channel in known:
                 found.append((Channel(channel), target))
             else:
-                self.claim(channel, target, _ASIDE_AT_ONCE)
+                self.claim(channel, target, _POSTPONED_AT_ONCE)
         return found
 
     def postpone(self, entries: Sequence[Entry], seconds: Sequence[float]) -> None:
-        """Gives each of these, which were not taken, a retry time; until then nobody has them."""
+        """Gives each of these messages, which were not accepted, a retry time; until then no process has them."""
         self._database.query(_POSTPONE, [[entry.id for entry in entries], list(seconds)])
 
     def release(self, entries: Sequence[Entry]) -> None:
-        """Gives messages back unsent: whoever has room claims them."""
+        """Releases unsent messages: any process with room claims them."""
         if entries:
             self._database.query(_RELEASE, [[entry.id for entry in entries]])

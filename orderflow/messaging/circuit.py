@@ -1,7 +1,7 @@
-"""When to try a destination again that took nothing: a circuit breaker with exponential back-off and full jitter.
+"""When to retry a destination that accepted nothing: a circuit breaker with exponential back-off and full jitter.
 
-Closed: everything is sent. Open, after a failure: nothing is. Half-open, when the retry time has come: one message is
-tried; if it is taken, the circuit is closed again, else the next retry time is about twice as far.
+Closed: everything is sent. Open, after a failure: nothing is sent. Half-open, at the retry time: one message is sent;
+if it is accepted, the circuit closes, otherwise the next wait is about twice as long.
 https://docs.aws.amazon.com/prescriptive-guidance/latest/cloud-design-patterns/circuit-breaker.html
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
@@ -19,18 +19,18 @@ log = structlog.get_logger(__name__)
 _SHORTEST: Final = 0.1
 _FIRST: Final = 0.5
 _LONGEST: Final = 10.0
-"""Seconds until a destination is tried again: at random from the shortest up to a limit that doubles from `_FIRST` to
-this. Not longer, because a call every few seconds costs nothing, and what waits here has deadlines of a minute."""
+"""Seconds until a destination is retried: random between the shortest and a limit that doubles from `_FIRST` to this.
+Not longer, because a call every few seconds costs nothing, and the waiting messages have deadlines of a minute."""
 
 
 def back_off(failures: int, longest: float = _LONGEST) -> float:
-    """Seconds to wait after so many failures in a row; each wait is drawn anew."""
+    """Seconds to wait after this many failures in a row, at random."""
     return random.uniform(_SHORTEST, min(longest, _FIRST * 2.0 ** min(failures - 1, 30)))
 
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """One destination's circuit breaker, as a value: each event gives the next one. Times are `time.monotonic`'s."""
+    """One destination's circuit breaker, as a value: each event returns the next one. Times are `time.monotonic`'s."""
 
     failures: int = 0
     """In a row."""
@@ -43,35 +43,35 @@ class Circuit:
         return self.retry_at is None
 
     def failed(self, now: float) -> Circuit:
-        """Nothing was taken: open, for longer than the last time."""
+        """Nothing was accepted: open, for longer than the last time."""
         failures = self.failures + 1
         return Circuit(failures, now + back_off(failures))
 
     def held(self, now: float, seconds: float) -> Circuit:
-        """Nothing may be sent, whatever the destination would say: open for so long."""
+        """Nothing may be sent, whatever the state of the destination: open for `seconds`."""
         return Circuit(self.failures, now + seconds)
 
     def succeeded(self) -> Circuit:
-        """Something was taken: closed."""
+        """Something was accepted: closed."""
         return _CLOSED
 
 
 _CLOSED: Final = Circuit()
 
 
-class Trouble:
-    """What keeps a destination from taking messages: logged when it begins, when its code changes, and when it ends."""
+class Outage:
+    """Why a destination accepts no messages: logged when that begins, when its code changes, and when it ends."""
 
     def __init__(self, channel: str, target: str) -> None:
         self._about = {"channel": channel, "target": target}
         self._code: str | None = None
 
-    def is_(self, code: str, reason: str) -> None:
-        """`code`: AWS's, or a word for what it is."""
+    def begin(self, code: str, reason: str) -> None:
+        """`code`: the AWS error code, or a word of our own."""
         if code != self._code:
             self._code = code
             log.warning("destination unavailable; its messages wait", **self._about, code=code, reason=reason)
 
-    def is_over(self) -> None:
+    def end(self) -> None:
         log.info("destination available again", **self._about)
         self._code = None

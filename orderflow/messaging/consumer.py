@@ -1,7 +1,7 @@
-"""Takes messages off one queue, ten at a time, and acknowledges each by its verdict.
+"""Receives messages from one queue, ten at a time, and settles each by its verdict.
 
-Long polls; keeps what is in hand invisible by a heartbeat; receives nothing while the database is away, so that an
-outage costs no message its receive count.
+It uses long polls, keeps messages in flight invisible by a heartbeat, and receives nothing while the database is
+unavailable, so that an outage doesn't raise the receive counts of messages.
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 """
 
@@ -29,18 +29,18 @@ from orderflow.messaging.watermark import Watermark
 log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.5
-"""Seconds between looks for a broker or database that is away."""
+"""Seconds between checks of an unavailable broker or database."""
 
 _LONGEST_DELAY: Final = 900
-"""Seconds that a message waits at most before it is tried again: about as long as it has waited, so that an
-outage of a day does not use up the `maxReceiveCount` of its queue (deploy/stack/render.py)."""
+"""Maximum seconds until a message is retried. The delay is about as long as the message has waited so far, so that an
+outage of a day doesn't use up its queue's `maxReceiveCount` (deploy/stack/render.py)."""
 
 _SOON: Final = 1.2
-"""How much longer each wait for a locked row may be than the one before."""
+"""The factor by which each wait for a locked row may be longer than the one before."""
 
 
 class Consumer:
-    """One or more threads that run `run`, each with batches of its own."""
+    """One or more threads run `run`, each with batches of its own."""
 
     def __init__(
         self,
@@ -53,11 +53,12 @@ class Consumer:
         heartbeat: float,
         give_back: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
-        """`give_back` notes orders of which a message stays hidden for so many seconds, where deadlines go by that."""
+        """`give_back` records, for services that own deadlines, the orders with a hidden message, and for how many
+        seconds it stays hidden."""
         self.watermark = Watermark(long_poll=max(1, long_poll), visibility=visibility)
         self._give_back = give_back
         self._queue = queue
-        self.acknowledger = Acknowledger(queue, self._out_of_hand)
+        self.acknowledger = Acknowledger(queue, self._finished)
         self._processor = processor
         self._database_alive = database_alive
         self._long_poll = long_poll
@@ -65,7 +66,7 @@ class Consumer:
         self._heartbeat = heartbeat
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._in_hand: dict[str, tuple[Delivery, float]] = {}
+        self._in_flight: dict[str, tuple[Delivery, float]] = {}
         self._database_doubtful = False
         self._broker_away = False
         self.beat = time.monotonic()
@@ -74,26 +75,26 @@ class Consumer:
         """Works until `stop`."""
         while not self._stopping.is_set():
             try:
-                # What is there is known soon, also where nothing is.
+                # A short poll until the first answer shows soon what the queue holds, even if that is nothing.
                 self.step(self._long_poll if self.watermark.hearing else min(1, self._long_poll))
             except BrokerUnavailable as error:
                 if not self._broker_away:
-                    log.warning("broker away; no messages until it is back", error=str(error))
+                    log.warning("broker unavailable; no messages are received until it is back", error=str(error))
                 self._broker_away = True
                 self._stopping.wait(_PAUSE)
             except Exception:
-                # Whatever it is, a consumer that ended would leave its queue to nobody.
-                log.exception("consumer stumbled; it goes on")
+                # The thread must continue after any error: otherwise nobody would read the queue.
+                log.exception(f"consumer failed; retrying in {_PAUSE:g} s")
                 self._stopping.wait(_PAUSE)
 
     def stop(self) -> None:
-        """No further receives; the batch in hand is finished."""
+        """Receives no more; the current batch is finished."""
         self._stopping.set()
 
     @property
     def busy(self) -> bool:
-        """Whether any message is in hand."""
-        return bool(self._in_hand)
+        """Whether any message is in flight."""
+        return bool(self._in_flight)
 
     def step(self, wait: int) -> int:
         """Receives and handles one batch; returns its size. Raises BrokerUnavailable."""
@@ -110,36 +111,36 @@ class Consumer:
             raise
         self.watermark.received(deliveries, began, wait)
         if self._broker_away:
-            log.info("broker is back")
+            log.info("broker available again")
             self._broker_away = False
         now = time.monotonic()
         with self._lock:
-            self._in_hand |= {d.receipt: (d, now) for d in deliveries}
+            self._in_flight |= {d.receipt: (d, now) for d in deliveries}
         if deliveries:
             tracing.received(len(deliveries), received_from)
             try:
                 self._handle(deliveries)
             except BaseException:
-                # Out of hand, so that the heartbeat lets them become visible to another try.
+                # No longer in flight here: without the heartbeat they become visible, and are retried.
                 self.watermark.block(self._visibility)
-                self._out_of_hand(deliveries)
+                self._finished(deliveries)
                 raise
         return len(deliveries)
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         verdicts: list[tuple[Delivery, Verdict]] = []
-        first: dict[str, tuple[Envelope, Delivery]] = {}  # of each message, the one to handle
+        first: dict[str, tuple[Envelope, Delivery]] = {}  # the delivery to handle, by message
         repeats: list[tuple[Delivery, str]] = []
         for delivery in deliveries:
             try:
                 envelope = decode(delivery.body)
-            except Exception as error:  # noqa: BLE001 - a bug in the decoder, say: it is this message's failure
+            except Exception as error:  # noqa: BLE001 - a bug in the decoder, say: it counts for this message
                 about = {"broker_id": delivery.broker_id}
                 verdicts.append((delivery, self._processor.guard.verdict(error, _failure_id(delivery), about)))
                 continue
             twin = first.get(envelope.id)
             if twin is None or envelope.resend > twin[0].resend:
-                # The later one of a step of Step Functions has the token that still counts.
+                # Under Step Functions, only the token of the latest resend is still valid.
                 first[envelope.id] = (envelope, delivery)
                 repeats += [(twin[1], envelope.id)] if twin else []
             else:
@@ -162,23 +163,23 @@ class Consumer:
             delays = self._delays([(d, verdict) for d, verdict in others if isinstance(verdict, Retry)])
             for delivery, verdict in others:
                 try:
-                    self._put_off(delivery, verdict, delays.get(delivery.receipt, 0))
+                    self._retry_or_dead_letter(delivery, verdict, delays.get(delivery.receipt, 0))
                 except BrokerUnavailable:
                     raise
                 except Exception as error:
-                    # It comes again when its visibility runs out.
+                    # It is redelivered after its visibility timeout.
                     self.watermark.block(self._visibility)
-                    log.warning("could not give back or park", exc_info=error, broker_id=delivery.broker_id)
+                    log.warning("could not retry or dead-letter", exc_info=error, broker_id=delivery.broker_id)
         except BrokerUnavailable as error:
-            # They come again when their visibility runs out, and are known then.
-            log.warning("could not give back or park", error=str(error), messages=len(others))
+            # They are redelivered after their visibility timeout.
+            log.warning("could not retry or dead-letter", error=str(error), messages=len(others))
             self.watermark.block(self._visibility)
         finally:
-            self._out_of_hand([delivery for delivery, _ in others])
+            self._finished([delivery for delivery, _ in others])
 
-    def _put_off(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
+    def _retry_or_dead_letter(self, delivery: Delivery, verdict: Verdict, delay: int) -> None:
         if isinstance(verdict, DeadLettered):
-            log.error("message parked", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
+            log.error("message dead-lettered", reason=verdict.reason, broker_id=delivery.broker_id, **_about(delivery))
             self._queue.park(delivery, verdict.reason)
         elif isinstance(verdict, Retry):
             self._database_doubtful |= not verdict.soon
@@ -186,8 +187,8 @@ class Consumer:
             self._queue.extend([delivery], delay)
 
     def _delays(self, waiting: Sequence[tuple[Delivery, Retry]]) -> dict[str, int]:
-        """Seconds until each is visible again, by receipt. No longer than the visibility timeout where its order could
-        not be noted: then the deadlines of all orders wait for it."""
+        """Seconds until each message is visible again, by receipt. At most the visibility timeout if its order could
+        not be recorded: then the deadlines of all orders wait for it."""
         delays = {d.receipt: _delay(d.receive_count, soon=verdict.soon) for d, verdict in waiting}
         if not delays or self._give_back is None:
             return delays
@@ -198,23 +199,23 @@ class Consumer:
                 hidden[order_id] = max(hidden.get(order_id, 0.0), delays[delivery.receipt])
             self._give_back(hidden)
             return delays
-        except Exception as error:  # noqa: BLE001 - the database is unavailable, or it has no order that can be read
-            log.info("could not note what is given back", error=repr(error), messages=len(waiting))
+        except Exception as error:  # noqa: BLE001 - an unavailable database, or a message whose order can't be read
+            log.info("could not record the orders of retried messages", error=repr(error), messages=len(waiting))
             self.watermark.block(self._visibility)
             return {receipt: min(delay, self._visibility) for receipt, delay in delays.items()}
 
-    def _out_of_hand(self, deliveries: Sequence[Delivery]) -> None:
+    def _finished(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:
-                self._in_hand.pop(delivery.receipt, None)
+                self._in_flight.pop(delivery.receipt, None)
         self.watermark.settled(deliveries)
 
-    def keep_in_hand(self) -> None:
-        """The heartbeat: keeps invisible what has been in hand for a while. Call it about every second."""
+    def extend_visibility(self) -> None:
+        """The heartbeat: keeps messages invisible that have been in flight for a while. Call it about every second."""
         now = time.monotonic()
         with self._lock:
-            due = [d for d, since in self._in_hand.values() if now - since >= self._heartbeat]
-            self._in_hand |= {d.receipt: (d, now) for d in due}
+            due = [d for d, since in self._in_flight.values() if now - since >= self._heartbeat]
+            self._in_flight |= {d.receipt: (d, now) for d in due}
         if due:
             try:
                 self._queue.extend(due, self._visibility)
@@ -225,12 +226,12 @@ class Consumer:
 def _about(delivery: Delivery) -> dict[str, str]:
     try:
         return decode(delivery.body).about
-    except Exception:  # noqa: BLE001 - one that can't be decoded is logged all the same
+    except Exception:  # noqa: BLE001 - a message that can't be decoded is logged nevertheless
         return {}
 
 
 def _failure_id(delivery: Delivery) -> str:
-    """What failures are counted under while nobody can read the message's own id: the broker's, a UUID in SQS."""
+    """The id for counting failures if the message's own can't be read: the broker's, which is a UUID in SQS."""
     try:
         return str(UUID(delivery.broker_id))
     except ValueError:
@@ -238,9 +239,9 @@ def _failure_id(delivery: Delivery) -> str:
 
 
 def _delay(receive_count: int, *, soon: bool = False) -> int:
-    """Seconds until a message is tried again. Full jitter:
+    """Seconds until a message is retried. Full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
-    `soon`: two at first, and a third of what it has waited so far; the same number of receives lasts most of a day."""
+    `soon`: two seconds at first, later a third of the time waited so far; the allowed receives last most of a day."""
     longest = max(2, _SOON**receive_count) if soon else 2**receive_count
     return random.randint(0, int(min(_LONGEST_DELAY, longest)))

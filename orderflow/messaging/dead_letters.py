@@ -1,12 +1,12 @@
-"""What operators do with a service's dead letters: look at them, send them back to their queue, or throw them away.
+"""What operators do with a service's dead letters: list them, redrive them to their queue, or discard them.
 
-Reading a dead-letter queue takes its letters out of everybody's sight for a while (`broker.aws.dead_letters`). Two
-operators, or a list and a redrive, share them between them: each waits `_PATIENCE` seconds for those in the other's
-hand. What is not settled is given back at once; what a process held that died, comes back after HOLD seconds. So none
-is lost. One can be redriven twice (sent, and not yet deleted), which is harmless by the inbox and the business keys.
-Under an idempotency key each batch is recorded before it is settled: a repeat settles what was recorded and is still
-there, and leaves alone what was settled and came back as another letter.
-A request settles at most MOST letters, looks for SECONDS at most, and takes none that came back while it ran.
+Reading a dead-letter queue hides its messages from others for a while (`broker.aws.dead_letters`). Two operators, or a
+list and a redrive, share the messages between them: each waits `_PATIENCE` seconds for those that the other holds.
+Messages that are not settled are returned at once; those of a process that died return after HOLD seconds. So none is
+lost. A message can be redriven twice (sent, but not yet deleted), which the inbox and the business keys make harmless.
+Under an idempotency key, each batch is recorded before it is settled: a repeated request settles what was recorded and
+still exists, and ignores what was settled and failed again as a new dead letter.
+A request settles at most MOST dead letters, reads for at most SECONDS, and takes none that return while it runs.
 
 Source of the pattern: G. Hohpe and B. Woolf, "Dead Letter Channel", Enterprise Integration Patterns, 2003.
 """
@@ -36,16 +36,16 @@ from orderflow.telemetry.logs import mask_text
 log = structlog.get_logger(__name__)
 
 MOST: Final = 1000
-"""Letters that one request settles at most."""
+"""Maximum number of dead letters that one request settles."""
 
 SECONDS: Final = 10.0
-"""That a request looks for letters at most, over all queues of its service."""
+"""Maximum seconds that a request reads, over all queues of its service."""
 
 _PATIENCE: Final = 3.0
-"""Seconds to wait for letters that are in another's hand."""
+"""Seconds to wait for dead letters that another reader holds."""
 
 _SECRET: Final = frozenset({"payment_method", "address"})
-"""Parts of messages that nobody is shown; `data` leaves them out, `reason` may quote them."""
+"""Parts of messages that are never shown. `data` omits them, but `reason` may quote them."""
 
 _SHOWN: Final = frozenset({"items", "amount", "total", "reason", "facts", "payment_id", "shipment_id"})
 
@@ -54,7 +54,7 @@ Action = Literal["redriven", "discarded"]
 
 @dataclass(frozen=True, slots=True)
 class SettledLetter:
-    """A letter that was redriven or discarded. `id` is the letter's; the rest is null where it could not be read."""
+    """A dead letter that was redriven or discarded. `id` is its own; what could not be read is null."""
 
     id: str
     queue: str
@@ -65,8 +65,8 @@ class SettledLetter:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter with what is in it. `envelope` is None where that can't be read; `handler` is the command that the
-    service makes of it, None where it has none."""
+    """A dead letter with its content. `envelope` is None if that can't be read; `handler` is the command that the
+    service makes of it, None if it makes none."""
 
     dead: DeadLetter
     envelope: Envelope | None
@@ -82,7 +82,7 @@ class Letter:
 
     @property
     def reason(self) -> str:
-        """Why it is here, without what its error may quote of somebody's data."""
+        """Why it was dead-lettered, without personal data that the error may quote."""
         text = mask_text(self.dead.reason.splitlines()[0] if self.dead.reason else "")
         for secret in sorted(_secrets(self.envelope), key=len, reverse=True):
             text = text.replace(secret, "[removed]")
@@ -90,23 +90,23 @@ class Letter:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What may be shown of the message's content: no card, no address."""
+        """The part of the message's content that may be shown: no card, no address."""
         return {k: v for k, v in self.envelope.data.items() if k in _SHOWN} if self.envelope else {}
 
     @property
     def settled(self) -> SettledLetter:
-        """What is kept of it."""
+        """What is recorded about it."""
         name = self.envelope.name if self.envelope else None
         return SettledLetter(self.dead.id, self.dead.queue, self.order_id, self.message_id, name)
 
 
 Wanted = Callable[[Letter], bool]
 _Handle = Callable[[Sequence[Letter], DeadLetterQueue], Collection[str]]
-"""What it returns is gone from the queue; the rest is given back."""
+"""Returns the ids that have left the queue; the others are returned to it."""
 
 
 class DeadLetters:
-    """The dead letters of one service: of all ways to it, and what the broker refused to take from it.
+    """The dead letters of one service: from all its dead-letter queues, and those that the broker refused to accept.
 
     Every method raises BrokerUnavailable and DatabaseUnavailable."""
 
@@ -114,16 +114,16 @@ class DeadLetters:
         self._application = application
         self._outbox = outbox
         self._queues: Sequence[DeadLetterQueue] = (
-            RefusedMessages(outbox.database, application.service),  # first: without its database a request ends at once
+            RefusedMessages(outbox.database, application.service),  # first, so that a request fails fast without it
             *queues,
         )
 
     def depths(self) -> dict[str, int]:
-        """About how many letters each queue holds."""
+        """About how many dead letters each queue holds."""
         return {queue.name: queue.depth() for queue in self._queues}
 
     def look(self, wanted: Wanted, limit: int) -> tuple[list[Letter], bool]:
-        """Up to `limit` letters that are wanted, oldest first, and whether these are all that there are."""
+        """Up to `limit` of the dead letters that are wanted, oldest first, and whether there are no others."""
         found: list[Letter] = []
 
         def keep(letters: Sequence[Letter], queue: DeadLetterQueue) -> Collection[str]:
@@ -137,17 +137,17 @@ class DeadLetters:
     def settle(
         self, action: Action, wanted: Wanted, by: str, why: str, steps: Steps | None = None
     ) -> Sequence[SettledLetter]:
-        """Redrives or discards what is wanted: a batch at a time, recorded first. With `steps`, the result holds also
-        what earlier requests with the same key recorded and is not there any more. Raises UnknownOutcome where it fails
-        after the first batch."""
+        """Redrives or discards what is wanted: one batch at a time, each recorded first. With `steps`, the result also
+        contains what earlier requests with the same key recorded and no longer exists. Raises UnknownOutcome if it
+        fails after the first batch."""
         earlier = [SettledLetter(**entry) for entry in (steps.recorded if steps else ())]
         known, messages = {one.id for one in earlier}, {one.message_id for one in earlier if one.message_id}
         settled = {one.id: one for one in earlier}
         done, began = 0, False
 
         def is_meant(letter: Letter) -> bool:
-            # Recorded and still there: not settled yet. Another letter with its message: that was settled, and failed
-            # again.
+            # Recorded and still in the queue: not settled yet. Another dead letter with the same message: it was
+            # settled and has failed again.
             return letter.dead.id in known or (letter.message_id not in messages and wanted(letter))
 
         def act(letters: Sequence[Letter], queue: DeadLetterQueue) -> Collection[str]:
@@ -183,7 +183,7 @@ class DeadLetters:
         return list(settled.values())
 
     def _walk(self, handle: _Handle, enough: Callable[[], bool]) -> bool:
-        """Shows `handle` each letter once. True if all were seen."""
+        """Calls `handle` once for each dead letter. True if all were seen."""
         ends = time.monotonic() + SECONDS
         whole = [self._walk_one(queue, ends, handle, enough) for queue in self._queues]
         return all(whole)
@@ -202,7 +202,7 @@ class DeadLetters:
                     for gone in handle([self._open(letter) for letter in fresh], queue):
                         held.pop(gone, None)
                     continue
-                # The others are in somebody's hand, who may be waiting for ours.
+                # Another reader holds the others, and may be waiting for ours.
                 queue.give_back(list(held.values()))
                 held.clear()
                 time.sleep(random.uniform(0.1, 0.4))
@@ -223,8 +223,8 @@ class DeadLetters:
         return Letter(dead, envelope, handler)
 
     def _record(self, action: Action, letters: Sequence[Letter], by: str, why: str, steps: Steps | None) -> None:
-        """Tells the orders' timelines, and lets what failed before fail as often again. Before it is done: an operator
-        who finds it recorded and the letter still there does it once more."""
+        """Adds to the orders' timelines, and resets failure counts. It runs before the action: an operator who finds it
+        recorded while the dead letter still exists repeats the action."""
         with self._outbox.transaction() as unit:
             if action == "redriven":
                 inbox.forgive(unit.connection, [letter.message_id for letter in letters if letter.message_id])
@@ -235,7 +235,7 @@ class DeadLetters:
 
     def _note(self, about: Envelope, action: Action, by: str, why: str) -> Envelope | None:
         if about.name == name_of(DeadLetterSettled):
-            return None  # else notes on notes would never end
+            return None  # otherwise each note could cause another, without end
         return compose(
             DeadLetterSettled(action=action, letter=about.name[:100], by=by, why=why),
             source=self._application.service,
@@ -255,7 +255,7 @@ def _secrets(envelope: Envelope | None) -> set[str]:
 
 
 def _strings(value: Any, *, secret: bool) -> Iterator[str]:
-    """Every text within a secret part."""
+    """Every text within a secret part of a message."""
     if isinstance(value, str) and secret:
         yield value
     elif isinstance(value, dict):

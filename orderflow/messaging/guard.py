@@ -1,7 +1,7 @@
-"""What becomes of a message: the verdicts, and the one guard that turns whatever was raised into one.
+"""The verdicts on a message, and the guard that turns any error into one.
 
-Every stage of a message's way (its decoder, the reaction, the handler, what it stages, the provider's answer) is under
-this guard: an error concerns the message that met it, and no other.
+The guard covers every stage of a message (its decoding, the reaction, the handler, the messages that it stages, the
+provider's answer): an error affects only the message that met it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ log = structlog.get_logger(__name__)
 
 
 class Done:
-    """Handled: acknowledge."""
+    """Handled: acknowledge it."""
 
-    label: ClassVar = "done"  # of metrics and spans, as that of the others: public, so it stays when a class is renamed
+    label: ClassVar[str] = "done"  # of metrics and spans, like the others: public, so it survives a rename of the class
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Not now: let it become visible again. `soon`: what it waits for is rarely held for long, such as a locked row."""
+    """Not now: make it visible again later. `soon`: it waits for something short, such as a locked row."""
 
-    label: ClassVar = "later"
+    label: ClassVar[str] = "later"
     reason: str
     soon: bool = False
 
@@ -37,16 +37,17 @@ class Retry:
 class DeadLettered:
     """Never: move it to the dead-letter queue."""
 
-    label: ClassVar = "park"
+    label: ClassVar[str] = "park"
     reason: str
 
 
 Verdict = Done | Retry | DeadLettered
+"""`label` is its name in metrics and traces, which are public: it outlives the names of the classes."""
 
 
 class Guard:
-    """Of one service. `count_failure` counts a message's failure in the database, under an id (a UUID), and gives how
-    many there are by now; at `parked_at` the message is dead-lettered."""
+    """The guard of one service. `count_failure` counts a message's failure in the database, under an id (a UUID), and
+    returns the number so far; at `parked_at` failures the message is dead-lettered."""
 
     def __init__(self, service: str, count_failure: Callable[[str, str], int], *, parked_at: int) -> None:
         self._service = service
@@ -63,8 +64,8 @@ class Guard:
             return Retry(str(error), soon=isinstance(error, Contended))
         try:
             times = self._count_failure(message_id, repr(error))
-        except Transient as away:
-            return Retry(str(away))
+        except Transient as unavailable:
+            return Retry(str(unavailable))
         except Exception as uncounted:
             log.exception("a failure could not be counted", failure=repr(error), **about)
             return Retry(repr(uncounted))

@@ -1,4 +1,4 @@
-"""The handling of one message, from its receipt to its verdict: a span, a log line, and what is counted of it."""
+"""The handling of one message, from its receipt to its verdict: a span, a log line, and metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class Handling:
-    """The handling of one message, from its receipt to its verdict. `traceparent` goes into what it causes."""
+    """The handling of one message, from receipt to verdict. `traceparent` goes into the messages that it causes."""
 
     __slots__ = ("_began", "_envelope", "_outcome", "_span", "traceparent")
 
@@ -34,7 +34,7 @@ class Handling:
 
     @harmless
     def outcome(self, names: str) -> None:
-        """The messages it caused. A refusal is an outcome like another: no error."""
+        """Records the names of the messages it caused. A refusal is an outcome like any other, not an error."""
         self._outcome = names
         if self._span:
             self._span.set_attribute("orderflow.outcome", names)
@@ -52,7 +52,7 @@ class Handling:
         if self._envelope.resend:
             metrics.resent[self._envelope.name,] += 1
         metrics.handling.observe(time.monotonic() - self._began)
-        if label == "done" and self._outcome is not None:  # what waits or is parked is told by the consumer
+        if label == "done" and self._outcome is not None:  # the consumer logs retries and dead letters
             log.info("handled", outcome=self._outcome, **self._envelope.about)
         if self._span:
             if label != "done":

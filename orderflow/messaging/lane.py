@@ -1,6 +1,6 @@
-"""The messages for one destination, on their way out: a bulkhead with a thread and a circuit breaker of its own.
+"""The outgoing messages for one destination: a bulkhead with a thread and a circuit breaker of its own.
 
-However long one destination hangs, throttles or denies, the messages for the others don't wait for it.
+If one destination hangs, throttles or denies, messages for the others don't wait for it.
 https://docs.aws.amazon.com/wellarchitected/latest/reliability-pillar/rel_fault_isolation_use_bulkhead.html
 """
 
@@ -21,7 +21,7 @@ from orderflow.broker import BATCH, BATCH_BYTES, Broker, SendFailure
 from orderflow.errors import DatabaseUnavailable
 from orderflow.messaging import tracing
 from orderflow.messaging.backlog import Entry
-from orderflow.messaging.circuit import Circuit, Trouble, back_off
+from orderflow.messaging.circuit import Circuit, Outage, back_off
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.pace import Pace
 from orderflow.messaging.sending import send
@@ -30,16 +30,17 @@ from orderflow.routing import Channel
 log = structlog.get_logger(__name__)
 
 CAPACITY: Final = 400
-"""Messages that wait in memory, about. What doesn't fit waits in the database."""
+"""About how many messages wait in memory. Further ones wait in the database."""
 
 PULL: Final = 10 * BATCH
-"""Messages claimed at once, when no more than so many are left: while they are sent, the next ones are claimed."""
+"""Messages claimed at once, as soon as no more than this many are left: so the next are claimed while these are
+sent."""
 
 _NOT_READY: Final = 0.5
-"""Seconds between looks for a broker that is unavailable as a whole."""
+"""Seconds between checks of a broker that is unavailable as a whole."""
 
 _LONGEST_RETRY: Final = 60.0
-"""Seconds until a message is tried again that was not taken while others were."""
+"""Maximum seconds until a message is retried that was not accepted while others were."""
 
 failures: Final = metrics.Counts(
     "send_failures", "Messages that a destination didn't take, by AWS's code", "channel", "target", "code"
@@ -47,7 +48,7 @@ failures: Final = metrics.Counts(
 
 
 class Lane:
-    """`run` sends in a thread; `step` sends one batch, for tests. `pull` may be called by any thread."""
+    """`run` sends in a thread; `step` sends one batch, for tests. Any thread may call `pull`."""
 
     def __init__(
         self, channel: Channel, target: str, outbox: Outbox, broker: Broker, wants_pull: Callable[[], None]
@@ -59,14 +60,14 @@ class Lane:
         self._broker = broker
         self._wants_pull = wants_pull
         self._waiting: deque[tuple[float, Entry]] = deque()
-        """When a message is to be sent at the latest (monotonic seconds), and the message."""
+        """The latest time to send a message (monotonic seconds), and the message."""
         self._behind = False
-        """Whether more may wait in the database. Until it is known that none does, what is staged waits there, too."""
+        """Whether more messages may wait in the database. While this is so, newly staged ones wait there too."""
         self._retries: list[float] = []
-        """A heap of when messages in the database are to be retried."""
+        """A heap of the retry times of messages in the database."""
         self._changed = threading.Condition()
         self._wakes_at = inf
-        self._trouble = Trouble(channel.value, target)
+        self._outage = Outage(channel.value, target)
         self._stopping = False
 
     @property
@@ -76,11 +77,11 @@ class Lane:
 
     @property
     def takes(self) -> bool:
-        """Whether it can send now what is about to be staged."""
+        """Whether it can now send messages that are about to be staged."""
         return self.circuit.closed and not self._behind and not self._stopping and len(self._waiting) < CAPACITY
 
     def hand_over(self, entries: Sequence[Entry], now: float, *, alone: bool) -> None:
-        """Takes messages that were staged. Those that are not `alone` wait a moment. Never blocks."""
+        """Takes staged messages. Unless a message is `alone`, it waits a moment for others. Never blocks."""
         due = now if alone else now + self.pace.linger
         with self._changed:
             self._waiting.extend((due, entry) for entry in entries if entry.leased)
@@ -92,11 +93,11 @@ class Lane:
             self._wants_pull()
 
     def fall_behind(self) -> None:
-        """Something for this destination waits in the database."""
+        """Notes that messages for this destination wait in the database."""
         self._behind = True
 
     def pull(self, now: float) -> int:
-        """Claims what waits in the database, if there is room and it can be sent; how many messages.
+        """Claims messages from the database, if there is room and they can be sent. Returns their number.
 
         Raises DatabaseUnavailable."""
         with self._changed:
@@ -106,7 +107,7 @@ class Lane:
             limit = self._room(now) if self._behind else 0
             if not limit:
                 return 0
-            self._behind = False  # before the claim: what is staged meanwhile sets it again
+            self._behind = False  # before the claim: messages staged meanwhile set it again
         try:
             claimed = self._outbox.backlog.claim(self.channel, self.target, limit)
         except BaseException:
@@ -119,7 +120,7 @@ class Lane:
         return len(claimed.entries)
 
     def pull_in(self, now: float) -> float:
-        """Seconds until `pull` may find something, unless `wants_pull` is called before."""
+        """Seconds until `pull` may find messages, unless `wants_pull` is called before."""
         with self._changed:
             if self._stopping:
                 return inf
@@ -133,12 +134,12 @@ class Lane:
     def _room(self, now: float) -> int:
         if self._stopping:
             return 0
-        if self.circuit.retry_at is not None:  # a few to try it with, when it is time
+        if self.circuit.retry_at is not None:  # a few messages for a probe, at the retry time
             return BATCH if not self._waiting and self.circuit.retry_at <= now else 0
         return PULL if len(self._waiting) <= PULL else 0
 
     def run(self) -> None:
-        """Sends until `stop`; then what still waits, for as long as the destination takes it."""
+        """Sends until `stop`, and then the remaining messages for as long as the destination accepts them."""
         while True:
             with self._changed:
                 while not self._stopping and (pause := self._pause()) > 0:
@@ -150,20 +151,20 @@ class Lane:
             try:
                 self.step()
             except Exception as error:
-                # Whatever it is, a lane that ended would leave its destination to nobody. What it was sending is
-                # retried when its lease has run out.
+                # The thread must continue after any error: otherwise nobody would send to this destination. The
+                # messages that it was sending are retried when their lease has expired.
                 log.exception("sending failed; retrying", channel=self.channel.value, target=self.target)
-                self._unavailable(type(error).__name__, "an error of our own")
+                self._unavailable(type(error).__name__, "an error in this process")
         self._release()
 
     def stop(self) -> None:
-        """Lets `run` send what waits and return."""
+        """Lets `run` send the remaining messages and return."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def _pause(self) -> float:
-        """Seconds until something is to be sent: a full batch now, another when its oldest message is due."""
+        """Seconds until the next send: a full batch is due now, another when its oldest message is due."""
         if not self._waiting:
             return inf
         if self.circuit.retry_at is not None:
@@ -171,14 +172,14 @@ class Lane:
         return 0.0 if len(self._waiting) >= BATCH else self._waiting[0][0] - time.monotonic()
 
     def step(self) -> bool:
-        """Sends one batch of what waits, or one message to a destination that took nothing the last time. Returns
-        whether anything left the lane."""
+        """Sends one batch, or one message if the destination accepted nothing the last time. Returns whether any
+        message left the lane."""
         self._drop_expired()
         if not self._waiting:
             return False
         if not self._broker.ready():
             self.circuit = self.circuit.held(time.monotonic(), _NOT_READY)
-            self._trouble.is_("NotReady", "the broker does not answer, or its stack is not whole (yet)")
+            self._outage.begin("NotReady", "the broker does not answer, or its stack is not complete (yet)")
             return False
         probing = not self.circuit.closed
         batch = self._next_batch(1 if probing else BATCH)
@@ -192,7 +193,7 @@ class Lane:
         return len(failed) < len(batch) or any(failure.final for failure in failed)
 
     def _next_batch(self, limit: int) -> list[Entry]:
-        """Up to `limit` messages in the order they were staged, as many bytes as a call takes."""
+        """Up to `limit` messages in the order they were staged, within the size limit of a call."""
         batch: list[Entry] = []
         size = 0
         with self._changed:
@@ -211,8 +212,8 @@ class Lane:
     def _settle(self, batch: Sequence[Entry], failed: Sequence[SendFailure], began: int, *, probing: bool) -> None:
         for failure in failed:
             failures[self.channel.value, self.target, failure.code or "no answer"] += 1
-        # Nothing is known of messages that a destination doesn't even look at; a probe that was answered steps back
-        # for another message, in case it was its own fault after all.
+        # An unavailable destination says nothing about the messages, so they keep their place. But a probe that got an
+        # error code makes way for another message, in case it was the cause after all.
         if len(failed) == len(batch) and all(f.destination for f in failed) and not (probing and failed[0].code):
             self._put_back(batch)
             self._unavailable(failed[0].code, failed[0].reason)
@@ -227,7 +228,7 @@ class Lane:
         for failure in later:
             if not failure.destination:
                 about = batch[failure.index].parcel.envelope.about
-                log.warning("message not taken; it is retried", reason=failure.reason, **about)
+                log.warning("message not accepted; it will be retried", reason=failure.reason, **about)
         if len(later) < len(batch):
             self._available()
         elif len(batch) > 1 or probing or later[0].destination:
@@ -238,14 +239,14 @@ class Lane:
             self._waiting.extendleft((0.0, entry) for entry in reversed(batch))
 
     def _retry(self, entries: Sequence[Entry]) -> None:
-        """Each by itself, the later the more often it was not taken; meanwhile in the database."""
+        """Puts messages back into the database, each with its own retry time: later, the more often it has failed."""
         if not entries:
             return
         waits = [back_off(entry.attempts + 1, _LONGEST_RETRY) for entry in entries]
         try:
             self._outbox.backlog.postpone(entries, waits)
         except DatabaseUnavailable as error:
-            log.warning("messages are retried when their lease runs out", error=str(error), messages=len(entries))
+            log.warning("messages are retried when their lease expires", error=str(error), messages=len(entries))
             return
         now = time.monotonic()
         with self._changed:
@@ -256,7 +257,7 @@ class Lane:
     def _park(self, refused: Sequence[tuple[Entry, str]]) -> None:
         for entry, reason in refused:
             known = {**entry.parcel.envelope.about, "reason": reason}
-            log.error("message refused for good; it stays in the outbox as a dead letter", **known)
+            log.error("message refused permanently; it stays in the outbox as a dead letter", **known)
             try:
                 with self._outbox.transaction() as unit:
                     self._outbox.park(unit, entry, reason)
@@ -265,18 +266,18 @@ class Lane:
 
     def _unavailable(self, code: str, reason: str) -> None:
         self.circuit = self.circuit.failed(time.monotonic())
-        self._trouble.is_(code or "no answer", reason)
+        self._outage.begin(code or "no answer", reason)
         self._wants_pull()
 
     def _available(self) -> None:
         if self.circuit.closed:
             return
         self.circuit = self.circuit.succeeded()
-        self._trouble.is_over()
+        self._outage.end()
         self._wants_pull()
 
     def _drop_expired(self) -> None:
-        # Their rows are anybody's soon: sending them here too would only be a repeat.
+        # Any process may claim these soon: to send them here as well would only duplicate them.
         now = time.monotonic()
         with self._changed:
             before = len(self._waiting)
@@ -294,4 +295,4 @@ class Lane:
         try:
             self._outbox.backlog.release(left)
         except DatabaseUnavailable as error:
-            log.info("messages are sent when their lease runs out", error=str(error), messages=len(left))
+            log.info("messages are sent when their lease expires", error=str(error), messages=len(left))

@@ -1,4 +1,4 @@
-"""The clock of an answer starts when its question is sent, however long that lay in the outbox.
+"""The deadline of an answer starts when its question is sent, however long the question waited in the outbox.
 
 Temporal has the same two clocks, schedule-to-start and start-to-close:
 https://docs.temporal.io/encyclopedia/detecting-activity-failures
@@ -16,14 +16,14 @@ from orderflow import failpoints
 from orderflow.database import Connection, Database
 
 LATE: Final = 5.0
-"""Seconds from its staging from which a message is sent late."""
+"""Seconds after its staging from which a message counts as sent late."""
 
 Restart = Callable[[Connection, Sequence[str]], Collection[str]]
-"""Restarts, for these orders, the clock of an answer. Gives those that it could not lock; they come again."""
+"""Restarts the deadlines of these orders. Returns those that it could not lock; they are tried again."""
 
 
 class Staged(Protocol):
-    """A message of the outbox: when it was staged (monotonic seconds), and its order."""
+    """A message in the outbox: when it was staged (monotonic seconds), and its order."""
 
     @property
     def id(self) -> str: ...
@@ -36,8 +36,10 @@ class Staged(Protocol):
 
 
 class Late:
-    """What an owner sent late. It stays in the outbox until the clocks of its orders have been restarted: while a
-    question is there, its owner waits for no answer. Safe to use from several threads."""
+    """The messages that an owner of deadlines sent late. They stay in the outbox until the deadlines of their orders
+    have been restarted: while a question is in the outbox, its deadline doesn't count. Safe to use from several
+    threads.
+    """
 
     def __init__(self, database: Database, restart: Restart, delete: bytes) -> None:
         self._database = database
@@ -46,14 +48,14 @@ class Late:
         self._sent: deque[Staged] = deque()
 
     def note(self, entry: Staged) -> bool:
-        """Takes a message that has been sent, if that was late."""
+        """Takes a message that has been sent, if it was late. Returns whether it was."""
         late = entry.staged < time.monotonic() - LATE
         if late:
             self._sent.append(entry)
         return late
 
     def flush(self) -> None:
-        """Restarts the clocks and deletes the messages, in one transaction. Raises DatabaseUnavailable."""
+        """Restarts the deadlines and deletes the messages, in one transaction. Raises DatabaseUnavailable."""
         late: list[Staged] = []
         with suppress(IndexError):
             while True:
@@ -61,7 +63,7 @@ class Late:
         if not late:
             return
         orders = sorted({entry.order_id for entry in late})
-        locked: Collection[str] = orders  # until that is known
+        locked: Collection[str] = orders  # until the locked ones are known
         try:
             with self._database.transaction() as connection:
                 skipped = self._restart(connection, orders)

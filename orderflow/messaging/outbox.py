@@ -1,9 +1,9 @@
-"""The transactional outbox: messages are stored in the transaction that causes them and sent after its commit.
+"""The transactional outbox: messages are stored in the transaction that causes them, and sent after its commit.
 
-A staged message is leased to the process that staged it, which sends it at once (`messaging.publisher`). What it has no
-room for has no lease, and what it did not send in time has none any more: any process claims it, by destination. What
-was sent is deleted together with the next batch.
-Source of the pattern: C. Richardson, "Transactional outbox", https://microservices.io/patterns/data/transactional-outbox.html
+A staged message is leased to the process that staged it, which sends it at once (`messaging.publisher`). If that
+process has no room, the message gets no lease; if it doesn't send in time, the lease expires. Any process may then
+claim the message, per destination. Sent messages are deleted together with the next batch. Source of the pattern: C.
+Richardson, "Transactional outbox", https://microservices.io/patterns/data/transactional-outbox.html
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ SELECT e, o, c, t, b, now() + make_interval(secs => l)
 FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::float[]) AS staged(e, o, c, t, b, l)
 """
 _DELETE: Final = b"DELETE FROM outbox WHERE entry = ANY(%s::uuid[])"
-# What is locked stays: it is sent once more when its lease has run out, which is harmless, and marked then.
+# Locked rows stay: they are sent once more when their lease has expired, which is harmless, and deleted then.
 _DELETE_UNLOCKED: Final = """
 DELETE FROM outbox WHERE entry IN (SELECT entry FROM outbox WHERE entry = ANY(%s::uuid[]) FOR UPDATE SKIP LOCKED)
 """
 AHEAD: Final = (Ahead("outbox", "entry", "leased_until", "leased_until = now()"),)
-"""Messages that nobody would send for long, or as a dead letter show."""
+"""Messages that nobody would send, or show as dead letters, for long."""
 _PARK: Final = b"UPDATE outbox SET parked = %s, leased_until = now() WHERE entry = %s::uuid"
 
 
 class Addressed(NamedTuple):
-    """A message with where it goes."""
+    """A message with its destination."""
 
     channel: Channel
     target: str
@@ -69,24 +69,24 @@ class Addressed(NamedTuple):
 
 @dataclass(slots=True)
 class UnitOfWork:
-    """A unit of work: one transaction, and the messages that it causes. `locked`: what `Locks.lock` sent for."""
+    """A unit of work: one transaction, and the messages that it causes. `locked`: the result of `Locks.lock`."""
 
     connection: Connection
     staged: list[Addressed] = field(default_factory=list)
     locked: Any = None
 
     def stage(self, envelopes: Sequence[Envelope]) -> None:
-        """Adds messages; they go where the routing table says, once the transaction has committed.
+        """Adds messages; they are sent by the routing table, once the transaction has committed.
 
-        Raises Unsendable for one that can't go anywhere: known here, it is the failure of what caused it. In the outbox
-        it would be nobody's.
+        Raises Unsendable for a message that has no route: raised here, it counts against the message that caused it. In
+        the outbox, nobody would handle it.
         """
         self.staged.extend([found for envelope in envelopes if (found := _addressed(envelope))])
 
 
 class Outbox:
-    """The outbox of one database. `on_staged` gets, after each commit, what was staged in it; of that this process may
-    send at once what `takes` (asked before, by destination) said there is room for."""
+    """The outbox of one database. After each commit, `on_staged` is called with the messages that were staged. `takes`
+    is called before, per destination: it says whether this process may send them at once."""
 
     def __init__(self, database: Database, *, lease: float) -> None:
         self._database = database
@@ -94,20 +94,20 @@ class Outbox:
         self.backlog = Backlog(database, lease)
         self._sent: deque[str] = deque()
         self._contended: deque[str] = deque()
-        """Sent, and to be deleted by `flush`, where no message waits for it."""
+        """Sent entries that `flush` deletes, so that no message waits for their locked rows."""
         self.on_staged: Callable[[Sequence[Entry]], None] = lambda entries: None
         self.takes: Callable[[Channel, str], bool] = lambda channel, target: True
         self._late: Late | None = None
 
     @property
     def database(self) -> Database:
-        """Where it is."""
+        """The database that contains it."""
         return self._database
 
     @contextmanager
     def transaction(self, *, lock_timeout: float | None = None) -> Iterator[UnitOfWork]:
-        """A unit of work in one transaction. What it stages is stored in it and handed to the publisher after it.
-        `lock_timeout` as in `Database.transaction`.
+        """A unit of work in one transaction. The messages that it stages are stored in it, and passed to the publisher
+        after the commit. `lock_timeout` as in `Database.transaction`.
 
         Raises DatabaseUnavailable; then nothing has happened, unless it is CommitUnanswered.
         """
@@ -127,7 +127,7 @@ class Outbox:
                     connection.execute(_DELETE, [sent])
                 failpoints.reached("commit.before")
         except Contended:
-            self._contended.extend(sent)  # the row may be one of these, and would fail every transaction that follows
+            self._contended.extend(sent)  # one of these may be the locked row, which would fail all later transactions
             raise
         except BaseException:
             self._sent.extendleft(sent)
@@ -158,15 +158,15 @@ class Outbox:
         return entries
 
     def restart_clocks(self, restart: Restart) -> None:
-        """Makes this the outbox of an owner: what it sends late restarts clocks (`orderflow.messaging.late`)."""
+        """Makes this the outbox of an owner: messages sent late restart deadlines (`orderflow.messaging.late`)."""
         self._late = Late(self._database, restart, _DELETE)
 
     def sent(self, entries: Sequence[Entry]) -> None:
-        """Notes that these have been sent; the next transaction deletes them, or `flush` if they were late."""
+        """Records that these have been sent; the next transaction deletes them, or `flush` if they were late."""
         self._sent.extend(entry.id for entry in entries if not (self._late and self._late.note(entry)))
 
     def flush(self) -> None:
-        """Deletes what has been sent, when no transaction has come by. Raises DatabaseUnavailable."""
+        """Deletes sent messages if no other transaction has done so. Raises DatabaseUnavailable."""
         if self._late:
             self._late.flush()
         contended = [self._contended.popleft() for _ in range(len(self._contended))]
@@ -178,7 +178,7 @@ class Outbox:
             failpoints.reached("mark.after")
 
     def park(self, unit: UnitOfWork, entry: Entry, reason: str) -> None:
-        """Keeps a message that the broker will never take, for an operator; it is not sent again."""
+        """Keeps a message that the broker will never accept as a dead letter; only an operator can resend it."""
         unit.connection.execute(_PARK, [reason[:1000], entry.id])
 
 

@@ -1,6 +1,6 @@
-"""Messages that the broker refused for good: they stay in the outbox, and operators find them among the dead letters.
+"""Messages that the broker refused permanently: they stay in the outbox, and operators find them as dead letters.
 
-What becomes of their orders is in docs/adr/0023.
+docs/adr/0023 says what happens to their orders.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FROM unnest(%s::uuid[], %s::uuid[]) AS again(parked, entry)
 WHERE outbox.entry = again.parked AND outbox.parked IS NOT NULL
 RETURNING again.parked::text
 """
-"""A new entry: its age tells how long it has waited to be sent, and who once had it in hand can't park it again."""
+"""Gives it a new entry id: its age then says how long it has waited to be sent, and a process that held the old entry
+can't dead-letter it again."""
 _DELETE: Final = "DELETE FROM outbox WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL"
 _REFUSED: Final = b"""
 SELECT DISTINCT ON (order_id) order_id::text, parked FROM outbox
@@ -37,14 +38,14 @@ WHERE parked IS NOT NULL AND order_id = ANY(%s::uuid[]) ORDER BY order_id, entry
 
 
 def refused(connection: Connection, order_ids: Sequence[str]) -> dict[str, str]:
-    """Of these orders, those of which something is refused, and why."""
+    """Those of these orders that have refused messages, with the reason."""
     return dict(connection.execute(_REFUSED, [list(order_ids)]).fetchall())
 
 
 class RefusedMessages(DeadLetterQueue):
-    """See `DeadLetterQueue`; every method raises DatabaseUnavailable, in place of BrokerUnavailable.
+    """See `DeadLetterQueue`; every method raises DatabaseUnavailable instead of BrokerUnavailable.
 
-    The relay sends redriven ones, to where they would have gone."""
+    The relay sends redriven messages to their original destination."""
 
     def __init__(self, database: Database, service: str) -> None:
         self.name = f"{service}-outbox"
@@ -55,7 +56,7 @@ class RefusedMessages(DeadLetterQueue):
         return int(count)
 
     def take(self, limit: int) -> list[DeadLetter]:
-        # A lease serves as the visibility timeout: nobody else sends what is parked.
+        # A lease serves as the visibility timeout: dead letters are not sent, so nobody else uses it.
         return [
             DeadLetter(self.name, entry, body, parked, clock.minted_at(entry), receives=None, receipt=entry)
             for entry, body, parked in sorted(self._database.query(_TAKE, [HOLD, limit]))

@@ -1,8 +1,8 @@
-"""How long messages for one destination wait for company, by how long its calls take.
+"""How long messages for one destination wait for others to share their call, measured by how long its calls take.
 
-Under load a message that waits a moment shares its call with others, as a packet does that waits for those before it to
-be acknowledged (J. Nagle, RFC 896). The slower a destination answers, the more a call costs and the less such a moment
-adds; so it is measured in calls.
+Under load, a message that waits a moment shares its call with others, like a packet that waits until earlier ones are
+acknowledged (J. Nagle, RFC 896). The slower a destination answers, the more a call costs and the less a wait matters;
+so the wait is measured in calls.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from math import inf
 from typing import Final
 
 LINGER: Final = 0.015
-"""Seconds that a message waits for company at least, unless it was staged alone while nothing was being sent."""
+"""Minimum seconds that a message waits for others, unless it was staged alone while nothing was being sent."""
 
 LONGEST_LINGER: Final = 0.1
-"""And at most."""
+"""Maximum seconds that a message waits for others."""
 
 _CALLS: Final = 2.0
-"""Calls, in whose time others may come."""
+"""The wait for others, as a number of calls."""
 
 _QUICK: Final = 0.2
-"""Seconds that a call takes at most, as a rule; one that takes longer says nothing of the load."""
+"""Seconds within which a call normally ends; one that takes longer says nothing about the load."""
 
 
 class Pace:
-    """Of the calls to one destination. Times are monotonic seconds. One thread calls; any may ask."""
+    """The pace of calls to one destination. Times are monotonic seconds. One thread calls; any thread may read it."""
 
     def __init__(self) -> None:
         self._began = -inf
@@ -35,7 +35,7 @@ class Pace:
         self._began = now
 
     def end(self, now: float) -> None:
-        """It is over."""
+        """The call has ended."""
         self._took = now - self._began
         self._began = -inf
 
@@ -45,5 +45,5 @@ class Pace:
 
     @property
     def linger(self) -> float:
-        """Seconds that a message waits for company until it is sent."""
+        """Seconds that a message waits for others before it is sent."""
         return min(max(LINGER, _CALLS * self._took), LONGEST_LINGER)

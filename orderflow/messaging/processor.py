@@ -1,6 +1,6 @@
 """From a batch of envelopes to its effects: one transaction with the inbox, the business rows and the outbox.
 
-A batch that fails is tried again message by message, so that one bad message spoils no other (`messaging.isolation`).
+A batch that fails is retried message by message, so that a bad message affects no other (`messaging.isolation`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Processor:
                 if self._concerned(envelope):
                     message = envelope.message()
                     asked = self._app.accept(message)
-            except Exception as error:  # noqa: BLE001 - a bug in a reaction, say: it is its message's failure
+            except Exception as error:  # noqa: BLE001 - perhaps a bug in a reaction: it counts against its message
                 verdicts[i] = self.guard.verdict(error, envelope.id, envelope.about, handlings[i])
                 continue
             if asked is None:
@@ -59,12 +59,12 @@ class Processor:
         return [verdicts[i] for i in range(len(envelopes))]
 
     def _concerned(self, envelope: Envelope) -> bool:
-        # Before its data or version is looked at: filters let through what they don't know.
+        # Checked before its data and version: filters let unknown types through.
         model = MESSAGES.get(envelope.name)
         return model is None or hears(self._app.service, envelope.workflow, model)
 
     def _waves(self, todo: list[tuple[int, Incoming]]) -> Iterator[list[tuple[int, Incoming]]]:
-        # Statements over a set can touch each order once; what comes second for an order waits for the next wave.
+        # A set-based statement can change each order only once; an order's second message waits for the next wave.
         while todo:
             if self._app.whole_orders:
                 yield todo
@@ -79,17 +79,17 @@ class Processor:
         return self.guard.verdict(error, incoming.envelope.id, incoming.envelope.about, incoming.handling)
 
     def _attempt_batch(self, batch: Sequence[Incoming], lock_timeout: float | None) -> list[Fate]:
-        """Handles a batch of which each order has one message at most. What it raises had no effect."""
+        """Handles a batch with at most one message per order. If it raises, it had no effect."""
         return self._commit(batch, lock_timeout)
 
     def _commit(self, batch: Sequence[Incoming], lock_timeout: float | None, *, checked: bool = False) -> list[Fate]:
-        """Handles a batch in one transaction. `checked`: the inbox has been asked already."""
+        """Handles a batch in one transaction. `checked`: the inbox has been checked already."""
         service = self._app.service
         with tracing.within([m.handling for m in batch]):
             with self._outbox.transaction(lock_timeout=lock_timeout) as unit:
                 todo = list(enumerate(batch))
                 if not checked:
-                    # Before the inbox: what another process has just handled is known once its row is free.
+                    # Before the inbox: once a row is free, the inbox shows what another process has just handled.
                     unit.locked = self._locks.lock(unit.connection, batch) if self._locks else None
                     todo = self._not_yet_done(unit, todo)
                 verdicts: list[Fate] = [Done() for _ in batch]
@@ -114,7 +114,8 @@ class Processor:
         return verdicts
 
     def _not_yet_done(self, unit: UnitOfWork, todo: list[tuple[int, Incoming]]) -> list[tuple[int, Incoming]]:
-        """What is new, and (marked as known) what is asked again. The rest has had its effect and its answer."""
+        """The new messages, and the resent ones (marked as known). The others have had their effect and their
+        answer."""
         known = inbox.known(unit.connection, self._app.service, [m.envelope.id for _, m in todo])
         return [
             (i, replace(m, known=True) if m.envelope.id in known else m)

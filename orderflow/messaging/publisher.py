@@ -1,11 +1,12 @@
-"""Sends what the outbox holds, up to ten messages of one destination a call; each destination is a lane of its own.
+"""Sends the outbox's messages, up to ten per call to one destination. Each destination has a lane of its own.
 
-What was staged is handed over in memory after its commit. What finds no room there, or a destination that takes
-nothing now, waits in the database, and is pulled as soon as there is room: until a claim comes back short.
+Staged messages are passed on in memory after their commit. Those that find no room there, or whose destination is
+unavailable, wait in the database and are pulled as soon as there is room, until a claim returns fewer than it asked
+for.
 
-A message that was staged alone, while nothing was being sent, is sent at once. Others are a sign of load: they wait a
-moment for company (`messaging.pace`), because fewer and fuller calls are what makes room for more orders, here, at the
-broker, and where they are received.
+A message that was staged alone, while nothing was being sent, is sent at once. Several messages are a sign of load:
+they wait a moment for others (`messaging.pace`), because fewer and fuller calls leave capacity for more orders: here,
+at the broker, and at the receivers.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from orderflow.routing import Channel
 log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.5
-"""Seconds until a database that is unavailable is asked again."""
+"""Seconds until an unavailable database is tried again."""
 
 
 class Publisher:
-    """The process's only way out. `run` pulls, and starts and ends the lanes' threads; `step` does all of it once."""
+    """Sends a process's messages. `run` pulls, and starts and ends the lanes' threads; `step` does all of it once."""
 
     def __init__(self, outbox: Outbox, broker: Broker) -> None:
         self._outbox = outbox
@@ -49,7 +50,7 @@ class Publisher:
 
     @property
     def lanes(self) -> Sequence[Lane]:
-        """Those of the destinations that this process has sent to so far."""
+        """The lanes of the destinations that this process has sent to so far."""
         return list(self._lanes.values())
 
     @property
@@ -58,12 +59,12 @@ class Publisher:
         return sum(lane.waiting for lane in self.lanes)
 
     def takes(self, channel: Channel, target: str) -> bool:
-        """Whether what is about to be staged for this destination can be sent from memory."""
+        """Whether messages that are about to be staged for this destination can be sent from memory."""
         lane = self._lanes.get((channel, target))
         return lane.takes if lane else not self._stopping
 
     def hand_over(self, entries: Sequence[Entry]) -> None:
-        """Takes messages that were staged. Never blocks."""
+        """Takes staged messages. Never blocks."""
         now = time.monotonic()
         alone = len(entries) == 1 and not any(lane.pace.busy(now) for lane in self.lanes)
         found: dict[tuple[Channel, str], list[Entry]] = {}
@@ -73,8 +74,8 @@ class Publisher:
             self._lane(*key).hand_over(some, now, alone=alone)
 
     def relay(self) -> int:
-        """Finds destinations for which something waits in the database: the messages of a process that died, or those
-        that another has no room for. Returns how many. Raises DatabaseUnavailable."""
+        """Finds destinations with messages in the database: from a process that died, or that had no room for them.
+        Returns their number. Raises DatabaseUnavailable."""
         found = self._outbox.backlog.destinations()
         for channel, target in found:
             self._lane(channel, target).fall_behind()
@@ -82,12 +83,12 @@ class Publisher:
         return len(found)
 
     def pull(self, now: float) -> int:
-        """Claims for every lane that has room; how many messages. Raises DatabaseUnavailable."""
+        """Claims messages for every lane that has room. Returns their number. Raises DatabaseUnavailable."""
         with self._pulling:
             return sum(lane.pull(now) for lane in self.lanes)
 
     def run(self) -> None:
-        """Works until `stop`; ends when every lane has sent what waits, for as long as its destination takes it."""
+        """Works until `stop`; ends when every lane has sent its messages, or its destination accepts no more."""
         with self._lock:
             self._running = True
             for lane in self.lanes:
@@ -104,14 +105,14 @@ class Publisher:
                 log.warning("database unavailable; messages wait in the outbox", error=str(error))
                 time.sleep(_PAUSE)
             except Exception:
-                # Whatever it is, without this thread nothing would leave the database any more.
+                # The thread must continue after any error: without it, nothing would leave the database any more.
                 log.exception("claiming messages failed; retrying")
                 time.sleep(_PAUSE)
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
-        """Lets `run` send what waits and return."""
+        """Lets `run` send the remaining messages and return."""
         with self._lock:
             self._stopping = True
             for lane in self.lanes:
@@ -119,8 +120,8 @@ class Publisher:
         self._wake.set()
 
     def step(self) -> bool:
-        """Pulls, as if every retry time had come, and sends one batch of each lane, in this thread. Returns whether
-        anything moved."""
+        """Pulls as if every retry time had come, and sends one batch per lane, in this thread. Returns whether any
+        message moved."""
         pulled = self.pull(inf)
         return bool(sum([lane.step() for lane in self.lanes]) + pulled)
 

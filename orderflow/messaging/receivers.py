@@ -1,7 +1,7 @@
-"""What all processes of a service know of its queue together, in the service's database: its watermark.
+"""The watermark of a service's queue, combined from all its processes in the service's database.
 
-Each process that takes messages reports about once a second. One that is killed counts until whatever it held is
-visible again; what is given back for longer than that is noted by its order before it is hidden.
+Each process that receives messages reports about once per second. A killed process counts until the messages that it
+held are visible again. If a message is hidden for longer than that, its order is recorded before.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ CREATE TABLE frontiers (
 ) WITH (fillfactor = 50);
 CREATE INDEX outbox_order ON outbox (order_id)
 """
-"""Of a service that owns deadlines. `receivers`: what each process has seen (`watermark.Seen`). `given_back`:
-orders of which a message is hidden for a while. `watches`: until when the owner heard, and since when again.
-`frontiers`: how far each service has answered (`orderflow.saga.answers`)."""
+"""Tables of a service that owns deadlines. `receivers`: what each process has seen (`watermark.Seen`). `given_back`:
+orders with a message that is hidden for a while. `watches`: when the owner could last hear its queue, and since when
+again. `frontiers`: how far each service has answered (`orderflow.saga.answers`)."""
 
 _FRESH: Final = 5.0
-"""Seconds that a process may be silent until it counts as one that may have died."""
+"""Seconds of silence after which a process may have died."""
 
 _FORGOTTEN: Final = 3600.0
-"""Seconds after which nothing that a dead process held can matter: every other has reported since."""
+"""Seconds after which the messages of a dead process can't matter: every other process has reported since."""
 
 KEPT: Final = (
     Deleted("receivers", "reported_at", _FORGOTTEN),
     Deleted("given_back", "until", _FORGOTTEN),
 )
-"""Of processes that are gone, and of what is visible again, long since."""
+"""Removes rows of processes that ended, and of messages that became visible again, long ago."""
 
 AHEAD: Final = (
     Ahead(
@@ -77,11 +77,11 @@ AHEAD: Final = (
         " answered_at = least(answered_at, now())", noted=True,
     ),
 )  # fmt: skip
-"""What would be believed for as long as the clock had been ahead. A process that has reported then counts as one that
-may have died; a second later it reports again, if it lives."""
+"""Rows that would be trusted for as long as the clock had been ahead. Their process then counts as one that may have
+died; if it is alive, it reports again within a second."""
 
 _DEAF: Final = 5.0
-"""Seconds without a look that are no downtime, however short the times of an owner are."""
+"""Seconds without a check that never count as downtime, however short the owner's own times are."""
 
 _MARGIN: Final = 1.0
 """Seconds that a statement may take to reach the database."""
@@ -108,8 +108,8 @@ INSERT INTO watches AS w (heard_at, resumed_at) VALUES (now(), now())
 ON CONFLICT (one) DO UPDATE SET heard_at = now(),
     resumed_at = CASE WHEN w.heard_at < now() - make_interval(secs => %s) THEN now() ELSE w.resumed_at END
 """
-# Nothing is known of a process that is silent until what it may hold is visible again; only what was seen after that
-# counts. An empty poll counts once all others have reported after it; a calm load, if it is calm for all.
+# A silent process may hold messages until they are visible again; only what was seen after that counts. An empty poll
+# counts once all other processes have reported after it; a calm load counts if it is calm for all.
 _LOOK: Final = b"""
 WITH known AS (
     SELECT *, reported_at > now() - make_interval(secs => %(fresh)s) AS live FROM receivers
@@ -143,15 +143,15 @@ _LEAVE: Final = b"DELETE FROM receivers WHERE id = %s"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`lag`: seconds that the service's watermark is behind the database's clock, infinite while it is not known.
-    `resumed`: seconds since its owner was back after it had been down, or could not hear."""
+    """`lag`: seconds that the service's watermark is behind the database's clock; infinite while it is unknown.
+    `resumed`: seconds since its owner resumed after it had been down, or could not hear its queue."""
 
     lag: float
     resumed: float
 
 
 class Receivers:
-    """This process among all that take messages off the service's queue."""
+    """This process's part among all that receive from the service's queue."""
 
     def __init__(self, database: Database, watermark: Watermark, answers: Answers, settings: Settings) -> None:
         self._database = database
@@ -161,10 +161,10 @@ class Receivers:
         self._down_after = max(settings.resend_after[0], _DEAF)
         self._id = clock.new_id()
         self._epoch: float | None = None
-        """The database's clock less this process's monotonic one, or up to a moment less than that."""
+        """The database's clock minus this process's monotonic clock, or slightly less."""
 
     def report(self, leaving: bool = False) -> None:
-        """Tells what this process has seen; `leaving` for the last time. Raises DatabaseUnavailable."""
+        """Reports what this process has seen; `leaving`: for the last time. Raises DatabaseUnavailable."""
         if self._epoch is None:
             [(now,)] = self._database.query("SELECT extract(epoch FROM clock_timestamp())::float")
             self._epoch = now - self._watermark.now()
@@ -199,5 +199,5 @@ class Receivers:
         return Look(inf if lag is None else max(0.0, lag) + took + _MARGIN, inf if resumed is None else resumed)
 
     def give_back(self, until: Mapping[str, float]) -> None:
-        """Notes orders of which a message stays hidden for so many seconds. Raises DatabaseUnavailable."""
+        """Records orders with a hidden message, by the seconds that it stays hidden. Raises DatabaseUnavailable."""
         self._database.query(_GIVEN_BACK, [list(until), list(until.values())])

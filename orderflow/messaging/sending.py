@@ -1,4 +1,4 @@
-"""One call for a batch; where that is refused for what may be in it, a call for each of its messages."""
+"""Sends a batch in one call. If that is refused, perhaps because of one message, sends each message in its own call."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from orderflow.routing import Channel
 
 
 def send(broker: Broker, channel: Channel, target: str, batch: Sequence[Entry]) -> list[SendFailure]:
-    """Sends up to ten messages to one destination; those that were not taken, in their order.
+    """Sends up to ten messages to one destination. Returns those that were not accepted, in their order.
 
-    Never raises for what the broker says: of a destination that takes nothing now, each message is a failure."""
+    Never raises the broker's errors: if the destination is unavailable, each message is a failure."""
     try:
         failures = broker.send(channel, target, [entry.parcel for entry in batch])
         return sorted(failures, key=lambda failure: failure.index)
@@ -27,6 +27,6 @@ def send(broker: Broker, channel: Channel, target: str, batch: Sequence[Entry]) 
     for i, entry in enumerate(batch):
         failed = send(broker, channel, target, [entry])
         found += [replace(failure, index=i) for failure in failed]
-        if failed and failed[0].destination:  # no use in asking on; what was taken before is not sent again
+        if failed and failed[0].destination:  # it is unavailable: stop here, and keep what it has accepted
             return found + [replace(failed[0], index=j) for j in range(i + 1, len(batch))]
     return found

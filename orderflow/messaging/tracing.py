@@ -1,4 +1,4 @@
-"""Spans of messages: a receive span a batch, a process span a message that came, a publish span a message that went."""
+"""Spans of messages: a receive span per batch, a process span per incoming, a publish span per outgoing message."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ _local = threading.local()
 
 @harmless
 def received(count: int, began: int) -> None:
-    """A receive call, begun at a time in ns, gave `count` messages. This thread's next batch links to it."""
+    """Records that a receive call, begun at a time in ns, returned `count` messages. This thread's next batch links to
+    it."""
     metrics.batch_sizes.observe(count)
     if _tracer.tracer():
         _local.received = count, began, time.time_ns()
 
 
 def begin(service: str, envelopes: Sequence[Envelope]) -> list[Handling]:
-    """The handling of each message of a batch, begun now."""
+    """Begins the handling of each message of a batch."""
     tracer = _tracer.tracer()
     if not tracer:
         return [Handling(e, None, e.traceparent) for e in envelopes]
@@ -101,7 +102,7 @@ def _receive_links(tracer: trace.Tracer, service: str) -> list[Link]:
 
 
 def end(batch: Sequence[Handling], verdicts: Mapping[int, Any]) -> None:
-    """Ends the handling of each message by its verdict; where that is a Future, when it has one."""
+    """Ends the handling of each message with its verdict; if that is a Future, when it completes."""
     for i, handling in enumerate(batch):
         verdict = verdicts[i]
         if isinstance(verdict, Future):
@@ -112,7 +113,7 @@ def end(batch: Sequence[Handling], verdicts: Mapping[int, Any]) -> None:
 
 @contextmanager
 def within(batch: Sequence[Handling | None]) -> Iterator[None]:
-    """Makes the span of a batch's first message the current one, as the parent of its transaction's."""
+    """Makes the span of a batch's first message the current one, as the parent of the transaction's span."""
     span = batch[0].span if batch and batch[0] else None
     if span is None:
         yield
@@ -126,7 +127,8 @@ def within(batch: Sequence[Handling | None]) -> Iterator[None]:
 
 @harmless
 def published(channel: Channel, target: str, batch: Sequence[Envelope], refused: set[int], began: int) -> None:
-    """A batch has been sent; the call `began` at a time in ns. `refused`: which of them the broker didn't take."""
+    """Records that a batch was sent by a call that `began` at a time in ns. `refused`: indices that were not
+    accepted."""
     tracer = _tracer.tracer()
     if not tracer:
         return
@@ -154,7 +156,7 @@ def published(channel: Channel, target: str, batch: Sequence[Envelope], refused:
 
 
 def _way(channel: Channel, target: str) -> tuple[str, str]:
-    """messaging.system and messaging.destination.name of what a batch was sent over; all of it goes one way."""
+    """`messaging.system` and `messaging.destination.name` of a batch, which has one destination."""
     match channel:
         case Channel.BUS:
             system, name = _BUSES[target]

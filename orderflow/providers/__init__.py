@@ -1,4 +1,4 @@
-"""Calling a third party exactly once: intents, three phases, what answers mean."""
+"""Calls to a third party with exactly one effect: intents, three phases, and the meaning of answers."""
 
 from orderflow.providers.protocol import EXPIRED, Answer, Refused, Success, Voided
 

@@ -1,4 +1,4 @@
-"""One call to a provider: its attempts under one key, which neither outlast their lease nor the provider's memory."""
+"""One call to a provider: attempts under one key, which outlast neither their lease nor the provider's memory of it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a provider is called; times in seconds. `timeout` is of one attempt, `key_life` how long the provider keeps
-    an idempotency key, `lease` how long an intent is its taker's at least. After `outage_after` orders in a row without
-    an answer the provider counts as unreachable, and is asked once in `probe_every`."""
+    """How a provider is called; times in seconds. `timeout` is that of one attempt, `key_life` how long the provider
+    keeps an idempotency key, `lease` the shortest time for which a process holds an intent. After `outage_after` orders
+    in a row without an answer, the provider counts as unreachable, and gets one call every `probe_every` seconds."""
 
     timeout: float = 2
     attempts: int = 3
@@ -42,7 +42,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """As the settings say."""
+        """The limits that the settings give."""
         return cls(
             timeout=settings.provider_timeout,
             attempts=settings.provider_attempts,
@@ -53,15 +53,15 @@ class Limits:
 
     @property
     def whole_lease(self) -> float:
-        """A lease that all attempts of a call fit into."""
+        """A lease that is long enough for all attempts of a call."""
         longest: float = self.attempts * self.timeout + 2**self.attempts * self.backoff + 1
         return max(self.lease, longest)
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What came of a call. `answer` is None if nobody knows; `fault` is a bug in the provider's client; `attempted` is
-    False where the provider was not asked at all, as it is known to be unreachable, or the process stops."""
+    """The result of a call. `answer` is None if the outcome is unknown; `fault` is a bug in the provider's client;
+    `attempted` is False if no attempt was made, because the provider is unreachable or the process stops."""
 
     taken: Claim
     answer: Answer | None
@@ -70,7 +70,7 @@ class Called:
 
 
 class Caller(Protocol):
-    """Who calls: the application, with its provider."""
+    """The caller: an application with its provider."""
 
     service: str
     kind: str
@@ -89,7 +89,7 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The call for an intent that was taken at `began` (monotonic seconds)."""
+    """The call for an intent that was claimed at `began` (monotonic seconds)."""
 
     caller: Caller
     taken: Claim
@@ -97,12 +97,12 @@ class Call:
     handling: Handling | None = None
 
     def withheld(self) -> Called:
-        """As if it had been made without an answer: the provider is known to be unreachable."""
+        """The result of a call that is not made, because the provider is known to be unreachable."""
         self.caller.count("withheld")
         return Called(self.taken, None, attempted=False)
 
     def __call__(self) -> Called:
-        """Makes it. Never raises but when the process dies."""
+        """Makes the call. Never raises, unless the process dies."""
         caller, taken, limits = self.caller, self.taken, self.caller.limits
         caller.count("calls")
         answer = fault = None
@@ -126,10 +126,10 @@ class Call:
                     attempt=attempt + 1, error=str(error),
                 )  # fmt: skip
                 if caller.breaker.failed(taken.order_id):
-                    log.error("the provider is unreachable: its calls wait in the database", kind=caller.kind)
+                    log.error("the provider is unreachable; its calls wait in the database", kind=caller.kind)
                 if caller.breaker.open:
-                    break  # probes ask for everybody
-            except Exception as error:  # noqa: BLE001 - it is counted against its message, in phase 3
+                    break  # from now on, only probes call the provider
+            except Exception as error:  # noqa: BLE001 - phase 3 counts it against its message
                 fault = error
                 break
         if answer is None:
@@ -147,18 +147,19 @@ class Call:
             failpoints.reached("undo.after")
         elif self._fresh(elapsed, first=first):
             failpoints.reached("call.before")
-            # Of an order older than its keys the provider may have one that both it and this database, restored from a
-            # backup, have forgotten: its ledger tells.
+            # If the order is older than the life of a key, the provider may have executed a call that its keys and this
+            # database (restored from a backup) no longer show: the provider's ledger does.
             old = clock.age(taken.order_id) >= caller.limits.key_life
             answer = (caller.lookup(key) if old else None) or caller.do(key, taken.order_id, taken.request)
             failpoints.reached("call.after")
         else:
-            # The provider may have forgotten the key: to ask again could do it twice. Voided, it can't be done late.
+            # The provider may have forgotten the key, so a retry could take effect twice. After voiding the key, a late
+            # call can't take effect.
             answer = caller.lookup(key) or self._give_up(key)
         return answer
 
     def _fresh(self, elapsed: float, *, first: bool) -> bool:
-        """Whether the provider still keeps the key while an attempt that begins now lasts."""
+        """Whether the provider keeps the key until an attempt that begins now has ended."""
         limits, taken = self.caller.limits, self.taken
         never_asked = taken.fence == 1 and first
         return never_asked or taken.age + elapsed + limits.timeout < limits.key_life

@@ -1,4 +1,4 @@
-"""A circuit breaker: what is unreachable is asked by one probe now and then, not by everybody.
+"""A circuit breaker: while a provider is unreachable, only an occasional probe calls it.
 
 Source of the pattern: M. Nygard, "Release It!", 2nd edition, 2018, chapter 5.
 """
@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 
 class Breaker:
-    """Opens when `subjects` different subjects in a row got no answer, so one bad subject never opens it; any answer
-    closes it. While it is open, one call in `probe_every` seconds passes as a probe. Safe to use from several threads.
+    """Opens after `subjects` different subjects in a row without an answer, so one bad subject never opens it; any
+    answer closes it. While it is open, one call every `probe_every` seconds passes as a probe. Safe to use from several
+    threads.
     """
 
     def __init__(self, subjects: int, probe_every: float, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -21,7 +22,7 @@ class Breaker:
         self.now = now
         self._failed: set[str] = set()
         self._probe_at: float | None = None
-        """None while it is closed."""
+        """When the next probe may pass; None while the breaker is closed."""
         self._lock = threading.Lock()
 
     @property
@@ -42,14 +43,14 @@ class Breaker:
             return True
 
     def room(self, most: int) -> int:
-        """How many calls, of `most`, it is worth to prepare now: all, one for a probe, or none."""
+        """How many of `most` calls are worth preparing now: all, one for a probe, or none."""
         at = self._probe_at
         if at is None:
             return most
         return min(most, 1) if self.now() >= at else 0
 
     def succeeded(self) -> bool:
-        """Notes an answer. Returns whether that closed it."""
+        """Records an answer. Returns whether that closed the breaker."""
         if not self._failed:
             return False
         with self._lock:
@@ -59,7 +60,7 @@ class Breaker:
             return closed
 
     def failed(self, subject: str) -> bool:
-        """Notes a call without an answer, on behalf of `subject`. Returns whether that opened it."""
+        """Records a call without an answer, for `subject`. Returns whether that opened the breaker."""
         with self._lock:
             if self._probe_at is not None:
                 return False

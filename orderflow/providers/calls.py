@@ -1,14 +1,14 @@
-"""Calls to a provider in three phases, none of which holds a transaction open while the provider thinks.
+"""Calls to a provider in three phases, none of which holds a transaction open while the provider works.
 
-1. `begin` commits the intent, with its fence and lease. 2. The call runs in a bounded pool, under a key that follows
-from the order, so that asking again is harmless. 3. `handle` records the answer where the fence still matches, in one
-transaction with the inbox and the outbox. The outcome is always told from the row.
+1. `begin` commits the intent, with its fence and lease. 2. The call runs in a bounded pool, under a key derived from
+the order, so that a retry is harmless. 3. `handle` records the answer if the fence still matches, in one transaction
+with the inbox and the outbox. The outcome is always derived from the row.
 
-Without an answer, the message that asks is kept in the database and acknowledged in phase 3: `providers.retrying` calls
-again, and whoever records the answer gives it to who waits.
+Without an answer, the asking message is stored in the database and acknowledged in phase 3: `providers.retrying` calls
+again, and the process that records the answer sends it to the message that waits.
 
-An undo raises the fence, then voids the key: afterwards the step has been compensated or can't happen any more, also
-when its call is still in flight.
+A compensation raises the fence, then voids the key: afterwards the step has been compensated or can't happen any more,
+even if its call is still in flight.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ log = structlog.get_logger(__name__)
 
 
 class ProviderApplication(ABC):
-    """An application of the kernel whose step is done by a provider. Subclasses say what their messages mean.
+    """An application whose step is done by a provider. Subclasses define the meaning of their messages.
 
-    `executor` runs the calls; by default a pool of its own.
+    `executor` runs the calls; the default is a pool of its own.
     """
 
     service: str
     whole_orders = False
     step: Step
     kind: str
-    """What the provider does: with the order's id it makes the idempotency key."""
+    """What the provider does. Together with the order's id it forms the idempotency key."""
 
     def __init__(self, table: str, limits: Limits, *, executor: Executor | None = None) -> None:
         self.intents = Intents(table)
@@ -74,7 +74,7 @@ class ProviderApplication(ABC):
         self.limits = limits
         self.breaker = Breaker(limits.outage_after, limits.probe_every)
         self.counts: Counter[str] = Counter()
-        """Calls, attempts, calls without an answer (`unknown`) and those not made (`withheld`), of this process."""
+        """This process's calls, attempts, calls without an answer (`unknown`) and calls not made (`withheld`)."""
         self.stopping = threading.Event()
         self._executor = executor or ThreadPoolExecutor(limits.concurrency, thread_name_prefix=f"{self.kind}-call")
         self._room = threading.BoundedSemaphore(limits.concurrency)
@@ -86,11 +86,11 @@ class ProviderApplication(ABC):
 
     @abstractmethod
     def request(self, command: Message) -> dict[str, Any]:
-        """What the call needs of the command, as JSON; kept with the intent, so that every attempt is the same."""
+        """The call's data from the command, as JSON; stored with the intent, so that every attempt is the same."""
 
     @abstractmethod
     def do(self, key: str, order_id: str, request: dict[str, Any]) -> Success | Refused:
-        """The provider's call; see `orderflow.providers` for what it may raise, and so for the next two."""
+        """Makes the provider's call; `orderflow.providers.protocol` says what this and the next two may raise."""
 
     @abstractmethod
     def void(self, key: str, order_id: str) -> Voided: ...
@@ -104,7 +104,7 @@ class ProviderApplication(ABC):
 
     @abstractmethod
     def undone(self, row: Intent) -> Message:
-        """The outcome of a row that is undone."""
+        """The outcome of a row that is compensated."""
 
     def begin(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Callable[[], Called] | None]:
         """Phase 1; see `CallsProvider`."""
@@ -124,8 +124,8 @@ class ProviderApplication(ABC):
         return [Need(m.order_id, self.intents.rows, m.order_id) for m in batch]
 
     def submit(self, call: Callable[[], Called]) -> Future[Called]:
-        """Phase 2. Waits while all of the pool is at work: what waited in a queue would only use up its lease. A
-        provider that is known to be unreachable is not called, and takes nobody's place."""
+        """Phase 2. Waits while the whole pool is busy: a call that waited in a queue would only use up its lease. A
+        provider that is known to be unreachable is not called, and takes no place in the pool."""
         failpoints.reached("intent.after")
         if isinstance(call, Call) and not self.breaker.allows():
             future: Future[Called] = Future()
@@ -141,7 +141,7 @@ class ProviderApplication(ABC):
         return future
 
     def handle(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Reply]:
-        """Phase 3: records the answers, then tells every outcome from its row."""
+        """Phase 3: records the answers, then derives every outcome from its row."""
         called = [m.result for m in batch if isinstance(m.result, Called)]
         if called:
             self.intents.settle(unit.connection, [_settled(c) for c in called])
@@ -159,7 +159,7 @@ class ProviderApplication(ABC):
         return replies
 
     def record(self, unit: UnitOfWork, called: Sequence[Called]) -> None:
-        """Phase 3 of calls that nobody asks for now: gives the answers to who waits for them."""
+        """Phase 3 of retried calls: records the answers and sends them to the messages that wait for them."""
         self.intents.settle(unit.connection, [_settled(c) for c in called])
         mine = {c.taken.order_id: c for c in called}
         rows = self.intents.read_locked(unit.connection, mine)
@@ -175,12 +175,12 @@ class ProviderApplication(ABC):
             self.waits.put(unit.connection, puts)
 
     def answer(self, unit: UnitOfWork, order_ids: Sequence[str]) -> None:
-        """Tells who waits for these orders what another release recorded."""
+        """Answers the messages that wait for these orders, with outcomes that another release has recorded."""
         rows = self.intents.read_locked(unit.connection, order_ids)
         self._answer(unit, list(rows.values()))
 
     def gauges(self, database: Database) -> Sequence[Gauge]:
-        """What waits, and whether this process takes the provider for unreachable."""
+        """The waiting calls, and whether this process considers the provider unreachable."""
         count, oldest = self.waits.measured(database)
         return (
             Gauge("provider_waiting", "Calls that wait for their provider, in the database", count),
@@ -189,22 +189,22 @@ class ProviderApplication(ABC):
         )
 
     def close(self) -> None:
-        """Begins no further attempt. Those that run end within their timeout."""
+        """Begins no further attempt. Running attempts end within their timeout."""
         self.stopping.set()
         self._executor.shutdown(wait=False)
 
     def count(self, what: str) -> None:
-        """Counts `what` became of a call."""
+        """Counts `what` happened to a call."""
         with self._counting:
             self.counts[what] += 1
             metrics.provider_calls[self.kind, what] += 1
 
     def _tells(self, message: Message, row: Intent) -> bool:
-        """Whether the row answers a command: what came of it is known."""
+        """Whether the row answers a command, because its outcome is known."""
         return row.state == UNDONE if isinstance(message, self.step.undo) else row.state != INTENDED
 
     def _outcome(self, message: Message, row: Intent) -> Message | None:
-        """What the row answers to a command; None while nobody knows."""
+        """The row's answer to a command; None while it is unknown."""
         if not self._tells(message, row):
             return None
         if isinstance(message, self.step.undo):
@@ -221,7 +221,7 @@ class ProviderApplication(ABC):
         if called is None and row.waiting is None:
             return Transient(f"another process is at the {self.kind} of {row.order_id}")
         if called is None:
-            # An owner asks again, or an operator: it is called soon, for who asked last.
+            # An owner or an operator has resent it: call soon, and answer the latest message.
             puts.append(Put(self._newest(incoming, row), 0))
         elif called.fault:
             return called.fault  # type: ignore[no-any-return]
@@ -232,7 +232,7 @@ class ProviderApplication(ABC):
         return []
 
     def _newest(self, incoming: Incoming, row: Intent) -> Waiting:
-        """Who is to be answered: the message that was resent most often has the task token that still counts."""
+        """The message to answer: the latest resend, because only its task token is still valid."""
         known, asking = row.waiting, incoming.envelope
         if known and known.resend > asking.resend:
             return known
@@ -242,8 +242,9 @@ class ProviderApplication(ABC):
     def _answer(
         self, unit: UnitOfWork, rows: Sequence[Intent], newest: Mapping[str, Envelope] | None = None
     ) -> tuple[list[Intent], Collection[str]]:
-        """Answers who waits for these (locked) rows, where they tell it. Returns the rows as they are then, and of
-        which orders this release can't read who waits: they are put aside. `newest`: who gets an own answer."""
+        """Answers the messages that wait for these (locked) rows, if the outcome is known. Returns the rows afterwards,
+        and the orders whose waiting message this release can't read: they are postponed. `newest`: messages that get an
+        answer of their own."""
         after: list[Intent] = []
         answered: list[str] = []
         aside: dict[str, Exception] = {}
@@ -251,7 +252,7 @@ class ProviderApplication(ABC):
             reply = None
             try:
                 reply = self._told(row, row.waiting) if row.waiting else None
-            except Exception as error:  # noqa: BLE001 - a newer release's envelope can fail in any way
+            except Exception as error:  # noqa: BLE001 - an envelope of a newer release can fail in any way
                 aside[row.order_id] = error
             if reply is None:
                 after.append(row)
@@ -267,7 +268,7 @@ class ProviderApplication(ABC):
         return after, aside
 
     def _told(self, row: Intent, waiting: Waiting) -> Envelope | None:
-        """What the row answers to who waits, in its envelope; None while nobody knows."""
+        """The row's answer to the waiting message, in an envelope; None while the outcome is unknown."""
         envelope = decode(waiting.asking)
         message = envelope.message()
         command = self.accept(message)
@@ -280,7 +281,7 @@ class ProviderApplication(ABC):
 
 
 def _once_more(waiting: Waiting, called: Called) -> Put:
-    """The place after a call without an answer. One that was not made waits for the provider alone."""
+    """The waiting entry after a call without an answer. A call that was not made doesn't raise the delay."""
     if not called.attempted:
         return Put(waiting, 0)
     return Put(replace(waiting, tries=waiting.tries + 1), backoff(waiting.tries))

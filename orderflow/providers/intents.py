@@ -1,10 +1,10 @@
-"""The intents of one service: which provider call is wanted for an order, who is at it, and what came of it.
+"""The intents of one service: which provider call an order needs, which process makes it, and its outcome.
 
-An intent is committed before its call, so that whatever crashes, it is known that the call may have taken effect. Its
-*fence* grows each time somebody takes it on; an answer counts only under the fence that it was asked under.
+An intent is committed before its call, so that after any crash it is known that the call may have taken effect. Its
+*fence* grows with every claim; an answer counts only if the fence is still the one it was asked under.
 On fencing: M. Kleppmann, "How to do distributed locking", 2016.
 
-An intent whose call got no answer waits in a table beside (`orderflow.providers.waits`), not in a queue.
+An intent whose call got no answer waits in a second table (`orderflow.providers.waits`), not in a queue.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ CREATE TABLE {table}_waiting (
 CREATE INDEX {table}_waiting_due ON {table}_waiting (undo, next_at)
 """
 
-# One statement for both kinds: two would lock their rows in two runs, and twins could deadlock.
-# It returns exactly the rows that are ours now: the new ones, and those whose WHERE held under the row's lock.
-# What waits is called again at its own pace: only an undo takes it from there.
+# One statement for both kinds: two would lock their rows one after the other, and concurrent processes could deadlock.
+# It returns exactly the rows that are claimed now: the new ones, and those whose WHERE held under the row's lock.
+# Waiting calls are retried at their own pace: only a compensation claims them from there.
 _TAKE: Final = """
 INSERT INTO {table} AS known (order_id, state, fence, lease_until, request)
 SELECT o, CASE WHEN u THEN 'undoing' ELSE 'intended' END, 1, now() + make_interval(secs => %s), r::jsonb
@@ -98,7 +98,7 @@ FROM unnest(%s::uuid[]) AS asked(o) JOIN {table} ON order_id = asked.o LEFT JOIN
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted for an order: `request` is what the call needs, None for an undo."""
+    """The call that an order needs: `request` is its data, None for a compensation (`undo`)."""
 
     order_id: str
     undo: bool
@@ -107,7 +107,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An intent that is this process's until its lease ends. `age`: seconds since it was first intended."""
+    """An intent that this process holds until its lease ends. `age`: seconds since it was created."""
 
     order_id: str
     undo: bool
@@ -118,7 +118,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The state that a taken intent is to have. The same as before gives it back for another try."""
+    """The new state of a claimed intent. An unchanged state releases it for a retry."""
 
     taken: Claim
     state: str
@@ -129,8 +129,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Who waits for the answer to an order's call: the encoded envelope that asks, whether for an undo, how often it
-    was resent; and how many calls in a row had no answer."""
+    """A message that waits for the answer to an order's call: its encoded envelope, whether it asks for a compensation,
+    how often it was resent; and how many calls in a row had no answer."""
 
     order_id: str
     undo: bool
@@ -141,8 +141,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The business row of an order, from which every outcome is told. `undone` is final: the tombstone that keeps a
-    late command out."""
+    """The business row of an order, from which every outcome is derived. The state `undone` is final: a tombstone that
+    rejects a late command."""
 
     order_id: str
     state: str
@@ -157,27 +157,27 @@ class Intent:
 
 
 def table(name: str) -> str:
-    """The DDL of an intents table, and of what waits there."""
+    """The DDL of an intents table, and of the table of its waiting calls."""
     return f"{_TABLE.format(table=name).rstrip()};{_WAITS_TABLE.format(table=name)}"
 
 
 def waits(name: str) -> str:
-    """The name of the table with what waits of the intents table `name`."""
+    """The name of the table of waiting calls for the intents table `name`."""
     return f"{name}_waiting"
 
 
 def ahead(name: str) -> Sequence[Ahead]:
-    """Calls that nobody would make for long."""
+    """Waiting calls that nobody would make for long."""
     return (Ahead(waits(name), "order_id", "next_at", "next_at = now()"),)
 
 
 def kept(name: str) -> Sequence[Kept]:
-    """Intents are kept for ever: an undone one is the tombstone that keeps a late command out."""
+    """Keeps intents forever: a compensated one is the tombstone that rejects a late command."""
     return (Partitioned(name, "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 70"),)
 
 
 class Intents:
-    """The statements over one table, each for a whole batch in which an order occurs once."""
+    """The statements on one table, each for a whole batch in which every order occurs once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -188,10 +188,10 @@ class Intents:
         )
 
     def take(self, connection: Connection, asked: Sequence[Request], lease: float) -> dict[str, Claim]:
-        """Takes on, for `lease` seconds, what needs a call; by order. Not in it: what is settled, undone, another's, or
-        waits already.
+        """Claims, for `lease` seconds, the intents that need a call; by order. Omits intents that are settled or
+        compensated, that another process holds, or that wait already.
 
-        An undo takes a running call's order away from it by raising the fence.
+        A compensation takes over the intent of a call in flight by raising the fence.
         """
         undo = {a.order_id: a.undo for a in asked}
         rows = connection.execute(
@@ -206,7 +206,7 @@ class Intents:
         return {o: Claim(o, undo[o], fence, request or {}, age) for o, fence, request, age in rows}
 
     def settle(self, connection: Connection, settled: Sequence[Outcome]) -> None:
-        """Records what came of calls, where nobody else has taken the order on meanwhile."""
+        """Records the outcomes of calls, unless another process has claimed the order meanwhile."""
         connection.execute(
             self._settle,
             [
@@ -221,16 +221,16 @@ class Intents:
         )
 
     def read(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
-        """The rows of orders, by their ids."""
+        """The rows of these orders, by id."""
         return {row[0]: _intent(row) for row in connection.execute(self._read, [list(order_ids)])}
 
     def read_locked(self, connection: Connection, order_ids: Iterable[str]) -> dict[str, Intent]:
-        """The same, which nobody else changes until the transaction ends. What waits for them is changed only so."""
+        """The same rows, locked until the transaction ends. Waiting entries are changed only under this lock."""
         order_ids = list(order_ids)
         connection.execute(self._lock, [order_ids])
         return self.read(
             connection, order_ids
-        )  # by a statement of its own: a join would not see what the lock waited for
+        )  # a separate statement: a join would not see what was committed while the lock waited
 
     def find(self, database: Database, order_id: str) -> Intent | None:
         """One order's row; None if there is none."""

@@ -1,7 +1,7 @@
-"""From a batch of envelopes to its effects where a provider is called, which no transaction can hold.
+"""From a batch of envelopes to its effects if a provider is called, which no transaction can include.
 
-Three phases: commit the intents; call; record what came of it. What a slow provider answers is recorded when it does,
-each by itself, so that it holds up neither its batch nor the consumer.
+Three phases: commit the intents, call, record the outcomes. Late answers of a slow provider are recorded one by one as
+they arrive, so that they delay neither their batch nor the consumer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CallsProvider(Application, Protocol):
     """An application that calls a provider, outside any transaction."""
 
     def begin(self, unit: UnitOfWork, batch: Sequence[Incoming]) -> Sequence[Callable[[], Any] | None]:
-        """Phase 1: commits the intents; returns the calls to make, None where none is needed."""
+        """Phase 1: commits the intents. Returns the calls to make, None for a message that needs none."""
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Phase 2: runs a call in the bounded pool. Its result goes to `handle` as `Incoming.result`."""
@@ -58,17 +58,17 @@ class ProviderProcessor(Processor):
             else:
                 try:
                     ready.append((i, replace(incoming, result=future.result())))
-                except Exception as error:  # noqa: BLE001 - a bug around the call: it is its message's failure
+                except Exception as error:  # noqa: BLE001 - a bug around the call counts against its message
                     verdicts[i] = self._failed(incoming, error)
         for (i, _), verdict in zip(ready, self._isolation.run(self._record, [m for _, m in ready]), strict=True):
             verdicts[i] = verdict
         return verdicts
 
     def _submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """The running call; where it could not be begun, one that has failed by that."""
+        """The running call; if it could not be started, a call that has failed with that error."""
         try:
             return self._calls.submit(call)
-        except Exception as error:  # noqa: BLE001 - it is its message's failure, once the others have been begun
+        except Exception as error:  # noqa: BLE001 - counts against its message, after the others have been started
             failed: Future[Any] = Future()
             failed.set_exception(error)
             return failed
@@ -81,11 +81,11 @@ class ProviderProcessor(Processor):
         verdict: Future[Verdict] = Future()
 
         def record(done: Future[Any]) -> None:
-            # Runs in the pool's thread, so a slow provider never holds up the consumer.
+            # Runs in the pool's thread, so a slow provider never delays the consumer.
             try:
                 [fate] = self._isolation.run(self._record, [replace(incoming, result=done.result())])
                 assert not isinstance(fate, Future)
-            except Exception as error:  # noqa: BLE001 - a bug around the call: it is its message's failure
+            except Exception as error:  # noqa: BLE001 - a bug around the call counts against its message
                 fate = self._failed(incoming, error)
             verdict.set_result(fate)
 

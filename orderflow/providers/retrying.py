@@ -1,7 +1,7 @@
-"""Calls again what waits for a provider: from the database, at a bounded pace, beside what is new.
+"""Retries the calls that wait for a provider: from the database, at a limited rate, beside new calls.
 
-Commands and undos have places of their own: an hour's undos must not hold up orders whose deadline runs. Together they
-take at most half of the pool that all calls share, so a backlog never holds up new orders.
+Commands and compensations have separate limits: an hour's compensations must not delay orders whose deadline is near.
+Together they use at most half of the pool that all calls share, so a backlog never delays new orders.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from orderflow.providers.calls import ProviderApplication
 log = structlog.get_logger(__name__)
 
 _TICK: Final = 1.0
-"""Seconds between looks while nothing is due."""
+"""Seconds between checks while nothing is due."""
 
 _LATE: Final = 0.25
-"""Seconds that a batch waits for its calls; the slower ones are recorded later, each on its own."""
+"""Seconds that a batch waits for its calls; slower ones are recorded later, each on its own."""
 
 
 class Retrying:
@@ -40,7 +40,7 @@ class Retrying:
         self._outbox = outbox
         self._places = max(1, application.limits.concurrency // 4)
         self._in_flight: Counter[bool] = Counter()
-        """Calls, by whether they are undos."""
+        """The number of calls, by whether they are compensations."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -50,21 +50,21 @@ class Retrying:
             try:
                 idle = not self.step()
             except Transient as error:
-                log.warning("waiting calls can't be taken; trying again", error=str(error))
+                log.warning("could not claim waiting calls; retrying", error=str(error))
                 idle = True
             except Exception:
-                # Whatever it is: a thread that ended would leave what waits to nobody.
-                log.exception("waiting calls failed; trying again")
+                # The thread must continue after any error: otherwise nobody would make the waiting calls.
+                log.exception("waiting calls failed; retrying")
                 idle = True
             if idle:
                 self._stopping.wait(_TICK)
 
     def stop(self) -> None:
-        """Takes nothing more."""
+        """Begins no further calls."""
         self._stopping.set()
 
     def step(self) -> int:
-        """Makes the calls that are due, as many as there is room for; how many. Raises DatabaseUnavailable."""
+        """Makes the calls that are due, as many as fit. Returns their number. Raises DatabaseUnavailable."""
         room = {undo: self._app.breaker.room(self._places - self._in_flight[undo]) for undo in (False, True)}
         if not any(room.values()):
             return 0
@@ -85,24 +85,25 @@ class Retrying:
         done, late = wait(running, timeout=_LATE)
         self._record([future.result() for future in running if future in done])
         for future in late:
-            # In the pool's thread, so that a slow call holds up no other.
+            # In the pool's thread, so that a slow call delays no other.
             future.add_done_callback(lambda ended: self._record([ended.result()]))
         return len(calls) + len(told)
 
     def _record(self, called: Sequence[Called]) -> None:
-        """One by one if together fails. What can't be recorded is called again, under its key, when its lease ends."""
+        """Records answers; one by one, if all together fail. A call whose answer can't be recorded is retried under its
+        key when its lease ends."""
         try:
             if called:
                 with self._outbox.transaction() as unit:
                     self._app.record(unit, called)
         except Transient as error:
-            log.warning("answers could not be recorded; calling again", calls=len(called), error=str(error))
+            log.warning("answers could not be recorded; the calls are retried", calls=len(called), error=str(error))
         except Exception:
             if len(called) > 1:
                 for one in called:
                     self._record([one])
                 return
-            log.exception("an answer could not be recorded; calling again", order_id=called[0].taken.order_id)
+            log.exception("an answer could not be recorded; the call is retried", order_id=called[0].taken.order_id)
         self._finished(called)
 
     def _finished(self, called: Sequence[Called]) -> None:

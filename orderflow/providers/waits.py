@@ -1,9 +1,9 @@
-"""What waits for a provider for long: in the database, where it holds up nothing, and not in the queue.
+"""Calls that wait long for a provider: they wait in the database, where they delay nothing, and not in the queue.
 
-SQS holds 120,000 messages in flight at most, and what is given back for a day passes by healthy orders again and again:
+SQS allows 120,000 messages in flight, and messages that are retried for a day would compete with healthy orders:
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
 
-An order has one place here, with the newest message that asks; it changes only under the lock of the order's intent.
+An order has one entry here, with the newest message that asks. It changes only under the lock of the order's intent.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from orderflow.database.unreadable import PutAside
 from orderflow.providers.intents import UNDOING, Claim, Waiting, waits
 
 _LONGEST: Final = 300.0
-"""Seconds that a call without an answer waits at most until it is made again."""
+"""Maximum seconds until a call without an answer is retried."""
 
-# `due` locks intents, as everybody does first; what is locked or leased is another's. The place itself comes due again
-# when the lease ends: this process may die.
+# `due` locks intents first, as every statement does, and skips those that another process has locked or leased. The
+# entry itself is due again when the lease ends, because this process may die.
 _DUE: Final = """
 WITH due AS MATERIALIZED (
     SELECT known.order_id, known.state FROM {waits} AS w JOIN {table} AS known ON known.order_id = w.order_id
@@ -54,14 +54,14 @@ _GAUGES: Final = "SELECT count(*), coalesce(extract(epoch FROM now() - min(since
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Who is to wait from now on, and for how many seconds until the next call."""
+    """A message that waits from now on, and the seconds until the next call."""
 
     waiting: Waiting
     delay: float
 
 
 class Waits:
-    """The statements over what waits for the calls of the intents table `name`, each for a whole batch."""
+    """The statements on the waiting calls of the intents table `name`, each for a whole batch."""
 
     def __init__(self, name: str) -> None:
         self.aside = PutAside(waits(name), "order_id", "next_at")
@@ -71,8 +71,8 @@ class Waits:
         )
 
     def due(self, connection: Connection, limit: int, lease: float, *, undo: bool) -> tuple[list[Claim], list[str]]:
-        """Takes on, for `lease` seconds, up to `limit` that are due, the oldest first; and the orders of which another
-        release has recorded the answer without giving it to who waits here."""
+        """Claims, for `lease` seconds, up to `limit` due calls, the oldest first. Also returns the orders whose answer
+        another release has recorded without sending it to the message that waits here."""
         rows = connection.execute(self._due, [undo, limit, lease, lease]).fetchall()
         taken = [
             Claim(o, state == UNDOING, fence, request or {}, age) for o, state, fence, request, age in rows if fence
@@ -80,7 +80,7 @@ class Waits:
         return taken, [row[0] for row in rows if row[2] is None]
 
     def put(self, connection: Connection, puts: Sequence[Put]) -> None:
-        """Gives orders their place, or changes it."""
+        """Creates or changes the entries of orders."""
         waiting = [p.waiting for p in puts]
         connection.execute(
             self._put,
@@ -95,16 +95,16 @@ class Waits:
         )
 
     def drop(self, connection: Connection, order_ids: Sequence[str]) -> None:
-        """These are answered."""
+        """Removes the entries of orders that have been answered."""
         connection.execute(self._drop, [list(order_ids)])
 
     def measured(self, database: Database) -> tuple[int, float]:
-        """How many wait, and the seconds since the oldest began to."""
+        """How many calls wait, and for how many seconds the oldest has waited."""
         [(count, age)] = database.query(self._gauges.decode())
         return count, age
 
 
 def backoff(tries: int) -> float:
-    """Seconds until the next call after so many calls in a row without an answer. Full jitter:
+    """Seconds until the next call, after `tries` calls in a row without an answer. Full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
     return random.uniform(0, min(_LONGEST, 2 ** min(tries, 10)))

@@ -1,4 +1,4 @@
-"""What an order's saga is: its steps, what is owed, when to ask again, its audit log. Decides; sends nothing."""
+"""An order's saga: its steps, the compensations owed, when to resend, and its audit log. It sends nothing itself."""
 
 from orderflow.saga.definition import (
     DEADLINE,

@@ -1,4 +1,4 @@
-"""An append-only log of what happened to each order: the order service's timeline, the orchestrator's audit trail."""
+"""An append-only log of what happened to each order: the order service's timeline, the orchestrator's audit log."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _READ: Final = """
 SELECT at, service, kind, type, message_id::text, causation_id::text, note, resend FROM {table}
 WHERE order_id = %s AND at >= coalesce(%s::timestamptz - interval '1 hour', '-infinity') ORDER BY seq
 """
-"""An hour for what steps of the database's clock may make of it."""
+"""The hour allows for steps of the database's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """What is noted: who did it (`service`), whether it is a command, an event or a note, and how often the message had
-    been sent before (`resend`)."""
+    """A record to write: who acted (`service`), whether it is a command, an event or a note, and how often the message
+    had been sent before (`resend`)."""
 
     order_id: str
     service: str
@@ -57,7 +57,7 @@ class NewRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was noted, and when by the database's clock."""
+    """A record as it was written, with the time by the database's clock."""
 
     at: datetime
     service: str
@@ -75,7 +75,7 @@ def table(name: str) -> str:
 
 
 class AuditLog:
-    """The statements over one log, each for a whole batch."""
+    """The statements on one log, each for a whole batch."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -96,12 +96,12 @@ class AuditLog:
             connection.execute(self._write.encode(), [list(column) for column in columns])
 
     def read(self, database: Database, order_id: str, since: datetime | None = None) -> list[Record]:
-        """All that is noted of an order, oldest first. `since`: when its first line was written, at the earliest; older
-        partitions are not looked at."""
+        """All records of an order, oldest first. `since`: the earliest time of its first record; older partitions are
+        not read."""
         return [Record(*row) for row in database.query(self._read, [order_id, since])]
 
     def kept(self, seconds: float) -> Sequence[Kept]:
-        """Its lines are kept for so long."""
+        """Keeps records for `seconds`."""
         return (
             Partitioned(self._name, "at", by_id=False, keep=seconds),
             Deleted(f"{self._name}_default", "at", seconds),

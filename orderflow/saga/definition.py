@@ -1,7 +1,7 @@
-"""The saga of an order as data, and the rules that follow from it. Pure: no I/O, no clock.
+"""The saga of an order as data, with the rules that follow from it. Pure: no I/O, no clock.
 
-Every coordinator (the order service in choreography, the orchestrator, the state machine) goes by this one
-definition. Progress is a set of *facts*, so that order, repeats and lateness of messages don't matter.
+Every coordinator (the order service in choreography, the orchestrator, the state machine) uses this one definition.
+Progress is a set of *facts*, so it doesn't matter if messages are reordered, repeated or late.
 Source of the pattern: H. Garcia-Molina and K. Salem, "Sagas", SIGMOD 1987.
 """
 
@@ -16,7 +16,7 @@ from orderflow import contracts as c
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that some service does, and how it is undone. All fields but `name` and `service` are messages."""
+    """A step that a service does, and its compensation. All fields except `name` and `service` are messages."""
 
     name: str
     service: str
@@ -43,13 +43,13 @@ SHIPMENT: Final = Step(
     c.ShipmentCancelled,
 )
 STEPS: Final = (STOCK, PAYMENT, SHIPMENT)
-"""In the order they are done; they are undone in reverse."""
+"""In the order in which they are done; they are compensated in reverse."""
 
 DEADLINE: Final = "DeadlineExceeded"
 NEEDS_ATTENTION: Final = "NeedsAttention"
-"""The error of an execution that gave up on an undo; an operator's retry starts another."""
+"""The error of an execution that gave up on a compensation; an operator's retry starts another."""
 STEP_UNDONE: Final = "StepUndone"
-"""A service refused because the step had been undone: someone is undoing this order."""
+"""A service refused because its step had been compensated: this order is being compensated."""
 
 _OWES_ALL: Final = frozenset(
     {DEADLINE, STEP_UNDONE, c.name_of(c.OrderCancellationRequested), c.name_of(c.ConfirmationRejected)}
@@ -57,7 +57,7 @@ _OWES_ALL: Final = frozenset(
 
 
 def fact_of(message: c.Message) -> str:
-    """The fact that a message establishes: its name, or `StepUndone` for a refusal of an undone step."""
+    """The fact that a message establishes: its name, or `StepUndone` for a refusal of a compensated step."""
     if (
         isinstance(message, c.Refusal)
         and message.reason == c.UNDONE
@@ -68,24 +68,24 @@ def fact_of(message: c.Message) -> str:
 
 
 def owed(facts: Collection[str]) -> tuple[Step, ...] | None:
-    """The steps whose undo must be confirmed before the order is CANCELLED, in the order they are done;
-    None while nothing has gone wrong. It only grows as facts are added."""
+    """The steps whose compensation must be confirmed before the order is CANCELLED, in the order they are done; None
+    while nothing has gone wrong. It only grows as facts are added."""
     known = set(facts)
     if known & _OWES_ALL:
         return STEPS
     refused = [i for i, step in enumerate(STEPS) if c.name_of(step.refusal) in known]
     if not refused:
         return None
-    # Before the refused step, or known to be done all the same: the refused one may be new among the steps.
+    # Steps before the refused one, and any other that is known to be done: the refused step may have been added later.
     return tuple(s for i, s in enumerate(STEPS) if i < max(refused) or c.name_of(s.success) in known)
 
 
 def undone(facts: Collection[str]) -> tuple[Step, ...]:
-    """The steps whose undo has been confirmed."""
+    """The steps whose compensation has been confirmed."""
     return tuple(step for step in STEPS if c.name_of(step.undone) in facts)
 
 
 def still_owed(facts: Collection[str]) -> tuple[Step, ...]:
-    """What is owed and not yet confirmed as undone."""
+    """The steps that are owed a compensation which is not yet confirmed."""
     done = set(undone(facts))
     return tuple(step for step in owed(facts) or () if step not in done)

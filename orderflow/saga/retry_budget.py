@@ -1,7 +1,7 @@
-"""When an owner sends again what got no answer, and how often all in all.
+"""When an owner resends a message without an answer, and how many resends it may make in all.
 
-Times alone feed an overload: a service that is behind gets everything three times more, each with all that it causes,
-and stays behind (Bronson et al., Metastable Failures in Distributed Systems, HotOS 2021). So what is sent again comes
+Timers alone make an overload worse: a service that falls behind gets every message three more times, each with all that
+it causes, and stays behind (Bronson et al., Metastable Failures in Distributed Systems, HotOS 2021). So resends come
 out of a budget, as in Finagle (https://twitter.github.io/finagle/guide/Clients.html#retries) and in gRPC.
 """
 
@@ -19,18 +19,18 @@ from orderflow.settings import Settings
 withheld: Final = Counts("resends_withheld", "Messages due again that waited for the retry budget", "service")
 
 FAR: Final = 10 * 365 * 86400.0
-"""Seconds until an order that waits for an operator is looked at."""
+"""Seconds until an order that waits for an operator is checked."""
 
 _SHARE: Final = 1 / 40
-"""Of what came forward. In choreography an order comes forward three times, and a resend makes its whole chain answer
-again: so it stays below a tenth of the traffic."""
+"""Resends earned per progress of an order. In choreography an order makes progress three times, and a resend makes its
+whole chain answer again: so resends stay below a tenth of the traffic."""
 
 _REWARD: Final = 2.0
-"""For an order that came forward by being asked again: after a real loss, each that helps pays for two more, as in
-TCP's slow start."""
+"""Resends earned if a resend caused the progress: after a real loss, each one that helps pays for two more, as in TCP's
+slow start."""
 
 _REFILL: Final = 0.01
-"""Of the whole budget, a second."""
+"""The share of the whole budget that is added per second."""
 
 
 LOOK_AT: Final = """
@@ -42,19 +42,19 @@ END $$;
 CREATE TRIGGER {table}_look_at_next_at BEFORE UPDATE ON {table}
 FOR EACH ROW WHEN (NEW.look_at > NEW.next_at) EXECUTE FUNCTION {table}_look_at_next_at()
 """
-"""Of a table with owners' deadlines. `next_at` changes with each step of an order; `look_at` has an index, and is never
-later: it is put off to `next_at` only when the owner comes across it. So a step changes no index for it, and a look
-costs what is due and not what is open. Older releases don't know `look_at`, hence the trigger."""
+"""For a table with owners' deadlines. `next_at` changes with each step of an order. `look_at` has an index and is never
+later; it is moved to `next_at` only when the owner reads it. So a step changes no index, and a check costs only the
+rows that are due, not all open ones. Older releases don't know `look_at`, hence the trigger."""
 
 PUT_OFF: Final = 2_000
-"""Orders that a look puts off at most, before it takes what is due."""
+"""Maximum number of orders whose `look_at` a check moves before it handles what is due."""
 
 
 class RetryBudget:
-    """How many messages may be sent again. Safe to use from several threads.
+    """How many messages may be resent. Safe to use from several threads.
 
-    Begins with `size`, and never holds more. A backlog uses it up, for its orders come forward by what was sent first;
-    where messages are lost, what is sent again earns more than it costs.
+    It begins with `size`, and never holds more. A backlog uses it up, because its orders advance by the first messages;
+    if messages are lost, resends earn more than they cost.
     """
 
     def __init__(self, service: str, size: int, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -65,12 +65,12 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def record_progress(self, *, helped: bool) -> None:
-        """Adds for an order with new facts; `helped`: it had been asked again, and this answers that."""
+        """Adds to the budget for an order with new facts; `helped`: they answer a resend."""
         with self._lock:
             self._left = min(self._size, self._left + (_REWARD if helped else _SHARE))
 
     def take(self) -> bool:
-        """Whether one message may be sent again; it is then taken off, or else counted as withheld."""
+        """Whether one message may be resent. If so, it is taken from the budget; if not, it is counted as withheld."""
         with self._lock:
             now = self._now()
             self._left = min(self._size, self._left + (now - self._since) * _REFILL * self._size)
@@ -83,8 +83,8 @@ class RetryBudget:
 
 
 def next_look(settings: Settings, waited: float, sends: int) -> float:
-    """Seconds until its owner looks after an open order again, after so many resends, `waited` seconds after its last
-    progress: at the next of its times, not at once again where that is over, and at its deadline at the latest."""
+    """Seconds until its owner checks an open order again, after `sends` resends and `waited` seconds without progress:
+    at its next resend time, never again at once if that has passed, and at its deadline at the latest."""
     times = settings.resend_after
     until_deadline = settings.undo_after - waited
     if until_deadline <= 0:

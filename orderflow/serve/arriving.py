@@ -1,7 +1,7 @@
-"""When a request is whole: looked at while it arrives, so that no thread waits for the rest of one.
+"""Detects when a request is complete while it arrives, so that no thread waits for the rest of one.
 
-It decides when gunicorn's parser gets to see a request, never what the request means: what is odd goes to the parser at
-once, and that refuses it. Framing: https://www.rfc-editor.org/rfc/rfc9112#section-6.3
+It decides when gunicorn's parser receives a request, never what the request means: a malformed one goes to the parser
+at once, which refuses it. Framing: https://www.rfc-editor.org/rfc/rfc9112#section-6.3
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MAX_HEAD: Final = 32 * 1024
 """Bytes of the longest head (request line and fields)."""
 
 _MAX_CHUNKED: Final = 2 * MAX_BODY
-"""Bytes of the longest chunked body as it is sent: small chunks are mostly their own frames."""
+"""Bytes of the longest chunked body as it is sent: small chunks consist mostly of framing."""
 
 _END: Final = b"\r\n\r\n"
 
@@ -30,13 +30,13 @@ _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
 class Arriving:
-    """How much of one request has come. Made anew for each; remembers what it has looked at."""
+    """How much of one request has arrived. There is one per request, and it remembers what it has read."""
 
     __slots__ = ("_at", "_body", "_chunked", "_needed", "_size", "waits_for_100")
 
     def __init__(self) -> None:
         self.waits_for_100 = False
-        """Whether the client holds its body back until it reads 100 Continue (RFC 9110, 10.1.1)."""
+        """Whether the client sends its body only after it has received 100 Continue (RFC 9110, 10.1.1)."""
         self._body = 0
         self._needed = 0
         self._chunked = False
@@ -44,7 +44,7 @@ class Arriving:
         self._size = 0
 
     def whole(self, received: bytearray) -> bool:
-        """Whether the parser can read a request from what has been received, or refuse it. Raises Problem: too long."""
+        """Whether the parser can read or refuse the request with what has been received. Raises Problem: too long."""
         if not self._body and not self._head_ended(received):
             return False
         if self._chunked:
@@ -59,7 +59,7 @@ class Arriving:
             raise Problem(414, "URI Too Long", "the request line is too long")
         if end < 0:
             if _BARE_LF.search(received, self._at):
-                self._body = self._needed = 1  # refused by the parser, which would never find the end of such a head
+                self._body = self._needed = 1  # the parser refuses it; the end of such a head would never be found
                 return True
             self._at = max(0, len(received) - len(_END) + 1)
             return False
@@ -73,16 +73,16 @@ class Arriving:
         codings = [value.lower() for name, value in found if name == b"transfer-encoding"]
         expected = [value.lower() for name, value in found if name == b"expect"]
         if len(lengths) + bool(codings) > 1:
-            return  # ambiguous, so refused by the parser
+            return  # ambiguous, so the parser refuses it
         if any(value != b"100-continue" for value in expected):
-            return  # 417
+            return  # the parser answers 417
         if codings and codings[-1].endswith(b"chunked"):
             self._chunked = True
         elif lengths and _LENGTH.fullmatch(lengths[0]):
             if int(lengths[0]) > MAX_BODY:
                 raise _too_long()
             self._needed += int(lengths[0])
-        # A client of HTTP/1.0 doesn't wait: https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1
+        # An HTTP/1.0 client doesn't wait: https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1
         self.waits_for_100 = bool(expected) and head.partition(b"\r\n")[0].endswith(b"HTTP/1.1")
 
     def _last_chunk(self, received: bytearray) -> bool:
@@ -91,7 +91,7 @@ class Arriving:
         while (end := received.find(b"\r\n", self._at)) >= 0:
             size = _SIZE.match(received[self._at : end])
             if not size:
-                return True  # refused by the parser
+                return True  # the parser refuses it
             length = int(size[1], 16)
             if length == 0:
                 return received.find(_END, end) >= 0

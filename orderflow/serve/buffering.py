@@ -1,11 +1,11 @@
-"""gunicorn's threads, which no client can hold: the loop reads requests and writes answers, threads only make them.
+"""gunicorn's threads, protected from slow clients: the loop reads requests and writes answers, threads only make them.
 
-A thread gets a connection when its request is whole (head and body), and gives it back when the answer is made. What
-the client is slow with, or never does, costs an entry in the selector: until its time is up, or until another needs the
-place or the memory. docs/adr/0029-slow-clients.md has what else was measured.
+A thread gets a connection when its request is complete (head and body), and returns it when the answer is made. A slow
+client costs only an entry in the selector, until its time is up, or until another needs the place or the memory.
+docs/adr/0029-slow-clients.md describes the measurements and alternatives.
 
-It stands on gunicorn's `ThreadWorker`: `run`, the thread pool and all of HTTP are gunicorn's;
-tests/unit/serve/test_buffering.py fails where gunicorn's side of that changes.
+It extends gunicorn's `ThreadWorker`: `run`, the thread pool and all of HTTP are gunicorn's.
+tests/unit/serve/test_buffering.py fails if the parts of gunicorn that it uses change.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ from orderflow.errors import Problem
 from orderflow.serve.connection import Connection
 from orderflow.web.metrics import count_request
 
-_HELD: Final = 32 * 1024 * 1024
-"""Bytes of unfinished requests and of answers not taken that a process keeps in all."""
+_MAX_HELD: Final = 32 * 1024 * 1024
+"""Maximum bytes of unfinished requests and unsent answers that a process keeps in all."""
 
 _LINGER: Final = 2.0
-"""Seconds for a client to read the last answer: closed at once, what it still sends would destroy that on its way.
+"""Seconds for a client to read the last answer: if the connection closed at once, data that it still sends would make
+TCP discard the answer.
 https://www.rfc-editor.org/rfc/rfc9112#section-9.6"""
 
 _MAX_DROPPED: Final = 1024 * 1024
-"""Bytes that are dropped meanwhile."""
+"""Maximum bytes that are dropped in this time."""
 
-_AT_ONCE: Final = 64
+_ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted in one round of the loop."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
+_NO_FILES_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 
-_GONE_AGAIN: Final = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
+_NO_CLIENT: Final = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
 
 
 def refusal(problem: Problem) -> bytes:
-    """The answer to what can't be read as a request; the connection ends with it."""
+    """The answer to what can't be read as a request; the connection is closed after it."""
     body = json.dumps(
         {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail}
     )
@@ -58,73 +59,74 @@ def refusal(problem: Problem) -> bytes:
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
-    """Reads whole requests before a thread is taken, and writes answers after it is free again."""
+    """Reads complete requests before it uses a thread, and writes answers after the thread is free again."""
 
     request_timeout = 10.0
-    """Seconds from the first byte of a request until it is whole."""
+    """Seconds from the first byte of a request until it is complete."""
     response_timeout = 30.0
-    """Seconds for a client to take an answer."""
+    """Seconds for a client to receive an answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: dict[Connection, None] = {}  # those that no thread has: first what has waited longest
+        self._waiting: dict[Connection, None] = {}  # connections without a thread, the longest waiting first
         self._held = 0
         self._looked = 0.0
 
     def accept(self, listener: Any) -> None:
-        """Takes new connections. Where that is one too many, the one that has waited longest ends for it."""
-        # Not one a round: where the backlog is full, the kernel drops a client, which tries again after seconds.
-        for _ in range(_AT_ONCE):
+        """Accepts new connections. If there are too many, it closes the one that has waited longest."""
+        # Several per round: if the backlog is full, the kernel drops a client, which retries only after seconds.
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, address = listener.accept()
             except OSError as error:
-                if error.errno in _NONE_LEFT:
+                if error.errno in _NO_FILES_LEFT:
                     if not self._make_room():
-                        time.sleep(0.05)  # the threads have all of them: the listener stays ready
-                elif error.errno not in _GONE_AGAIN:
+                        time.sleep(0.05)  # threads hold all connections, and the listener stays ready
+                elif error.errno not in _NO_CLIENT:
                     raise
                 return
             self.nr_conns += 1
-            if self.nr_conns >= self.worker_connections:  # which gunicorn would wait with, taking no more
+            if self.nr_conns >= self.worker_connections:  # gunicorn itself would accept no more
                 self._make_room()
             conn = Connection(self.cfg, client, address, listener.getsockname())
             conn.deadline = time.monotonic() + self.request_timeout
-            self._carefully(conn, self._read)
+            self._run_step(conn, self._read)
 
     def handle(self, conn: Connection) -> bool:
-        """In a thread: answers the request, and sends what the client takes at once. Whether another may follow."""
+        """In a thread: answers the request, and sends what the client accepts at once. Returns whether the connection
+        may be used again."""
         reusable = super().handle(conn)
         conn.sock.flush()
         return bool(reusable)
 
     def finish_request(self, conn: Connection, fs: Future[bool]) -> None:
-        """Takes a connection back from its thread."""
+        """Gets a connection back from its thread."""
         conn.reusable = not fs.cancelled() and not fs.exception() and fs.result()
         conn.take_back()
-        self._carefully(conn, self._go_on)
+        self._run_step(conn, self._resume)
 
     def murder_pending(self) -> None:
-        """Ends what has been waited for too long. gunicorn calls it at least once a second."""
+        """Ends connections whose time is up. gunicorn calls it at least once per second."""
         now = time.monotonic()
         if now < self._looked + 0.5:
             return
         self._looked = now
         for conn in [conn for conn in self._waiting if conn.deadline <= now]:
             if conn in self._waiting:
-                self._carefully(conn, self._expire)
+                self._run_step(conn, self._expire)
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """At the end of the process: ends all that are still waited for."""
+        """At the end of the process: ends all connections that still wait."""
         for conn in list(self._waiting) if force else ():
             self._end(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        # The process stops: connections without a request aren't kept for longer.
+        # The process is stopping: connections without a request aren't kept any longer.
         for conn in self._waiting:
             if conn.ready == self._read and not conn.sock.received:
                 conn.deadline = min(conn.deadline, deadline)
 
-    # What is done with a connection in the loop.
+    # Steps for a connection in the loop.
 
     def _read(self, conn: Connection) -> None:
         stream = conn.sock
@@ -139,7 +141,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
     def _look(self, conn: Connection) -> None:
         stream = conn.sock
         try:
-            # A client that ended its side in the middle is answered by the parser.
+            # If the client closed its side within the request, the parser answers.
             whole = stream.ended or (bool(stream.received) and conn.arriving.whole(stream.received))
         except Problem as problem:
             self._refuse(conn, problem)
@@ -154,7 +156,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             stream.flush()
         self._wait(conn, EVENT_READ, self._read)
 
-    def _go_on(self, conn: Connection) -> None:
+    def _resume(self, conn: Connection) -> None:
         stream, now = conn.sock, time.monotonic()
         if stream.unsent:
             conn.deadline = now + self.response_timeout
@@ -175,7 +177,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         if conn.sock.unsent:
             self._weigh(conn)
         else:
-            self._go_on(conn)
+            self._resume(conn)
 
     def _drop(self, conn: Connection) -> None:
         conn.dropped += conn.sock.receive()
@@ -195,15 +197,15 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.sendall(refusal(problem))
         count_request("", None, problem.status)
         conn.sock.flush()
-        self._go_on(conn)
+        self._resume(conn)
 
-    # Who is waited for.
+    # The connections that wait.
 
-    def _carefully(self, conn: Connection, step: Callable[[Connection], None]) -> None:
+    def _run_step(self, conn: Connection, step: Callable[[Connection], None]) -> None:
         try:
             step(conn)
         except OSError:
-            self._end(conn)  # the client is gone
+            self._end(conn)  # the client has disconnected
 
     def _wait(self, conn: Connection, events: int, ready: Callable[[Connection], None]) -> None:
         conn.ready = ready
@@ -216,8 +218,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._weigh(conn)
 
     def _ready(self, conn: Connection, _: object) -> None:
-        if conn in self._waiting:  # else it was ended for another, in the same round
-            self._carefully(conn, conn.ready)
+        if conn in self._waiting:  # otherwise it was closed in this round, to make room for another
+            self._run_step(conn, conn.ready)
 
     def _leave(self, conn: Connection) -> None:
         if conn in self._waiting:
@@ -241,5 +243,5 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         held = len(conn.sock.received) + conn.sock.unsent
         self._held += held - conn.held
         conn.held = held
-        while self._held > _HELD:
+        while self._held > _MAX_HELD:
             self._end(max(self._waiting, key=lambda other: other.held))

@@ -1,7 +1,7 @@
 """Runs one service: `python -m orderflow.serve order`.
 
-The main process checks the settings, takes the port and migrates the database; gunicorn's workers make everything that
-a fork would break (clients, pools, threads, the tracer) for themselves. `ORDERFLOW_ROLE=worker` runs without a port.
+The main process checks the settings, opens the port and migrates the database. Each gunicorn worker makes everything
+that a fork would break (clients, pools, threads, the tracer) for itself. `ORDERFLOW_ROLE=worker` runs without a port.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Settings come from the environment; `.env.example` lists them all. The most impo
   ORDERFLOW_BIND, *_PORT              where HTTP listens (ORDER_PORT, INVENTORY_PORT, …)
   OTEL_EXPORTER_OTLP_ENDPOINT         where traces go; none: no traces are made
 
-SIGTERM ends it: it takes no more requests and messages, finishes what is in hand, and is gone within ten seconds.
-A database or broker that is away is waited for: /readyz says so meanwhile.
-Exit status: 0 stopped; 2 a setting is wrong, or the port is taken.
+SIGTERM stops it: it accepts no more requests and messages, finishes those in flight, and exits within ten seconds.
+It waits for an unavailable database or broker; /readyz says so meanwhile.
+Exit status: 0 stopped; 2 a setting is wrong, or the port is in use.
 """
 
 MIGRATION_PATIENCE: Final = 3.0
-"""Seconds that a start waits for the database; then it goes on without, and the workers keep trying."""
+"""Seconds that a start waits for the database; then it continues without, and the workers keep trying."""
 
 _KERNEL_BUFFER: Final = 128 * 1024
-"""Bytes of a connection that the kernel keeps, in each direction; Linux takes twice as many. socket(7), tcp(7)"""
+"""Bytes that the kernel buffers per connection and direction; Linux doubles the value. socket(7), tcp(7)"""
 
 _KERNEL_LATER: Final = 5
-"""Seconds that the kernel gives up later on a client than the service, which also tells it (by a reset)."""
+"""Seconds by which the kernel gives up on a client later than the service, which also resets the connection."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener = None if settings.orderflow_role is Role.WORKER else listen(name, settings)
         migrated = _migrated(name, settings)
     except ConfigurationError as error:
-        print(f"{name} can't start: {error}", file=sys.stderr)  # noqa: T201 - before there is anything else
+        print(f"{name} can't start: {error}", file=sys.stderr)  # noqa: T201 - logging may not be configured yet
         return 2
     log.info("starting", role=settings.orderflow_role.value, port=listener and settings.port(name), pid=os.getpid())
     if listener is None:
@@ -102,14 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def listen(name: str, settings: Settings) -> socket.socket:
-    """Takes the service's port. Raises ConfigurationError that names the port and its variable."""
+    """Opens the service's port. Raises ConfigurationError, which names the port and its variable."""
     variable, port, host = f"{name.upper()}_PORT", settings.port(name), settings.orderflow_bind
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit these: what the kernel keeps for a client that doesn't read is this side's memory, and it
-        # keeps that even when the connection has been closed here.
+        # Connections inherit these: what the kernel buffers for a client that doesn't read is memory of this machine,
+        # even after the connection has been closed here.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER)
         kept = round((settings.web_response_timeout + _KERNEL_LATER) * 1000)
@@ -128,6 +128,6 @@ def _migrated(name: str, settings: Settings) -> bool:
     try:
         migrate(name, settings.database_url.get_secret_value(), patience=MIGRATION_PATIENCE)
     except DatabaseUnavailable as error:
-        log.warning("starting without the database; it is migrated when it answers", error=str(error))
+        log.warning("starting without the database; it will be migrated when it answers", error=str(error))
         return False
     return True

@@ -23,16 +23,16 @@ from orderflow.settings import Settings
 from orderflow.web.idempotency import HEADER, one_line
 
 _WHOLE: Final = 9
-"""Seconds from SIGTERM until gunicorn kills a worker that is still there."""
+"""Seconds from SIGTERM until gunicorn kills a worker that is still running."""
 
 _REQUESTS: Final = 4
-"""Of these, seconds for the requests in hand; the rest is for messages in hand and the last sends."""
+"""The part of these seconds for requests in flight; the rest is for messages in flight and the last sends."""
 
 _OTHER_FILES: Final = 256
-"""Files that a process may need beside its clients' connections: database, broker, traces, logs."""
+"""Files that a process may need besides its clients' connections: database, broker, traces, logs."""
 
 _KEY: Final = HEADER.upper()
-"""As gunicorn names it."""
+"""The header's name in gunicorn."""
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - heartbeat files: on a slow disk, their touch can block a worker
 
@@ -52,14 +52,14 @@ class Worker(BufferingWorker):
     def set_accept_enabled(self, enabled: bool) -> None:
         stopping = not enabled and not self.alive
         for listener in self.sockets if stopping else ():
-            # What has connected already is still served; left in the backlog, it would be cut off.
+            # Clients that have connected already are still served; in the backlog, they would be cut off.
             before = -1
             while before < self.nr_conns:
                 before = self.nr_conns
                 self.accept(listener)
         super().set_accept_enabled(enabled)
         for listener in self.sockets if stopping else ():
-            # Refused at once, a caller goes elsewhere or tries again.
+            # A caller that is refused at once goes to another process, or retries.
             listener.close()
 
 
@@ -68,23 +68,23 @@ class QuietLogger(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         self.error_log.propagate = True
-        # Its warnings are about callers' malformed requests, and quote them.
+        # Its warnings are about malformed requests, which they quote.
         self.error_log.setLevel(logging.ERROR)
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        # A request that only looked whole is no fault of this side.
+        # A request that only looked complete is not an error of this service.
         if not isinstance(sys.exception(), TimeoutError):
             super().exception(msg, *args, **kwargs)
 
 
 def _write_problem(client: Any, status: int, reason: str, detail: str) -> None:
-    """What gunicorn answers itself, to what it can't read as HTTP: like every other error, as problem+json. Its own
-    words would quote the caller."""
+    """gunicorn's own answer to malformed HTTP, as problem+json like every other error. gunicorn's text would quote the
+    caller."""
     client.sendall(refusal(Problem(status, reason, "not a valid HTTP request")))
 
 
 def _mark_one_key(worker: Any, received: Any) -> None:
-    # WSGI joins lines of the same name: after that, a key with a comma and two keys can't be told apart.
+    # WSGI joins headers of the same name: after that, a key with a comma looks like two keys.
     lines = [i for i, (name, _) in enumerate(received.headers) if name == _KEY]
     if len(lines) == 1:
         received.headers[lines[0]] = (_KEY, one_line(received.headers[lines[0]][1]))
@@ -137,13 +137,13 @@ class _Application(BaseApplication):  # type: ignore[misc]
         worker.cfg.set("graceful_timeout", _REQUESTS)
         worker.request_timeout = self._settings.web_request_timeout
         worker.response_timeout = self._settings.web_response_timeout
-        # Those that replace a dead worker live: a fault test kills once.
+        # Only the first workers: those that replace a dead one must live, since a fault test kills once.
         if self._settings.crash_at and worker.age <= self._settings.web_workers:
             failpoints.arm_crash(self._settings.crash_at)
 
 
 def _connections(wanted: int) -> int:
-    """Raises the process's limit of open files as far as `wanted` connections need; how many there is room for."""
+    """Raises the process's limit of open files for `wanted` connections. Returns how many are possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_FILES
     if 0 <= soft < needed:
@@ -153,7 +153,7 @@ def _connections(wanted: int) -> int:
 
 
 def _leave(arbiter: Any, worker: Worker) -> None:
-    """Called in the worker as the last thing, and in the main process for a worker that vanished."""
+    """Called at the end of a worker, and in the main process for a worker that vanished."""
     if worker.running and worker.pid == os.getpid():
         worker.running.stop(max(1.0, worker.stop_at - time.monotonic()))
 

@@ -1,4 +1,4 @@
-"""One service at work in a process, whoever runs it."""
+"""One service in a process, under gunicorn or as a worker."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from orderflow.settings import Settings
 log = structlog.get_logger(__name__)
 
 _PATIENCE: Final = 30.0
-"""Seconds between two lines in the log while the schema is not that of this code: its migration waits for the database,
-for a lock, or for another process that is at it."""
+"""Seconds between two log lines while the schema is older than this code: the migration waits for the database, for a
+lock, or for another process that is migrating."""
 
 
 class Running:
-    """One service at work in this process: made, started as soon as its database is there, stopped once."""
+    """One service in this process: it is made, started as soon as its database is available, and stopped once."""
 
     def __init__(self, name: str, settings: Settings, *, migrated: bool) -> None:
         telemetry.start(name, settings)
@@ -34,7 +34,7 @@ class Running:
         self._url = settings.database_url.get_secret_value()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        _spare_the_collector()
+        _tune_garbage_collection()
         if migrated:
             self.service.start()
         else:
@@ -42,7 +42,7 @@ class Running:
             threading.Thread(target=self._start_when_migrated, name="migration", daemon=True).start()
 
     def stop_receiving(self) -> None:
-        """No more messages are taken. Safe within a signal handler."""
+        """Receives no more messages. Safe to call in a signal handler."""
         self.service.consumer.stop()
 
     def stop(self, grace: float) -> None:
@@ -69,9 +69,9 @@ class Running:
             return
 
 
-def _spare_the_collector() -> None:
-    # Modules, models and botocore's service definitions live as long as the process: no collection needs to walk them.
-    # What a batch leaves is freed by its reference counts; cycles are rare, so they may pile up for longer.
+def _tune_garbage_collection() -> None:
+    # Modules, models and botocore's service definitions live as long as the process: no collection needs to visit them.
+    # Reference counts free the objects of a batch; cycles are rare, so they may accumulate for longer.
     # https://docs.python.org/3/library/gc.html#gc.freeze
     gc.collect()
     gc.freeze()

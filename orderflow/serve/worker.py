@@ -1,4 +1,4 @@
-"""Runs a service without a port: messages and deadlines only. This is what scales."""
+"""Runs a service without a port, for messages and deadlines only. Run more of these to scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orderflow.settings import Settings
 log = structlog.get_logger(__name__)
 
 _GRACE: Final = 8.0
-"""Seconds to finish what is in hand."""
+"""Seconds to finish the messages in flight."""
 
 
 def run(name: str, settings: Settings, *, migrated: bool) -> None:

@@ -1,8 +1,8 @@
-"""One connected trace an order, over every hop, by OpenTelemetry's messaging conventions.
+"""One connected trace per order, over every hop, by OpenTelemetry's messaging conventions.
 
 The context of the span that causes a message travels in its envelope (`traceparent`): the process span of the message
-is that span's child, and linked to the receive span of the batch it came in. Without a tracer (no OTLP endpoint, or
-OTEL_SDK_DISABLED) contexts still travel, and nothing else is done.
+is that span's child, and linked to the receive span of its batch. Without a tracer (no OTLP endpoint, or
+OTEL_SDK_DISABLED), contexts are still passed on, but nothing else is done.
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 """
 

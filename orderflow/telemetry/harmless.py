@@ -1,4 +1,4 @@
-"""Tracing decides nothing about a message: a hook that fails costs its span, never the handling."""
+"""Tracing never affects the handling of a message: if a hook fails, only its span is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _logged: Final = set[tuple[str, type[Exception]]]()
 
 
 def harmless(hook: Callable[P, T]) -> Callable[P, T | None]:
-    """`hook`, giving None where it would raise. The first error of each class is logged."""
+    """Wraps `hook` so that it returns None instead of raising. The first error of each class is logged."""
 
     @wraps(hook)
     def run(*args: P.args, **kwargs: P.kwargs) -> T | None:

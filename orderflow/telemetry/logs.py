@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stdout, without anybody's data in it."""
+"""Structured logs: one JSON object per line on stdout, without personal data."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _SECRET: Final = frozenset(
         "shipping_address", "snapshot", "task_token", "tasktoken", "token",
     }
 )  # fmt: skip
-"""Keys whose values never reach a log, whoever put them there. Defence in depth: nobody should."""
+"""Keys whose values never reach a log. This is defence in depth: no code should log them."""
 
 _LONGEST: Final = 4000
-"""Characters of the longest value; only tracebacks come near."""
+"""Maximum characters of a value; only tracebacks come near that."""
 
 _MASK: Final = "[removed]"
 
 _IN_TEXT: Final = re.compile(
     r"\bpm_\w+|(?<=Bearer )\S+|\b\d{13,19}\b|(?<=input_value=).*?(?=, input_type=)|(?<=DETAIL:  ).*|(?<=://)[^/@\s]+(?=@)"
 )
-"""What libraries' error texts may quote: tokens, keys, card numbers, pydantic's and PostgreSQL's values, passwords."""
+"""What the error texts of libraries may quote: tokens, keys, passwords, card numbers, and values in pydantic's and
+PostgreSQL's errors."""
 
 _QUOTING: Final = frozenset({"detail", "error", "event", "exception", "reason"})
 """Keys whose text may hold such quotes."""
 
 
 def configure(service: str, level: str) -> None:
-    """Sends structlog's and the standard library's records to stdout, one JSON object a line. Call it once."""
+    """Sends structlog's and the standard library's records to stdout, one JSON object per line. Call it once."""
     shared: list[Callable[[Any, str, MutableMapping[str, Any]], Any]] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -66,12 +67,12 @@ def configure(service: str, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries speak up when something is wrong; their chatter is not asked for.
+    # Libraries log warnings and errors only.
     root.setLevel(max(minimum, logging.WARNING))
 
 
 def mask(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: takes out the values of secret keys, at any depth, and shortens what is very long."""
+    """A structlog processor: removes the values of secret keys, at any depth, and shortens very long values."""
     for key, value in event.items():
         if key in _SECRET:
             event[key] = _MASK
@@ -85,7 +86,7 @@ def mask(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
-@lru_cache(maxsize=512)  # nearly all are the same few texts, once for each message
+@lru_cache(maxsize=512)  # nearly all calls have the same few texts, once per message
 def mask_text(text: str) -> str:
     """An error's text without what libraries quote in it."""
     return _IN_TEXT.sub(_MASK, text)
@@ -100,7 +101,7 @@ def _masked(value: Any) -> Any:
 
 
 class _Context:
-    """Adds the service, and the trace where there is a current span and the record names no other."""
+    """Adds the service, and the trace of the current span unless the record names another one."""
 
     def __init__(self, service: str) -> None:
         self._service = service

@@ -1,6 +1,6 @@
-"""Which orders are traced where OTEL_TRACES_SAMPLER says nothing: all of them, and under load so many a second.
+"""Which orders are traced if OTEL_TRACES_SAMPLER is not set: all, but under load only a limited number per second.
 
-Tracing then costs a bounded part of a busy process, and whoever looks at single orders finds every one.
+So tracing costs a bounded share of a busy process, and someone who tries single orders finds all of them.
 The idea is AWS X-Ray's reservoir: https://docs.aws.amazon.com/xray/latest/devguide/xray-console-sampling.html
 """
 
@@ -17,16 +17,16 @@ from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 _BURST: Final = 10.0
-"""Seconds' worth of traces that a quiet operation may begin at once."""
+"""The burst of a quiet operation, in seconds of its rate."""
 
 _OPERATIONS: Final = 100
-"""Operations told apart; paths that match no route share what the rest have."""
+"""Maximum number of operations with a reservoir of their own; all others, such as paths without a route, share one."""
 
 
 class Reservoir(Sampler):
-    """Records `rate` new traces a second of each operation (a request's method and route), a burst before that.
+    """Records `rate` new traces per second and operation (a request's method and route), after an initial burst.
 
-    Limits requests only: other spans without a parent are made for messages whose trace is recorded.
+    It limits only requests: other spans without a parent belong to messages whose trace is recorded.
     """
 
     def __init__(self, rate: float, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -65,5 +65,5 @@ class Reservoir(Sampler):
 
 
 def reservoir(traces_per_second: float) -> Sampler:
-    """A reservoir for what begins here; all else follows its parent."""
+    """A reservoir for new traces; other spans follow their parent."""
     return ParentBased(root=Reservoir(traces_per_second))

@@ -1,7 +1,7 @@
 """The OpenTelemetry SDK of a process: batches spans in a bounded queue and sends them by OTLP over HTTP.
 
-Imported only where spans are wanted: the SDK takes time to load. While its receiver is away, spans are dropped, and
-one line a minute says so.
+Imported only if spans are wanted, because the SDK takes time to load. While the receiver is unavailable, spans are
+dropped, and one log line per minute says so.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from orderflow.settings import Settings
 from orderflow.telemetry.sampler import reservoir
 
 _TIMEOUT: Final = 2.0
-"""Seconds that one export may take, with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT says another."""
+"""Seconds that one export may take, with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT sets another limit."""
 
 _QUIET: Final = 60.0
-"""Seconds between two lines about the same trouble."""
+"""Seconds between two log lines about the same problem."""
 
 
 class _Seldom(logging.Filter):
-    """Lets one record through now and then."""
+    """Lets one record through per `_QUIET` seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,21 +44,21 @@ class _Seldom(logging.Filter):
 
 
 class AskFirst(SpanExporter):
-    """Exports by `exporter`; after a failure only once that has taken an empty batch.
+    """Exports with `exporter`; after a failure, only once that has accepted an empty batch.
 
-    A batch is encoded before anybody is asked to take it, and while its receiver is away batches are larger, since each
-    failure takes its time: that would make requests wait, which share the interpreter's lock.
+    A batch is encoded before the receiver is called, and while the receiver is unavailable batches grow, since each
+    failure takes time: that would delay requests, which share the interpreter's lock.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._away = False
+        self._unavailable = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        if self._away and self._exporter.export(()) is not SpanExportResult.SUCCESS:
+        if self._unavailable and self._exporter.export(()) is not SpanExportResult.SUCCESS:
             return SpanExportResult.FAILURE
         result = self._exporter.export(spans)
-        self._away = result is not SpanExportResult.SUCCESS
+        self._unavailable = result is not SpanExportResult.SUCCESS
         return result
 
     def shutdown(self) -> None:
@@ -86,7 +86,7 @@ def make_provider(service: str, settings: Settings) -> TracerProvider:
             "process.pid": os.getpid(),
         }
     )
-    # None: as OTEL_TRACES_SAMPLER says.
+    # None: the SDK follows OTEL_TRACES_SAMPLER.
     sampler = None if settings.otel_traces_sampler else reservoir(settings.traces_per_second)
     provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     exporter = AskFirst(OTLPSpanExporter(timeout=settings.otel_timeout or _TIMEOUT))

@@ -1,7 +1,7 @@
-"""What all processes of a service have counted together, those without a port and those that have ended too.
+"""The sums over all processes of a service, including those without a port and those that have ended.
 
-Each process adds what it counted to its service's own database every few seconds; whoever is asked for `/metrics`
-reads the sums, and adds what it hasn't handed in yet. What a killed process had not handed in is lost.
+Each process adds its counts to its service's own database every few seconds. The process that serves `/metrics` reads
+the sums, and adds the counts that it has not stored yet. Counts that a killed process had not stored are lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CREATE TABLE counters (
 ) WITH (fillfactor = 50)
 """
 
-# In order of the keys: processes that add at the same time can't deadlock.
+# In the order of the keys, so that processes that add at the same time can't deadlock.
 _ADD: Final = """
 INSERT INTO counters AS c (counter, value) SELECT * FROM unnest(%s::text[], %s::float[]) AS grown(k, v) ORDER BY k
 ON CONFLICT (counter) DO UPDATE SET value = c.value + excluded.value
@@ -32,7 +32,7 @@ _READ: Final = "SELECT counter, value FROM counters"
 
 
 class Counters:
-    """One process's part in the counters of its service."""
+    """One process's part of its service's counters."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,8 +41,9 @@ class Counters:
         self._sums: dict[str, float] = {}
 
     def hand_in(self) -> None:
-        """Adds what has been counted since the last time. Raises DatabaseUnavailable; then it is the next time's."""
-        # A scrape between the statement and its note would count twice, and the next one less: hence the lock.
+        """Stores what has been counted since the last call. Raises DatabaseUnavailable; the next call then stores
+        it."""
+        # Without the lock, a scrape between the statement and its record would count twice, and the next one less.
         with self._lock:
             counted = metrics.snapshot()
             grown = {k: n for k, v in counted.items() if (n := v - self._handed_in.get(k, 0.0))}
@@ -53,9 +54,9 @@ class Counters:
                     self._sums[key] = self._sums.get(key, 0.0) + n
 
     def together(self) -> dict[str, float]:
-        """The sums of all processes, by the keys of `metrics.snapshot`; the last known ones without the database."""
+        """The sums of all processes, by the keys of `metrics.snapshot`; the last known ones if the database is down."""
         with self._lock:
-            # /readyz says that the database is away; a counter that went back would look like a restart.
+            # /readyz reports an unavailable database; a counter that decreased would look like a restart.
             with suppress(DatabaseUnavailable, psycopg.Error):
                 self._sums = dict(self._database.query(_READ))
             found = dict(self._sums)

@@ -1,4 +1,4 @@
-"""Spans of what a handler waits for: the database, and the provider."""
+"""Spans of the calls that a handler waits for: to the database, and to the provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orderflow.telemetry.harmless import harmless
 
 @contextmanager
 def transaction(name: str) -> Iterator[None]:
-    """A database transaction: one span, where another one is current."""
+    """A span of a database transaction, if another span is current."""
     tracer = _tracer.tracer()
     if tracer is None or not trace.get_current_span().is_recording():
         yield
@@ -26,8 +26,8 @@ def transaction(name: str) -> Iterator[None]:
 
 @contextmanager
 def provider_call(name: str, parent: Span | None, service: str) -> Iterator[None]:
-    """One attempt of `service` to call its provider, such as `charge`, within the span `parent` (None: not traced). An
-    error when it raises, not when it says no."""
+    """A span of one attempt of `service` to call its provider, such as `charge`, within the span `parent` (None: not
+    traced). It is an error if the attempt raises, not if the provider refuses."""
     tracer = _tracer.tracer()
     if tracer is None or parent is None:
         yield
@@ -55,6 +55,6 @@ def _called(
 
 @harmless
 def mark_failed(span: Span, error: BaseException) -> None:
-    """Puts an error on a span: by its class, for its text may quote what was handled."""
+    """Marks a span as failed, with the error's class only: its text may quote personal data."""
     span.set_status(Status(StatusCode.ERROR, type(error).__name__))
     span.set_attribute("error.type", type(error).__name__)

@@ -1,4 +1,4 @@
-"""This process's tracer, and contexts as they travel: W3C's traceparent in envelopes and orders."""
+"""This process's tracer, and the contexts that are passed on: W3C's traceparent in envelopes and orders."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _stack = "orderflow"
 
 
 def start(service: str, settings: Settings) -> None:
-    """Makes this process's tracer, if there is somewhere to send spans. Call it after the fork: a fork would lose its
-    thread. Everything else about it is set by OpenTelemetry's own variables; where its SDK can't work with them, it is
-    logged, and no spans are made."""
+    """Makes this process's tracer, if there is an endpoint to send spans to. Call it after the fork: a fork would lose
+    its thread. OpenTelemetry's own variables set everything else; if its SDK can't use them, that is logged, and no
+    spans are made."""
     if not settings.traces_wanted:
         use(None, stack=settings.orderflow_stack)
         return
@@ -36,21 +36,21 @@ def start(service: str, settings: Settings) -> None:
         from orderflow.telemetry.sdk import make_provider
 
         made = make_provider(service, settings)
-    except Exception as error:  # noqa: BLE001 - of many libraries; no message and no request needs them
+    except Exception as error:  # noqa: BLE001 - from any of many libraries; no message and no request needs them
         log.error("no spans are made: a setting of OpenTelemetry's (OTEL_*) can't be used", error=str(error))
         made = None
     use(made, stack=settings.orderflow_stack)
 
 
 def use(provider: TracerProvider | None, *, stack: str = "orderflow") -> None:
-    """Traces with `provider`; None: not at all."""
+    """Traces with `provider`; None turns tracing off."""
     global _provider, _tracer, _stack
     _provider, _stack = provider, stack
     _tracer = provider.get_tracer("orderflow") if provider else None
 
 
 def provider() -> TracerProvider | None:
-    """Where this process's tracers come from, if it traces."""
+    """The provider of this process's tracers, if it traces."""
     return _provider
 
 
@@ -60,7 +60,7 @@ def tracer() -> trace.Tracer | None:
 
 
 def destination(name: str) -> str:
-    """What AWS calls a part of the stack, such as a service's queue; with no name, the event bus."""
+    """The name in AWS of a part of the stack, such as a service's queue; with an empty name, of the event bus."""
     return f"{_stack}-{name}" if name else _stack
 
 
@@ -73,7 +73,7 @@ def stop() -> None:
 
 
 def new_trace() -> str:
-    """The W3C traceparent of the current span, for what it causes; where there is none, of a new trace."""
+    """The W3C traceparent of the current span, for what it causes; without a span, that of a new trace."""
     found = trace.get_current_span().get_span_context()
     if found.is_valid:
         return traceparent_of(found)
@@ -87,7 +87,7 @@ def trace_id() -> str | None:
 
 
 def about_order(order_id: str, workflow: str, traceparent: str | None = None) -> None:
-    """Says which order the current span is about. `traceparent`: of the order, where that is another trace."""
+    """Records which order the current span is about. `traceparent`: the order's, if that is another trace."""
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes({"orderflow.order_id": order_id, "orderflow.workflow": workflow})
@@ -96,12 +96,12 @@ def about_order(order_id: str, workflow: str, traceparent: str | None = None) ->
 
 
 def traceparent_of(found: SpanContext) -> str:
-    """A context as it travels."""
+    """A context as a traceparent."""
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
 
 def span_context(traceparent: str | None) -> SpanContext | None:
-    """A context that came from elsewhere; None if it is none."""
+    """The context in a traceparent from outside; None if it is invalid."""
     try:
         _, trace_hex, span_hex, flags = (traceparent or "").split("-")
         found = SpanContext(
@@ -113,13 +113,13 @@ def span_context(traceparent: str | None) -> SpanContext | None:
 
 
 def recorded(traceparent: str | None) -> bool:
-    """Whether the trace is sampled where it began; also true of what is in no trace, which may begin one."""
+    """Whether the trace was sampled where it began. Also true without a trace, since a new one may begin."""
     found = span_context(traceparent)
     return found is None or found.trace_flags.sampled
 
 
 def parent(traceparent: str | None) -> otel_context.Context:
-    """The context for a child of `traceparent`; an empty one, rather than the current, where that is none."""
+    """The context for a child of `traceparent`; if that is invalid, an empty context rather than the current one."""
     found = span_context(traceparent)
     empty = otel_context.Context()
     return trace.set_span_in_context(NonRecordingSpan(found), empty) if found else empty

@@ -27,13 +27,13 @@ A service's `api.py` writes views and declares them; `create_app` does the rest:
 
         return api
 
-- A view returns a model, a mapping, or a Flask answer; with a status and headers where they differ from 200.
-- A view raises `orderflow.errors.Problem` to refuse; `Transient` becomes 503 with Retry-After; anything else is logged
-  and becomes 500 that shows nothing.
-- A POST says why it may be repeated after its answer was lost: `idempotent="itself"`, or "key" with `once` or
+- A view returns a model, a mapping, or a Flask answer, with status and headers if they differ from the defaults.
+- A view raises `orderflow.errors.Problem` to refuse; `Transient` becomes 503 with Retry-After; any other error is
+  logged and becomes a 500 without details.
+- A POST declares why it may be repeated after its answer was lost: `idempotent="itself"`, or "key" with `once` or
   `in_steps`, which honour `Idempotency-Key`.
-- Path converters: `<id:order_id>` takes a canonical UUID, `<sku:sku>` a SKU; what doesn't fit is 404.
-- `body` and `query` refuse what the model doesn't know, each field by its JSON pointer.
+- Path converters: `<id:order_id>` accepts a canonical UUID, `<sku:sku>` a SKU; anything else is 404.
+- `body` and `query` refuse fields that the model doesn't know, and name each by its JSON pointer.
 - Every view needs an API key (`ORDERFLOW_AUTH=key`) unless its access is "operator" or "open".
 """
 

@@ -1,4 +1,4 @@
-"""Puts a service's views together with what every service has."""
+"""Combines a service's views with those that every service has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SECURITY_HEADERS: Final = (
 
 
 class _NoSessions(SessionInterface):
-    """Keeps Flask from reading and writing cookies at every request."""
+    """Stops Flask from reading and writing cookies at every request."""
 
     _none = NullSession()
 
@@ -71,8 +71,8 @@ class App(Flask):
 
 
 def create_app(service: Service, blueprints: Iterable[Blueprint]) -> App:
-    """The WSGI application of one service, with the views of `blueprints`. Raises TypeError for a POST that does not
-    say why it may be repeated."""
+    """The WSGI application of one service, with the views of `blueprints`. Raises TypeError for a POST that doesn't
+    declare why it may be repeated."""
     app = App(service.name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.converters |= {"id": _Id, "sku": _Sku}
@@ -112,7 +112,7 @@ def _check_repeats(app: Flask) -> None:
 
 
 def _secured(application: _Application) -> _Application:
-    # On this level it costs a tenth of what it does on Flask's.
+    # At the WSGI level this costs a tenth of what it would in Flask.
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             given = {name for name, _ in headers}
@@ -124,6 +124,6 @@ def _secured(application: _Application) -> _Application:
 
 
 def _refuse_nul() -> None:
-    # PostgreSQL can't hold it, so nothing can be found under such a name.
+    # PostgreSQL can't store NUL, so nothing can have such a name.
     if "\x00" in request.path:
         raise NotFound

@@ -23,8 +23,8 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def guard(settings: Settings, access: Callable[[str], Access]) -> Callable[[], None]:
-    """A check to run before each request. `access` says who may call an endpoint. It raises Problem 401 or 403, and
-    leaves the caller's key in `flask.g.caller`."""
+    """A check to run before each request. `access` says who may call an endpoint. The check raises Problem 401 or 403,
+    and stores the caller's key in `flask.g.caller`."""
     api_keys, operator_keys = _encoded(settings.orderflow_api_keys), _encoded(settings.orderflow_operator_keys)
     with_keys = settings.orderflow_auth == "key"
     trusted = frozenset(settings.orderflow_trusted_origins)
@@ -62,12 +62,12 @@ def _bearer() -> bytes:
     scheme, _, key = given.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise _unauthorized("send Authorization: Bearer <key>", 'Bearer realm="orderflow"')
-    # WSGI decodes headers as latin-1, whatever was sent.
+    # WSGI decodes headers as latin-1, whatever their encoding.
     return bytes(key.strip().encode("latin-1", "replace"))
 
 
 def _matches(key: bytes, keys: Sequence[bytes]) -> bool:
-    # Every key is compared, each in constant time, so that the answer's time tells nothing.
+    # Every key is compared, each in constant time, so that the response time reveals nothing.
     found = False
     for known in keys:
         found |= hmac.compare_digest(key, known)
@@ -79,7 +79,7 @@ def _unauthorized(detail: str, challenge: str) -> Problem:
 
 
 def _same_site(trusted: Collection[str], *, loopback_only: bool) -> None:
-    """Refuses what a page of another site makes a browser send. Programs send neither header."""
+    """Refuses requests that a page of another site makes a browser send. Programs send neither header."""
     environ = request.environ
     if environ.get("HTTP_ORIGIN", "").lower() in trusted:
         return
@@ -95,7 +95,7 @@ def _same_site(trusted: Collection[str], *, loopback_only: bool) -> None:
         host = name = ""
     if not host or host != environ.get("HTTP_HOST", "").lower():
         raise Problem(403, "Forbidden", f"posts from pages of other sites are refused (Origin); {_WAY_OUT}")
-    # Without keys, a name that somebody else's DNS points at this machine must not count as this site.
+    # Without keys, a foreign host name that resolves to this machine must not count as this site (DNS rebinding).
     if loopback_only and not _is_local(name):
         raise Problem(403, "Forbidden", f"without keys, pages may post from loopback only (Origin); {_WAY_OUT}")
 

@@ -1,4 +1,4 @@
-"""Pages of every service: whether it lives, whether it is ready, and what its API is."""
+"""Routes of every service: whether it is alive, whether it is ready, and the documentation of its API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DOCS_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Swagger UI sets style attributes; its scripts come from here alone."""
+"""Swagger UI sets style attributes; its scripts are served from here only."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -44,7 +44,7 @@ _PAGE: Final = """<!doctype html>
 </html>
 """
 _PATIENCE: Final = 2.0
-"""Seconds that a probe waits: a broker that hangs must not hold the threads of all who ask."""
+"""Seconds that a probe waits: a broker that hangs must not block the threads of all probes."""
 
 _START: Final = """SwaggerUIBundle({
   url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null,
@@ -55,7 +55,7 @@ _START: Final = """SwaggerUIBundle({
 
 @cache
 def _read(name: str) -> bytes:
-    # Once: it is by far the longest answer, and who asks for it and doesn't take it shares these bytes with all others.
+    # Cached: these are by far the longest answers, and slow clients then share the same bytes.
     return (_ASSETS / name).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""`/dlq`: an operator's view of a service's dead letters, and what may be done with them."""
+"""`/dlq`: lets operators list, redrive and discard a service's dead letters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DlqQuery(RequestModel):
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     order_id: Id | None = None
     id: _Id | None = None
-    """Of a letter, or of the message in it."""
+    """Of a dead letter, or of the message in it."""
 
 
 _ONE_OF: Final[list[JsonValue]] = [
@@ -33,11 +33,13 @@ _ONE_OF: Final[list[JsonValue]] = [
     {"required": ["order_id"], "properties": {"order_id": {"type": "string"}}},
     {"required": ["all"], "properties": {"all": {"const": True}}},
 ]
-"""In JSON Schema's words what `Settle` checks."""
+"""What `Settle` checks, as JSON Schema."""
 
 
 class Settle(OperatorRequest):
-    """Which letters: by `ids` (of letters, or of the messages in them), of one order, or all. Just one of the three."""
+    """Which dead letters: by `ids` (their own, or those of their messages), of one order, or all. Exactly one of the
+    three.
+    """
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_OF})
 
@@ -52,13 +54,13 @@ class Settle(OperatorRequest):
         return self
 
     def wants(self, letter: Letter) -> bool:
-        """Whether a letter is meant."""
+        """Whether a dead letter is selected."""
         return self.all or _is_of(letter, self.order_id) or bool(self.ids and _is_named(letter, self.ids))
 
 
 class DeadLetterAnswer(BaseModel):
-    """`id` is the letter's; what is in the message is null where it can't be read. `handler`: the command that this
-    service makes of it. `receives`: how often it had been received when it was parked. `size` in bytes."""
+    """`id` is the dead letter's; the message's fields are null if it can't be read. `handler`: the command that this
+    service makes of it. `receives`: how often it had been received when it was dead-lettered. `size` in bytes."""
 
     id: str
     queue: str
@@ -86,7 +88,7 @@ class QueueAnswer(BaseModel):
 
 
 class DlqAnswer(BaseModel):
-    """`queues` hold about so many letters; `complete`: `items` are all that were asked for."""
+    """`queues`: about how many dead letters each holds; `complete`: whether `items` are all that were requested."""
 
     items: list[DeadLetterAnswer]
     queues: list[QueueAnswer]
@@ -102,7 +104,7 @@ class SettledLetter(BaseModel):
 
 
 class SettledAnswer(BaseModel):
-    """`missing`: ids that were not found. `left`: about how many letters the service still has."""
+    """`missing`: ids that were not found. `left`: about how many dead letters the service still has."""
 
     settled: list[SettledLetter]
     missing: list[str]

@@ -1,4 +1,4 @@
-"""Types of fields that several APIs have."""
+"""Types of fields that several APIs share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import PlainSerializer, WithJsonSchema
 from orderflow.clock import rfc3339
 
 Time = Annotated[datetime, PlainSerializer(rfc3339), WithJsonSchema({"type": "string", "format": "date-time"})]
-"""Of an answer."""
+"""A time in an answer."""
 
 LINE: Final = r"^[^\x00-\x1f\x7f]*$"
 """The pattern of text on one line, without control characters."""

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` for views: an effect happens once, and its answer can be asked for again.
+"""`Idempotency-Key` for views: an effect happens once, and its answer can be requested again.
 
     @api.post("/stock/<sku:sku>/restock")
     @operation("Adds pieces", body=RestockRequest, idempotent="key", …)
@@ -6,7 +6,8 @@
         asked = body(RestockRequest)
         return once(outbox, asked, lambda unit: …)
 
-A key is scoped to its caller (the API key), to the service and to the route; path and body must be the same again.
+A key is scoped to its caller (the API key), to the service and to the route. A repeated request must have the same path
+and body.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from orderflow.web.turns import Turns
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final[Mapping[str, str]] = {"Idempotent-Replayed": "true"}
 LONGEST: Final = 255
-"""Characters of a key."""
+"""Maximum characters of a key."""
 
 EXTENSION: Final = "orderflow.turns"
-"""Where an application keeps its Turns."""
+"""The key under which an application stores its Turns."""
 
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 """A string of a structured field: https://www.rfc-editor.org/rfc/rfc8941#section-3.3.3"""
@@ -42,10 +43,10 @@ _OWN_HEADERS: Final = frozenset({"content-type", "content-length"})
 
 
 def once(outbox: Outbox, asked: RequestModel, effect: Callable[[UnitOfWork], Answer]) -> Response:
-    """The answer of `effect`, which runs in a transaction; or the stored one, where the request's key is known.
+    """The answer of `effect`, which runs in a transaction; or the stored one, if the request's key is known.
 
-    Raises what `effect` raises, with nothing stored; Problem: 422 (a wrong key, or one of another request), 503 (its
-    first request has not ended); and Transient."""
+    Raises what `effect` raises, and then stores nothing; Problem: 422 (an invalid key, or one of another request), 503
+    (its first request has not ended); and Transient."""
     key = key_of(asked)
     if key is None:
         with outbox.transaction() as unit:
@@ -59,8 +60,8 @@ def once(outbox: Outbox, asked: RequestModel, effect: Callable[[UnitOfWork], Ans
 
 
 def in_steps(outbox: Outbox, asked: RequestModel, effect: Callable[[Steps | None], Answer]) -> Response:
-    """Like `once`, for an effect that takes several transactions; it records each in its Steps before it acts. Without
-    a key there are none. After an error, a repeat with the key continues."""
+    """Like `once`, for an effect in several transactions, which records each in its Steps before it acts. Without a key
+    there are no Steps. After an error, a repeated request with the key continues."""
     key = key_of(asked)
     if key is None:
         return _rendered(effect(None))
@@ -81,7 +82,7 @@ def in_steps(outbox: Outbox, asked: RequestModel, effect: Callable[[Steps | None
 
 
 def turns() -> Turns:
-    """Those of the current application."""
+    """The Turns of the current application."""
     found: Turns = current_app.extensions[EXTENSION]
     return found
 
@@ -93,7 +94,7 @@ def key_of(asked: RequestModel) -> Key | None:
         return None
     route = request.url_rule.rule if request.url_rule else request.path
     scope = [current_app.name, request.method, route]
-    # Without defaults: the same body stays the same when a later version knows another optional field.
+    # Without defaults, so that a body keeps its fingerprint when a later version knows another optional field.
     meant = [*(request.view_args or {}).values(), asked.model_dump_json(exclude_defaults=True)]
     return Key(
         hashlib.sha256("\0".join(scope).encode() + b"\0" + g.get("caller", b"")).digest(),
@@ -103,10 +104,11 @@ def key_of(asked: RequestModel) -> Key | None:
 
 
 def given() -> str | None:
-    """The key that the current request's header means, or None without one. Raises Problem (422).
+    """The key in the current request's header, or None without one. Raises Problem (422).
 
-    The draft says a structured field's string, but most callers send it bare: both are the same key. Proxies that send
-    it twice, and WSGI, which joins the two by a comma, must not make another one of it."""
+    The draft requires the string of a structured field, but most callers send the bare key: both forms mean the same
+    key. A proxy may send the header twice, and WSGI joins the two with a comma: that must not make another key of
+    it."""
     raw = request.headers.get(HEADER)
     if raw is None:
         return None
@@ -120,15 +122,15 @@ def given() -> str | None:
 
 
 def one_line(raw: str) -> str:
-    """What one header line holds, for a server that joins several: a bare key with a comma gets its quotes, or it would
-    look like two."""
+    """The value of one header line, for a server that joins several: a bare key with a comma gets quotes, because
+    otherwise it would look like two."""
     if '"' in raw or len(set(_parts(raw))) == 1:
         return raw
     return '"' + raw.strip(" \t").replace("\\", "\\\\") + '"'
 
 
 def _parts(raw: str) -> list[str]:
-    """What was joined by commas, those within quotes aside."""
+    """The parts that were joined by commas, except for commas within quotes."""
     found, at = [], 0
     while True:
         while raw[at : at + 1] in (" ", "\t"):
@@ -155,12 +157,12 @@ def _wrong(detail: str) -> Problem:
 
 
 def replayed(reply: Reply) -> Response:
-    """A stored answer once more."""
+    """A stored answer, sent again."""
     return Response(reply.body, reply.status, {**reply.headers, **REPLAYED}, content_type="application/json")
 
 
 def _rendered(answer: Answer) -> Response:
-    content: Any = answer  # models, too: `orderflow.web.app.App` knows them
+    content: Any = answer  # may be a model: `orderflow.web.app.App` accepts these
     return current_app.make_response(content)
 
 

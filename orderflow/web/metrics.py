@@ -1,7 +1,7 @@
-"""`/metrics`, in the text format of Prometheus. Reads what the parts count anyway; a scrape costs three statements, and
-every half a minute a call a dead-letter queue.
+"""`/metrics`, in the text format of Prometheus. It reads existing counts: a scrape costs three statements, and every
+half a minute one call per dead-letter queue.
 
-Counters and histograms are those of all processes of the service, gauges of the database or of this process.
+Counters and histograms cover all processes of the service; gauges describe the database or this process.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ log = structlog.get_logger(__name__)
 requests: Final = metrics.Counts("http_requests", "Answers", "method", "route", "status")
 
 _GOOD_FOR: Final = 30.0
-"""Seconds that an answer serves; a call a queue in that time, however many scrape."""
+"""Seconds for which an answer is reused: one call per queue in that time, however many scrapes there are."""
 
 _PATIENCE: Final = 1.0
-"""Seconds that a scrape waits for the broker; one that is away must not hold up the other metrics."""
+"""Seconds that a scrape waits for the broker; an unavailable one must not delay the other metrics."""
 
 _OUTBOX: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float, (SELECT max(version_num) FROM alembic_version),
@@ -49,16 +49,16 @@ FROM (SELECT) AS now LEFT JOIN (
     FROM outbox GROUP BY channel, target
 ) AS lanes ON true
 """
-"""A row for each destination; one without, if the outbox is empty."""
+"""One row per destination; if the outbox is empty, one row without a destination."""
 
 
 def count_request(method: str, rule: Rule | None, status: int) -> None:
-    """Counts one answer, by its route (never by its path: that would grow without end)."""
+    """Counts one answer, by its route (never by its path, which has unlimited values)."""
     requests[method if rule else "other", rule.rule if rule else "none", str(status)] += 1
 
 
 def blueprint(service: Service) -> Blueprint:
-    """`/metrics` of `service`, and of this process of it."""
+    """`/metrics` of `service`, and of this process."""
     registry = CollectorRegistry()
     registry.register(_Collected(service))
     page = Blueprint("metrics", __name__)
@@ -72,7 +72,7 @@ def blueprint(service: Service) -> Blueprint:
 
 
 class Destination(NamedTuple):
-    """What the outbox holds for one. `oldest`: the id of the entry that has waited longest."""
+    """What the outbox holds for one destination. `oldest`: the id of the entry that has waited longest."""
 
     channel: str
     target: str
@@ -82,7 +82,7 @@ class Destination(NamedTuple):
 
     @property
     def lag(self) -> float:
-        """Seconds since that was staged."""
+        """Seconds since the oldest entry was staged."""
         return age(self.oldest) if self.oldest else 0.0
 
 
@@ -96,7 +96,7 @@ class _Collected(Collector):
         self._gauges = Sparing(service.gauges)
 
     def describe(self) -> Iterator[Metric]:
-        # Without this the registry would collect once, just to learn the names.
+        # Without this, the registry would collect once only to learn the names.
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
@@ -109,7 +109,7 @@ class _Collected(Collector):
         if self._service.works:
             yield from self._consumer()
         yield self._dead_letters()
-        with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz says it; the others matter all the more then
+        with suppress(DatabaseUnavailable, psycopg.Error):  # /readyz reports it, and the other metrics are needed then
             yield from [_gauge(*gauge) for gauge in self._gauges.read()]
         counted = metrics.by_family(self._service.counters.together())
         for family in metrics.families:
@@ -183,7 +183,7 @@ def _family(family: metrics.Counts | metrics.Histogram, counted: Mapping[tuple[s
 
 
 class Depths:
-    """The depths of some queues. Asks in a thread of its own, one at a time."""
+    """The depths of some queues. It reads them in a thread of its own, one at a time."""
 
     def __init__(self, queues: Sequence[DeadLetterQueue]) -> None:
         self._queues = queues
@@ -193,7 +193,7 @@ class Depths:
         self._asking: threading.Thread | None = None
 
     def read(self) -> Mapping[str, int]:
-        """By queue, at most half a minute old; empty while the broker does not answer."""
+        """The depths by queue, at most half a minute old; empty while the broker doesn't answer."""
         with self._lock:
             idle = self._asking is None or not self._asking.is_alive()
             if idle and time.monotonic() - self._asked_at > _GOOD_FOR:
@@ -209,5 +209,5 @@ class Depths:
         try:
             self._known = {queue.name: queue.depth() for queue in self._queues}
         except OrderflowError as error:
-            self._known = {}  # better no value than one that may long be wrong
-            log.info("the depth of the dead-letter queues is not known", error=str(error))
+            self._known = {}  # no value is better than an outdated one
+            log.info("the depth of the dead-letter queues is unknown", error=str(error))

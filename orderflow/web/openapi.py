@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of an application, from its routes and what its views declare."""
+"""The OpenAPI 3.1 document of an application, made from its routes and the declarations of its views."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _REPLAYED: Final = {"Idempotent-Replayed": "`true` where the key was known"}
 
 
 def document(app: Flask, service: str, *, with_keys: bool) -> dict[str, Any]:
-    """The document of all declared views of `app`. `with_keys`: whether callers must show one (ORDERFLOW_AUTH=key)."""
+    """The document of all declared views of `app`. `with_keys`: whether callers need a key (ORDERFLOW_AUTH=key)."""
     views = [(rule, d) for rule, d in _declared(app) if not d.hidden]
     wanted: set[tuple[type[BaseModel], JsonSchemaMode]] = set()
     for _, view in views:
@@ -142,7 +142,7 @@ def _responses(method: str, view: Operation, names: Mapping[Any, dict[str, Any]]
     if view.access != "open":
         refusals |= {401, 403, 503} if with_keys else {503}
     if method != "GET":
-        refusals |= {403}  # from another site's page
+        refusals |= {403}  # for a request from another site's page
     if view.body:
         refusals |= {400, 413, 415}
     if view.body or view.query or view.idempotent == "key":

@@ -1,4 +1,4 @@
-"""What a view declares about itself: for access, and for the OpenAPI document."""
+"""What a view declares about itself, for access control and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Answer = Content | tuple[Content, int] | tuple[Content, int, Mapping[str, str]]
 
 Idempotent = Literal["itself", "key"]
 """Why a POST may be repeated after its answer was lost: it has no second effect by itself, or its `Idempotency-Key`
-sees to it (`orderflow.web.idempotency`)."""
+prevents one (`orderflow.web.idempotency`)."""
 
 _ATTRIBUTE: Final = "__operation__"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One view, as declared. `answers` and `problems` are by status."""
+    """The declaration of one view. `answers` and `problems` are by status."""
 
     summary: str
     body: type[RequestModel] | None = None
@@ -55,11 +55,12 @@ def operation(
     hidden: bool = False,
     slow: bool = False,
 ) -> Callable[[Callable[..., Answer | BaseResponse]], Callable[..., Any]]:
-    """Declares a view; goes below the route. 400, 413, 415 (body), 422 (body or query), 401, 403 and 503 are documented
-    by themselves; `problems` adds others such as 404 or 409. Each POST needs `idempotent`. `hidden` leaves the view out
-    of the document. `slow`: it may wait long for something else than its own database (`orderflow.web.slots`).
+    """Declares a view; place it below the route. 400, 413, 415 (body), 422 (body or query), 401, 403 and 503 are
+    documented automatically; `problems` adds others such as 404 or 409. Each POST needs `idempotent`. `hidden` omits
+    the view from the document. `slow`: it may wait long for something other than its own database
+    (`orderflow.web.slots`).
 
-    Raises TypeError where a request model would let unknown fields pass.
+    Raises TypeError if a request model would accept unknown fields.
     """
     for model in (body, query):
         if model is not None:
@@ -86,7 +87,7 @@ def operation(
 
 
 def declared(view: Callable[..., Any]) -> Operation | None:
-    """What `view` declared, if it did."""
+    """The declaration of `view`, if there is one."""
     return getattr(view, _ATTRIBUTE, None)
 
 

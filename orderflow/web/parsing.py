@@ -1,4 +1,4 @@
-"""Reads requests strictly: what a model doesn't declare is refused, naming the place."""
+"""Reads requests strictly: it refuses what a model doesn't declare, and names the place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_BODY: Final = 64 * 1024
 """Bytes of the longest request body; a longer one is 413."""
 
 _MAX_ERRORS: Final = 20
-"""Fields that one problem names at most."""
+"""Maximum number of fields that one problem names."""
 
 _SHOWN: Final = 100
-"""Characters of a caller's own text that an answer repeats."""
+"""Maximum characters of a caller's text that an answer repeats."""
 
 
 class RequestModel(BaseModel):
@@ -32,7 +32,7 @@ class RequestModel(BaseModel):
 
 
 class OperatorRequest(RequestModel):
-    """Who does it, and why; both are kept."""
+    """The operator and the reason; both are recorded."""
 
     by: Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
     why: Annotated[str, Field(min_length=1, max_length=200, pattern=LINE)]
@@ -44,7 +44,7 @@ Model = TypeVar("Model", bound=RequestModel)
 def body(model: type[Model], *, optional: bool = False) -> Model:
     """The JSON body of the current request as a `model`; `optional`: no body counts as `{}`.
 
-    Raises Problem: 400 (not JSON, not UTF-8, duplicate keys), 413, 415, or 422 with an entry a field.
+    Raises Problem: 400 (not JSON, not UTF-8, duplicate keys), 413, 415, or 422 with an entry per field.
     """
     data = _received()
     if not data:
@@ -66,12 +66,12 @@ def body(model: type[Model], *, optional: bool = False) -> Model:
         found = model.model_validate_json(data)
     except ValidationError as error:
         _refuse(error)
-    _look_twice(data)
+    _refuse_duplicates_and_nul(data)
     return found
 
 
 def refuse_oversized() -> None:
-    """Before each request: refuses a body over the limit, also one that doesn't say its length and that no view reads.
+    """Runs before each request: refuses a body over the limit, even one without a declared length that no view reads.
     Raises Problem."""
     length = request.content_length
     if length is not None and length > MAX_BODY:
@@ -82,7 +82,7 @@ def refuse_oversized() -> None:
             data = environ["wsgi.input"].read(MAX_BODY + 1)
         if len(data) > MAX_BODY:
             raise _too_long()
-        # What views read from now on; werkzeug's own limit would cut a long body off instead of refusing it.
+        # From now on views read this; werkzeug's own limit would truncate a long body instead of refusing it.
         environ["wsgi.input"] = BytesIO(data)
 
 
@@ -93,7 +93,7 @@ def _too_long() -> Problem:
 def _received() -> bytes:
     with _reading():
         data = request.get_data(cache=True)
-    # gunicorn ends the stream where the caller went away: what came may look whole, and is not what was meant.
+    # gunicorn ends the stream if the caller disconnects: what arrived may look complete but is not what was meant.
     if len(data) < (request.content_length or 0):
         raise Problem(400, "Malformed request", "the body ended before its Content-Length was reached")
     return data
@@ -107,12 +107,12 @@ def _reading() -> Iterator[None]:
         raise
     except (TimeoutError, BlockingIOError):
         raise Problem(408, "Request Timeout", "the rest of the body did not come in time") from None
-    except Exception as error:  # noqa: BLE001 - whatever the server makes of a broken body, the caller sent it
+    except Exception as error:  # noqa: BLE001 - whatever the server raises for a broken body, the caller sent it
         raise Problem(400, "Malformed request", f"the body can't be read: {type(error).__name__}") from None
 
 
 def query(model: type[Model]) -> Model:
-    """The query parameters of the current request as a `model`. Raises Problem 422 with an entry a parameter."""
+    """The query parameters of the current request as a `model`. Raises Problem 422 with an entry per parameter."""
     given: dict[str, str] = {}
     for name, values in request.args.lists():
         if len(values) > 1:
@@ -127,16 +127,16 @@ def query(model: type[Model]) -> Model:
 
 
 def validation_problem(error: ValidationError) -> Problem:
-    """Problem 400 where the text is no JSON, or else 422 with an entry a field."""
+    """Problem 400 if the text is not JSON, otherwise 422 with an entry per field."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     if found[0]["type"] == "json_invalid":
         return Problem(400, "Malformed request", found[0]["msg"])
     places = [e["loc"] for e in found]
     return _wrong(
         [
-            FieldError(_pointer(e["loc"]), _say(e["type"], e["msg"]))
+            FieldError(_pointer(e["loc"]), _explain(e["type"], e["msg"]))
             for e in found
-            # A list whose item is wrong also counts as too short: that is no error of its own.
+            # pydantic also reports a list with a wrong item as too short, which is not a separate error.
             if e["type"] != "too_short"
             or not any(len(p) > len(e["loc"]) and p[: len(e["loc"])] == e["loc"] for p in places)
         ]
@@ -147,7 +147,7 @@ def _refuse(error: ValidationError) -> NoReturn:
     raise validation_problem(error) from None
 
 
-def _say(kind: str, message: str) -> str:
+def _explain(kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         return "is not a known field"
     if kind == "missing":
@@ -171,9 +171,9 @@ def _pointer(path: Sequence[Any]) -> str:
     return "".join("/" + str(part)[:_SHOWN].replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def _look_twice(data: bytes) -> None:
-    """Refuses what pydantic lets pass: duplicate keys, of which the last would win unseen, and NUL, which PostgreSQL
-    can't hold. Runs on what has been validated, so it is short, shallow and well-formed."""
+def _refuse_duplicates_and_nul(data: bytes) -> None:
+    """Refuses what pydantic accepts: duplicate keys, of which the last would silently win, and NUL, which PostgreSQL
+    can't store. The data has been validated, so it is short, shallow and well-formed."""
     parsed = json.loads(data, object_pairs_hook=_unique)
     if b"\\u0000" in data and (place := next(_nul_places(parsed, ()), None)) is not None:
         raise _wrong([FieldError(_pointer(place), "holds the character NUL")])

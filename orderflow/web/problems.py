@@ -39,7 +39,7 @@ def install(app: Flask) -> None:
 
 
 def not_found(what: str) -> Problem:
-    """404 for something that isn't there, such as `order 0198…`."""
+    """404 for something that doesn't exist, such as `order 0198…`."""
     return Problem(404, "Not Found", f"there is no {what}")
 
 
@@ -60,7 +60,7 @@ def answer(problem: Problem, extra: Mapping[str, Any] | None = None) -> Response
 
 
 def _type_of(problem: Problem) -> str:
-    # RFC 9457 §4.2.1: about:blank where the title says no more than the status.
+    # RFC 9457 §4.2.1: about:blank if the title says no more than the status.
     if any(status == problem.status and status.phrase == problem.title for status in HTTPStatus):
         return "about:blank"
     return f"urn:orderflow:problem:{problem.title.lower().replace(' ', '-')}"
@@ -83,13 +83,16 @@ def _transient(error: Transient) -> Response:
     unknown = isinstance(error, UnknownOutcome) and request.method != "GET"
     log.warning("request failed for now", outcome_unknown=unknown, error=str(error), path=request.path)
     if unknown:
-        title, detail = "Outcome unknown", f"the answer of a part was lost: this may have happened; {_way_to_know()}"
+        title, detail = (
+            "Outcome unknown",
+            f"the answer of a part was lost: this may have happened; {_how_to_learn()}",
+        )
     else:
         title, detail = "Service Unavailable", "a part that this needs does not answer; nothing has happened, try again"
     return answer(Problem(503, title, detail, headers={"Retry-After": "2"}))
 
 
-def _way_to_know() -> str:
+def _how_to_learn() -> str:
     view = declared(current_app.view_functions[request.endpoint or ""])
     if view is None or view.idempotent != "key":
         return "repeat it, which has no second effect"

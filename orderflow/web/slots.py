@@ -1,4 +1,4 @@
-"""Requests that may wait long for something else than their own database hold few threads at once.
+"""Limits the threads used by requests that may wait long for something other than their own database.
 
 Microsoft's "Bulkhead" pattern: https://learn.microsoft.com/azure/architecture/patterns/bulkhead
 """
@@ -14,11 +14,11 @@ from flask import Flask, g, request
 from orderflow.errors import Problem
 
 _SHARE: Final = 4
-"""Of a process's threads, one in so many may be held by such requests, by all of them together."""
+"""All such requests together may use one in this many of a process's threads."""
 
 
 def limit(app: Flask, threads: int, slow: Callable[[str], bool]) -> None:
-    """Answers 503 at once to requests for endpoints that are `slow` while enough others of them are under way."""
+    """Answers 503 at once to requests for `slow` endpoints while too many of them are in flight."""
     slots = threading.Semaphore(max(1, threads // _SHARE))
 
     @app.before_request

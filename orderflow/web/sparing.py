@@ -1,4 +1,4 @@
-"""What counts many rows is asked for rarely: the longer an answer took, the longer it serves."""
+"""Limits the rate of expensive queries: the longer an answer took, the longer it is reused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _SHARE: Final = 20
-"""An answer serves for so many times as long as it took: in an incident with hundreds of thousands of open orders, who
-scrapes keeps the database busy for 5 % of the time at most. A quick one serves for some milliseconds."""
+"""An answer is reused for this many times as long as it took: in an incident with hundreds of thousands of open orders,
+scrapes keep the database busy for at most 5 % of the time. A quick answer is reused for some milliseconds."""
 
 
 class Sparing(Generic[T]):
-    """The answer of `ask`, as old as that is worth."""
+    """The answer of `ask`, reused according to its cost."""
 
     def __init__(self, ask: Callable[[], T], *, now: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -22,7 +22,7 @@ class Sparing(Generic[T]):
         self._known: tuple[T, float] | None = None
 
     def read(self) -> T:
-        """Raises what `ask` raises, which is not remembered."""
+        """The answer, new or reused. Raises what `ask` raises; errors are not reused."""
         begun = self._now()
         if self._known is None or begun >= self._known[1]:
             answer = self._ask()

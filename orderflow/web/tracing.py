@@ -18,13 +18,13 @@ from orderflow.environment import prefer_stable_http_conventions
 log = structlog.get_logger(__name__)
 
 _UNTRACED: Final = r"^https?://[^/]*/(healthz|readyz|metrics|openapi\.json|docs)?(/|\?|$)"
-"""Whole URLs that make no span: what machines ask every few seconds, and pages of documentation."""
+"""URLs that make no span: those that machines request every few seconds, and pages of documentation."""
 
 
 def trace_requests(app: Flask) -> None:
     """Makes every request to `app` a span, a child of the caller's `traceparent`, if this process traces.
 
-    Call it before anything else is done to `app`: what refuses a request earlier than the span begins is not in it.
+    Call it before anything else is done to `app`: a check that refuses requests before the span begins is not traced.
     """
     provider = telemetry.provider()
     if provider is None:
@@ -32,7 +32,7 @@ def trace_requests(app: Flask) -> None:
     prefer_stable_http_conventions()
     try:
         _instrument(app, provider)
-    except Exception as error:  # noqa: BLE001 - while it is imported, too
+    except Exception as error:  # noqa: BLE001 - including errors during import
         log.error("requests make no spans: a setting of OpenTelemetry's (OTEL_*) can't be used", error=str(error))
 
 
@@ -51,12 +51,12 @@ def _instrument(app: Flask, provider: trace.TracerProvider) -> None:
 
 
 def _name(span: trace.Span, environ: dict[str, Any]) -> None:
-    # Found no route: its path, which the library would take, can be anything.
+    # No route matches: the library would use the path, which can be anything.
     if request.url_rule is None:
         span.update_name(request.method)
 
 
 def _drop_query() -> None:
-    # After the library has set it: what callers put there is theirs.
+    # Runs after the library has set it: the query may contain personal data.
     if request.query_string:
         trace.get_current_span().set_attribute("url.query", "redacted")

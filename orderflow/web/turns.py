@@ -1,5 +1,5 @@
-"""Requests with the same idempotency key take turns within a process, so that a twin waits without a database
-connection, and only so many threads wait."""
+"""Requests with the same idempotency key take turns within a process, so that they wait without a database connection,
+and only a limited number of threads wait."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import Final
 from orderflow.idempotency import WAIT, Key, in_progress
 
 _BRIEF: Final = 0.5
-"""Seconds that a twin waits where half of the threads wait already."""
+"""Seconds that a request waits for its turn if half of the threads are waiting already."""
 
 
 class _Turn:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.since = time.monotonic()
-        """When the request that has the turn got it."""
+        """When the current request got its turn."""
         self.users = 0
 
 
 class Turns:
-    """The requests of one process that carry a key. `threads`: how many serve requests.
+    """The requests with a key in one process. `threads`: how many serve requests.
 
-    Patience counts from the start of the request that is waited for: if it hangs, its twins hold their threads once,
-    for at most `WAIT` seconds, however often they are repeated. Twins in other processes wait for the key's row."""
+    The wait counts from the start of the current request: if that hangs, requests with the same key block their threads
+    once, for at most `WAIT` seconds, however often they are repeated. In other processes they wait for the key's
+    row."""
 
     def __init__(self, threads: int) -> None:
         self._guard = threading.Lock()
@@ -36,7 +37,7 @@ class Turns:
 
     @contextmanager
     def take(self, key: Key) -> Iterator[None]:
-        """Waits for the key's turn, and has it in the block. Raises Problem (503) after too long."""
+        """Waits for the key's turn, and holds it in the block. Raises Problem (503) if that takes too long."""
         name = (key.scope, key.value)
         with self._guard:
             turn = self._turns.setdefault(name, _Turn())

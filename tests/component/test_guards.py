@@ -123,7 +123,7 @@ def test_a_bug_is_one_messages_failure(
             counted = sum(n for (n,) in world.execute(service, "SELECT count FROM failures"))
             assert counted - failures == delivery, "each time"
             if delivery == 1:
-                assert len(queue.in_hand) == 1, "the others are done"
+                assert len(queue.in_flight) == 1, "the others are done"
                 world.settle()
                 assert {world.status(o) for o in orders if o != bad} == {"CONFIRMED"}
             queue.redeliver()
@@ -171,7 +171,7 @@ def test_tracing_decides_nothing(world: World, exporter: InMemorySpanExporter, m
         patched.setattr(handling, "metrics", SimpleNamespace())
         while world.deliver("inventory"):
             pass
-        assert not world.broker.queues["inventory"].in_hand
+        assert not world.broker.queues["inventory"].in_flight
     assert world.execute("inventory", "SELECT count(*) FROM failures") == [(0,)]
     world.settle()
     assert {world.status(o) for o in orders} == {"CONFIRMED"}
@@ -192,7 +192,7 @@ def test_a_lost_race_is_no_failure(world: World) -> None:
         patched.setattr(inbox, "claim", claim)
         assert world.deliver("inventory") == MESSAGES
     assert lost
-    assert not world.broker.queues["inventory"].in_hand
+    assert not world.broker.queues["inventory"].in_flight
     assert world.execute("inventory", "SELECT count(*) FROM failures") == [(0,)]
     world.recover()
     assert {world.status(o) for o in orders} == {"CONFIRMED"}
@@ -244,15 +244,15 @@ def test_only_what_needs_a_held_row_waits(world: World, quick: None, held: str) 
         for _ in range(2):
             while world.deliver(service):
                 pass
-            assert len(queue.in_hand) == 1, "the others are done"
-            [waiting] = queue.in_hand.values()
+            assert len(queue.in_flight) == 1, "the others are done"
+            [waiting] = queue.in_flight.values()
             assert bad in waiting.body
             assert world.execute(service, "SELECT count(*) FROM failures") == [(0,)], "it is no failure"
             queue.redeliver()
         session.rollback()
     while world.deliver(service):
         pass
-    assert not queue.in_hand, "the row is free"
+    assert not queue.in_flight, "the row is free"
     if held not in ("payment", "shipment"):
         world.recover()
         assert {world.status(o) for o in orders} == {"CONFIRMED"}
@@ -290,7 +290,7 @@ def test_a_lock_on_a_whole_table_counts_against_nobody(world: World, quick: None
     with psycopg.connect(world.urls["order"]) as session:
         session.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
         assert world.deliver("order") == MESSAGES
-        assert len(world.broker.queues["order"].in_hand) == MESSAGES
+        assert len(world.broker.queues["order"].in_flight) == MESSAGES
         session.rollback()
     assert world.execute("order", "SELECT count(*) FROM failures") == [(0,)]
     world.recover()
@@ -305,7 +305,7 @@ def test_a_row_of_the_outbox_that_is_held_keeps_no_message(world: World) -> None
     with psycopg.connect(world.urls["order"]) as session:
         session.execute("SELECT FROM outbox FOR UPDATE")
         assert world.deliver("order") == MESSAGES
-        assert not world.broker.queues["order"].in_hand, "at the second try"
+        assert not world.broker.queues["order"].in_flight, "at the second try"
         outbox.flush()
         session.rollback()
     world.recover()
@@ -330,7 +330,7 @@ def test_a_lost_conflict_is_tried_again_at_once(world: World, error: type[Except
         patched.setattr(models, "take", take)
         assert world.deliver("inventory") == MESSAGES
     assert lost
-    assert not world.broker.queues["inventory"].in_hand
+    assert not world.broker.queues["inventory"].in_flight
     world.settle()
     assert {world.status(o) for o in orders} == {"CONFIRMED"}
 

@@ -227,7 +227,7 @@ def test_what_is_given_back_holds_its_own_order_only(world: World, kind: Kind, m
             lambda envelopes: [Retry("not yet") if e.subject == given_back else process([e])[0] for e in envelopes],
         )  # fmt: skip
         service.consumer.step(1)
-        assert queue.in_hand, "hidden"
+        assert queue.in_flight, "hidden"
         for _ in range(30):
             service.consumer._database_doubtful = False
             service.consumer.step(1)

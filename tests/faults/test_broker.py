@@ -44,7 +44,7 @@ def test_the_broker_is_silent_for_a_while(
         taken = load.finish()
     assert load.answers.keys() == {202}, load.answers
     system.until_terminal(*taken, seconds=within(BACK) - (time.monotonic() - back))
-    felt = len(logged.lines("broker away")) + len(logged.lines("destination unavailable"))
+    felt = len(logged.lines("broker unavailable")) + len(logged.lines("destination unavailable"))
     measured(orders=len(taken), silent_s=seconds, felt=felt, terminal_s=time.monotonic() - back)
     system.check(acknowledged=taken)
     system.no_dead_letters()

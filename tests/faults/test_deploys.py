@@ -90,7 +90,7 @@ def test_older_and_newer_work_together(
                 with deploy.process(name):
                     world.publish(name)
                     world.deliver(name)
-                waited += len(world.broker.queues[name].in_hand)
+                waited += len(world.broker.queues[name].in_flight)
                 world.broker.queues[name].redeliver()
 
     for service in (None, *SEQUENCES[sequence]):

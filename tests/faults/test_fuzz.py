@@ -149,9 +149,9 @@ def _fate(queue: Any, body: str) -> str:
         assert reason
         queue.parked.clear()
         return "parked"
-    if not queue.in_hand and not queue.waiting:
+    if not queue.in_flight and not queue.waiting:
         return "done"
-    queue.in_hand.clear()
+    queue.in_flight.clear()
     queue.waiting.clear()  # the delay until its redelivery can be zero
     assert _will_be(body) == "waits", body
     return "waits"

@@ -170,7 +170,7 @@ def test_undo_before_command(world: World, kind: Kind, step: Step, number: int) 
             )
             world.broker.queues[step.service].put(envelope.encode())
         queue = world.broker.queues[step.service]
-        while world.deliver(step.service) or queue.in_hand:
+        while world.deliver(step.service) or queue.in_flight:
             queue.redeliver()
     answers = [decode(body) for (body,) in world.execute(step.service, "SELECT body FROM outbox")]
     refusals = [e for e in answers if e.name == name_of(step.refusal)]

@@ -45,7 +45,7 @@ def set_outage(world: World, service: str, *, outage: bool) -> None:
 
 def in_queues(world: World) -> int:
     """Messages that are visible or in flight anywhere."""
-    return sum(len(queue.waiting) + len(queue.in_hand) for queue in world.broker.queues.values())
+    return sum(len(queue.waiting) + len(queue.in_flight) for queue in world.broker.queues.values())
 
 
 def waiting(world: World, service: str) -> int:

@@ -164,7 +164,7 @@ def asleep(world: World, seconds: float) -> None:
     """Everything is down for this long, and the broker forgets everything; then all starts, and the owners check."""
     for queue in world.broker.queues.values():
         queue.waiting.clear()
-        queue.in_hand.clear()
+        queue.in_flight.clear()
     world.broker.machine.lose()
     for name, table in (("order", "orders"), ("orchestrator", "sagas")):
         times = ", ".join(f"{column} = {column} - make_interval(secs => %s)" for column in ("next_at", "progress_at"))

@@ -21,7 +21,9 @@ VISIBILITY = 3
 TAKES = 3 * VISIBILITY
 
 SETTINGS = {"VISIBILITY": str(VISIBILITY), "HEARTBEAT": "1", "PROVIDER_TIMEOUT": str(TAKES + 1)}
-HEARTBEAT_KILLED = "import orderflow.consumer; orderflow.consumer.Consumer.keep_in_hand = lambda self: None"
+HEARTBEAT_KILLED = (
+    "import orderflow.messaging.consumer; orderflow.messaging.consumer.Consumer.extend_visibility = lambda self: None"
+)
 
 SLOW_HANDLER = f"""
 CREATE FUNCTION ponder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({TAKES}); RETURN NEW; END $$;

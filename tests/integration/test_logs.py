@@ -73,7 +73,7 @@ def test_nothing_private_is_in_any_log(system: System) -> None:
     # One is undecodable, and one has invalid data: both are dead-lettered, and a line says why.
     for body in (json.dumps({"name": PRIVATE}), '{"specversion": "1.0", "tasktoken": "' + PRIVATE[0] + '"'):
         system.send("inventory", body)
-    parked = until(lambda: system.logged("inventory", "message parked"), 60)
+    parked = until(lambda: system.logged("inventory", "message dead-lettered"), 60)
     assert parked[-1]["reason"]
     system.until_terminal(*ids, *cancelled)
     system.take_dead_letters("inventory", 2)

@@ -208,7 +208,7 @@ class World:
     def _run_out(self) -> bool:
         """Visibility timeouts and leases expire, if any message waits for that after a failed call or on a busy
         machine."""
-        held = [queue for queue in self.broker.queues.values() if queue.in_hand]
+        held = [queue for queue in self.broker.queues.values() if queue.in_flight]
         unsent = [name for name in self.services if self.execute(name, UNSENT)]
         for queue in held:
             queue.redeliver()

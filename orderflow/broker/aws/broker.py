@@ -1,4 +1,4 @@
-"""The AWS broker, real or emulated: puts its channels together."""
+"""The AWS broker, real or emulated: it combines SQS, SNS, EventBridge and Step Functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orderflow.settings import Settings
 
 
 class AwsBroker(Broker):
-    """See `Broker`. `clients` are made of the settings, unless there are others."""
+    """See `Broker`. `clients` are made from the settings by default."""
 
     def __init__(self, settings: Settings, clients: Clients | None = None) -> None:
         self._clients = clients or Clients(settings)

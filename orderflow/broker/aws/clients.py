@@ -1,4 +1,4 @@
-"""The AWS side of the bus: clients, the addresses of the stack, its marker, and a count of every call."""
+"""The connection to AWS: clients, the addresses of the stack, its marker queue, and a count of every call."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ from orderflow.errors import BrokerUnavailable
 from orderflow.settings import Settings
 
 _LOOK_AGAIN_AFTER: Final = 5.0
-"""Seconds without an answered call after which the marker is looked for again: no broker restarts faster unseen."""
+"""Seconds without an answered call after which the marker is checked again: no broker restarts unnoticed in less."""
 
 _LOOK_PAUSE: Final = 0.5
-"""Seconds between looks for a marker that isn't there, whoever asks: each destination's thread does."""
+"""Seconds between checks for a missing marker, over all threads: the thread of each destination asks for it."""
 
 _BROKEN: Final = (ConnectionError, HTTPClientError)
-"""A connection that was refused, reset or closed. With ReadTimeoutError, which says nothing of who answers next."""
+"""A connection that was refused, reset or closed. Includes ReadTimeoutError, after which the broker may be the same."""
 
 _NOT_REACHED: Final = (EndpointConnectionError, ConnectTimeoutError, CredentialRetrievalError, NoCredentialsError)
-"""There was no connection, or no request."""
+"""No connection was made, or no request was sent."""
 
 calls: Final = metrics.Counts("aws_calls", "AWS calls", "service", "operation")
-"""Every AWS call of this process: the lab's source for cost."""
+"""Every AWS call of this process. The lab computes costs from it."""
 
 
 class Clients:
-    """boto3 clients of one process, made after the fork. Botocore's own retries are off: a connection that breaks must
-    be seen, because the broker behind the next one may have lost its subscriptions."""
+    """The boto3 clients of one process, made after the fork. Botocore's own retries are off: a broken connection must
+    be noticed here, because the broker behind the next connection may have lost its subscriptions."""
 
     def __init__(self, settings: Settings) -> None:
         self.stack = settings.orderflow_stack
         local = settings.orderflow_env == "local"
-        # Locally never whatever credentials the machine may have: an emulator takes any.
+        # Never use the machine's own credentials locally: an emulator accepts any.
         account = {"aws_access_key_id": "test", "aws_secret_access_key": "test"} if local else {}
         self._session = boto3.session.Session(region_name=settings.aws_region, **account)
         self._endpoint = settings.aws_endpoint_url if local else None
         self._verified_at: float | None = None
         self._look_at = 0.0
         self._polls = 0
-        """Long polls that wait for an answer."""
+        """Number of long polls in flight."""
         self._urls: dict[str, str] = {}
         self._stepfunctions: Any = None
         self._lock = threading.Lock()
         self._look = threading.Lock()
-        """Held by who looks for the marker, which may take as long as a call may."""
+        """Held while a thread checks for the marker, which can take as long as a call."""
         quick = Config(
             connect_timeout=2,
             read_timeout=10,
@@ -84,7 +84,7 @@ class Clients:
 
     @property
     def stepfunctions(self) -> Any:
-        """Made when it is first needed: only one of the workflows does, and it takes a while."""
+        """Made on first use: only one of the workflows needs it, and making it is slow."""
         with self._lock:
             if self._stepfunctions is None:
                 self._stepfunctions = self._client("stepfunctions", self._quick)
@@ -92,7 +92,7 @@ class Clients:
 
     @contextmanager
     def guard(self, api: str) -> Iterator[None]:
-        """Around one call: any failure of it becomes BrokerUnavailable."""
+        """Wraps one call: any failure becomes BrokerUnavailable."""
         try:
             yield
         except ClientError as error:
@@ -110,8 +110,8 @@ class Clients:
 
     @contextmanager
     def polling(self) -> Iterator[None]:
-        """Around one long poll. While one waits, the broker is who it was: the end of one breaks the connection, which
-        is noticed at once. So a process that polls need not look for the marker after a silence."""
+        """Wraps one long poll. While one is in flight, the broker is still the same: if the broker stopped, the
+        connection would break, which is noticed at once. So a polling process needs no check after a pause."""
         with self._lock:
             self._polls += 1
         try:
@@ -123,8 +123,8 @@ class Clients:
 
     @contextmanager
     def sending(self, api: str) -> Iterator[None]:
-        """Around one call that sends: a failure becomes BrokerUnavailable, or BatchRefused if what was sent may be the
-        cause (`orderflow.broker.aws.refusals`)."""
+        """Wraps one call that sends: a failure becomes BrokerUnavailable, or BatchRefused if a message may be the cause
+        (`orderflow.broker.aws.refusals`)."""
         with self.guard(api):
             try:
                 yield
@@ -136,19 +136,19 @@ class Clients:
                 raise BatchRefused(f"{api}: {error}", code, final=whose is refusals.Blame.MESSAGE) from error
 
     def lost(self) -> None:
-        """The broker may be another one now: look for its marker before anything is published.
+        """The broker may have been replaced: check its marker before anything is published.
 
-        By a connection that broke, or an answer that a part of the stack is missing; not by one that says no, or not
-        now, nor by one that is late: these are one destination's own."""
+        Called after a broken connection, or an answer that a part of the stack is missing. Not called after a refusal,
+        throttling or a timeout: these concern one destination only."""
         self._verified_at = None
 
     def ready(self) -> bool:
-        """Whether the marker is there: a queue the stack creates last. Asked after a break, or a silence of a process
-        that doesn't poll."""
+        """Whether the marker exists: the queue that the stack creates last. The broker is asked after a broken
+        connection, or after a pause of a process that doesn't poll."""
         if self._is_verified():
             return True
         with self._look:
-            if self._is_verified():  # another thread looked meanwhile
+            if self._is_verified():  # another thread has checked meanwhile
                 return True
             if time.monotonic() < self._look_at:
                 return False
@@ -167,7 +167,7 @@ class Clients:
         return verified is not None and (self._polls > 0 or time.monotonic() - verified < _LOOK_AGAIN_AFTER)
 
     def queue_url(self, name: str) -> str:
-        """The URL of a queue of the stack, derived from the marker's. Raises BrokerUnavailable while there is none."""
+        """The URL of a queue of the stack, derived from the marker's. Raises BrokerUnavailable without a marker."""
         marker = self._marker_url()
         return f"{marker.rpartition('/')[0]}/{name}"
 
@@ -187,7 +187,7 @@ class Clients:
     def _marker_url(self) -> str:
         name: str = f"{self.stack}-ready"
         if name not in self._urls and not self.ready():
-            raise BrokerUnavailable(f"the stack's marker (queue {name}) is not there", done_nothing=True)
+            raise BrokerUnavailable(f"the stack's marker (queue {name}) does not exist", done_nothing=True)
         return self._urls[name]
 
 
@@ -197,19 +197,19 @@ def failures_by_id(api: str, answer: Mapping[str, Any]) -> Sequence[SendFailure]
 
 
 def failure(api: str, index: int, code: str, text: str) -> SendFailure:
-    """One entry of a batch that was not taken, as `api` gives the reason."""
+    """One entry of a batch that was not accepted, with the reason that `api` gave."""
     whose = refusals.blame(api, code)
     final, destination = whose is refusals.Blame.MESSAGE, whose is refusals.Blame.DESTINATION
     return SendFailure(index, f"{code}: {text}", final, code, destination)
 
 
 def code_of(error: ClientError) -> str:
-    """AWS's code of an error that it answered with."""
+    """The AWS error code of a response."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _status_of(error: ClientError) -> int:
-    """The HTTP status of an error that AWS answered with; 500 where none is known."""
+    """The HTTP status of an AWS error response; 500 if unknown."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
 
 

@@ -1,7 +1,7 @@
-"""SQS's dead-letter queues: one a queue, a subscription, a rule target. Reading one is receiving from it.
+"""SQS's dead-letter queues: one per queue, per subscription and per rule target. Reading one means receiving from it.
 
-What was received is invisible to others until it is deleted or given back, so that two who look at once share the
-letters between them: none is lost, and none is sent twice unless its holder stalls for longer than HOLD.
+A received message is invisible to others until it is deleted or returned, so two operators who read at the same time
+share the messages between them: none is lost, and none is redriven twice unless its holder stalls for longer than HOLD.
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html
 """
 
@@ -16,13 +16,13 @@ from orderflow.broker import BATCH, BATCH_BYTES, HOLD, DeadLetter, DeadLetterQue
 from orderflow.broker.aws.clients import Clients, failures_by_id
 
 REASON: Final = "reason"
-"""The attribute in which a consumer says why it parked a message."""
+"""The attribute in which a consumer says why it dead-lettered a message."""
 
 RECEIVES: Final = "receives"
-"""The attribute that says how often the message had been received by then."""
+"""The attribute that says how often the message had been received when it was dead-lettered."""
 
 _EXPLAINED_BY: Final = (REASON, "ERROR_MESSAGE", "ErrorMessage", "ERROR_CODE", "ErrorCode")
-"""Attributes that tell why: a consumer's, EventBridge's, SNS's.
+"""Attributes that hold the reason, as set by a consumer, by EventBridge or by SNS.
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.html"""
 
 _COUNTS: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -51,11 +51,11 @@ class SqsDeadLetters(DeadLetterQueue):
                 QueueUrl=self._url,
                 MaxNumberOfMessages=min(limit, BATCH),
                 VisibilityTimeout=HOLD,
-                WaitTimeSeconds=1,  # without, SQS asks only some of its servers, and may say that there is nothing
+                WaitTimeSeconds=1,  # a short poll asks only some of SQS's servers, and may find nothing
                 AttributeNames=["All"],
                 MessageAttributeNames=["All"],
             )
-        return [self._letter(message) for message in answer.get("Messages", ())]
+        return [self._dead_letter(message) for message in answer.get("Messages", ())]
 
     def give_back(self, letters: Sequence[DeadLetter]) -> None:
         for chunk in _chunks(letters):
@@ -81,11 +81,11 @@ class SqsDeadLetters(DeadLetterQueue):
             with self._clients.guard("sqs"):
                 self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=_entries(chunk))
 
-    def _letter(self, message: Mapping[str, Any]) -> DeadLetter:
+    def _dead_letter(self, message: Mapping[str, Any]) -> DeadLetter:
         system = message.get("Attributes", {})
         own = {name: str(value.get("StringValue", "")) for name, value in message.get("MessageAttributes", {}).items()}
         reason = next((own[name] for name in _EXPLAINED_BY if own.get(name)), None)
-        parked = own.get(RECEIVES, "").isdigit()
+        by_consumer = own.get(RECEIVES, "").isdigit()
         if reason is None:
             moved = "DeadLetterQueueSourceArn" in system or self.name == f"{self._service}-dlq"
             reason = "received too often without an answer (maxReceiveCount)" if moved else "could not be delivered"
@@ -95,13 +95,13 @@ class SqsDeadLetters(DeadLetterQueue):
             body=_delivered(message["Body"]),
             reason=reason,
             at=datetime.fromtimestamp(int(system.get("SentTimestamp", 0)) / 1000, UTC),
-            receives=int(own[RECEIVES]) if parked else None,
+            receives=int(own[RECEIVES]) if by_consumer else None,
             receipt=message["ReceiptHandle"],
         )
 
 
 def _delivered(body: str) -> str:
-    """What the queue would have got: a rule's dead letter is the whole event, its target gets `$.detail`."""
+    """The body for the queue: a rule's dead letter is the whole event, but its target gets `$.detail`."""
     try:
         event = json.loads(body)
     except (ValueError, RecursionError):
@@ -116,7 +116,7 @@ def _entries(letters: Sequence[DeadLetter]) -> list[dict[str, Any]]:
 
 
 def _chunks(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """Up to ten, and no more bytes than a call takes."""
+    """Batches of up to ten messages, within the size limit of a call."""
     chunk: list[DeadLetter] = []
     size = 0
     for letter in letters:

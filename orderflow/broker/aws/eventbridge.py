@@ -18,7 +18,7 @@ class EventBridgeBus:
         self._clients = clients
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Puts up to ten events in one call; failures are matched by index. Raises as `Broker.send`."""
+        """Puts up to ten events in one call; failures are matched by index. Raises what `Broker.send` raises."""
         entries = [
             {
                 "EventBusName": self._clients.stack,

@@ -1,8 +1,8 @@
-"""What AWS's error codes blame: the message, its destination, or one can't tell.
+"""What an AWS error code blames: the message, its destination, or either of the two.
 
-Only a code that can blame nothing but the message is final, and dead-letters it. `SenderFault`, HTTP's 4xx and the
-words "not retryable" don't count: AWS counts throttling, a missing permission and a missing queue among the sender's
-faults, too. What can't be told apart goes one by one, so that a bad message is found out without holding up others.
+A message is dead-lettered only if its code can blame nothing but the message. `SenderFault`, HTTP's 4xx and the words
+"not retryable" don't count: AWS also calls throttling, a missing permission and a missing queue the sender's fault. If
+the cause is uncertain, the messages are sent one by one, so that a bad one is found without delaying the others.
 
 The tables follow the errors that each API documents:
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html
@@ -22,30 +22,30 @@ from typing import Final
 
 
 class Blame(Enum):
-    """Whom an error code blames, and so who must wait."""
+    """What an error code blames, and so what must wait."""
 
     MESSAGE = "message"
-    """It will never be taken."""
+    """It will never be accepted."""
     UNSURE = "unsure"
-    """A message, or how the destination is configured: each message by itself tells."""
+    """Either a message or the destination's configuration: sending each message alone will tell."""
     DESTINATION = "destination"
-    """Nothing is taken there for now, whatever the message."""
+    """It accepts no message for now."""
 
 
 FINAL: Final[Mapping[str, frozenset[str]]] = {
-    # Characters that XML doesn't have.
+    # Characters that XML can't represent.
     "sqs": frozenset({"InvalidMessageContents"}),
     "sns": frozenset(),
-    # Its `Detail` is no JSON.
+    # Its `Detail` is not JSON.
     "events": frozenset({"MalformedDetail"}),
     "stepfunctions": frozenset({"InvalidExecutionInput", "InvalidName", "InvalidOutput"}),
 }
 """By API: the codes that blame nothing but the message.
 
-No code for length is among them: what is staged never exceeds 192 KiB (`orderflow.envelope.MAX_BYTES`), so a queue that
-finds a message too long has a MaximumMessageSize that was set too low; the message passes when that is mended. Nor is
-InvalidParameter (SNS: also for a wrong topic), InvalidParameterValue (SQS: also for the queue's settings),
-InvalidArgument (EventBridge: also for a wrong bus) or ValidationException."""
+Codes about length are not included: a staged message never exceeds 192 KiB (`orderflow.envelope.MAX_BYTES`), so if a
+queue finds one too long, its MaximumMessageSize is too low, and the message passes once that is corrected. Also not
+included are InvalidParameter (SNS: also for a wrong topic), InvalidParameterValue (SQS: also for the queue's settings),
+InvalidArgument (EventBridge: also for a wrong bus) and ValidationException."""
 
 MISSING: Final = frozenset(
     {
@@ -59,10 +59,10 @@ MISSING: Final = frozenset(
         "StateMachineDoesNotExist",
     }
 )
-"""A part of the stack is not there: it may be another broker by now."""
+"""A part of the stack is missing: the broker may have been replaced."""
 
 _DESTINATION: Final = MISSING | {
-    # Too much, or too fast.
+    # Throttling and quotas.
     "ExecutionLimitExceeded",
     "LimitExceededException",
     "OverLimit",
@@ -76,7 +76,7 @@ _DESTINATION: Final = MISSING | {
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
-    # Not allowed, or no longer.
+    # Permissions and credentials.
     "AccessDenied",
     "AccessDeniedException",
     "AuthFailure",
@@ -100,7 +100,7 @@ _DESTINATION: Final = MISSING | {
     "SignatureDoesNotMatch",
     "UnauthorizedOperation",
     "UnrecognizedClientException",
-    # Out of order, or set up wrong for every message.
+    # Failures of the service, or a configuration that fails every message.
     "EndpointDisabled",
     "InternalError",
     "InternalException",
@@ -119,13 +119,13 @@ _DESTINATION: Final = MISSING | {
 
 
 def blame(api: str, code: str, status: int = 0) -> Blame:
-    """Whom `code` blames, of a call to `api` (`sqs`, `sns`, `events`, `stepfunctions`) or of one entry of it.
+    """What `code` blames, for a call to `api` (`sqs`, `sns`, `events`, `stepfunctions`) or for one entry of its batch.
 
-    `status`: HTTP's, of a whole call. An unknown code is UNSURE, but for a failure of the server's own."""
+    `status`: the HTTP status of a whole call. An unknown code is UNSURE, unless the server itself failed."""
     code = code.removeprefix("AWS.SimpleQueueService.")
     if code in FINAL[api]:
         return Blame.MESSAGE
-    # Encrypted topics and queues, each API with its own spelling: a key that is disabled, not permitted, throttled …
+    # Encrypted topics and queues: a KMS key is disabled, forbidden or throttled. Each API spells the codes differently.
     if code in _DESTINATION or code[:3].lower() == "kms" or status in (401, 403, 404, 408, 429) or status >= 500:
         return Blame.DESTINATION
     return Blame.UNSURE

@@ -19,7 +19,7 @@ class SnsTopic:
         self._clients = clients
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Publishes up to ten messages in one call. Raises as `Broker.send`."""
+        """Publishes up to ten messages in one call. Raises what `Broker.send` raises."""
         entries = [_entry(str(i), parcel) for i, parcel in enumerate(batch)]
         with self._clients.sending("sns"):
             answer = self._clients.sns.publish_batch(

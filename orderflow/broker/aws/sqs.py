@@ -1,4 +1,4 @@
-"""SQS: the queue of each service, for commands and for what the buses deliver, and its dead-letter queue.
+"""SQS: the queue of each service, for commands and for events from the buses, and its dead-letter queue.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/Welcome.html
 """
@@ -16,7 +16,7 @@ from orderflow.broker.aws.dead_letters import REASON, RECEIVES
 
 
 class SqsQueue(Queue):
-    """See `Queue`; also a destination for commands. `visibility` seconds a received message is its receiver's."""
+    """See `Queue`; also a destination for commands. A received message is hidden for `visibility` seconds."""
 
     def __init__(self, clients: Clients, service: str, *, visibility: int) -> None:
         self._clients = clients
@@ -28,7 +28,7 @@ class SqsQueue(Queue):
         return self._clients.queue_url(self._name)
 
     def send(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Sends up to ten messages in one call; failures are matched by Id. Raises as `Broker.send`."""
+        """Sends up to ten messages in one call; failures are matched by Id. Raises what `Broker.send` raises."""
         with self._clients.sending("sqs"):
             answer = self._clients.sqs.send_message_batch(
                 QueueUrl=self._url, Entries=[{"Id": str(i), "MessageBody": p.body} for i, p in enumerate(batch)]
@@ -61,7 +61,7 @@ class SqsQueue(Queue):
         for chunk in _chunks(deliveries):
             entries = [{"Id": str(i), "ReceiptHandle": d.receipt} for i, d in enumerate(chunk)]
             with self._clients.guard("sqs"):
-                # An entry that fails is delivered again, known by then, and acknowledged.
+                # An entry that fails is redelivered; the inbox knows it by then, and it is acknowledged.
                 self._clients.sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def extend(self, deliveries: Sequence[Delivery], seconds: int) -> None:
@@ -87,9 +87,9 @@ class SqsQueue(Queue):
 
 
 def _clock_of(answer: Mapping[str, Any]) -> float:
-    """The broker's time, in seconds since 1970, by the `Date` of its answer; this process's where there is none.
+    """The broker's time, in seconds since 1970, by the `Date` of its answer; without one, this process's time.
 
-    RFC 9110 gives it to the second, and AWS makes it when it signs off the answer."""
+    `Date` has a resolution of one second (RFC 9110), and AWS sets it when the answer is complete."""
     try:
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         return parsedate_to_datetime(headers["date"]).timestamp() + 1

@@ -1,8 +1,8 @@
-"""Step Functions: starts an order's execution, and answers the task that asked.
+"""Step Functions: starts an order's execution, and answers the task that waits.
 
-There is no batch API, so each message is a call of its own; a few go at once. An order's execution has the order's id
-as its name: starting it twice is once. A token that is late, repeated or forged is no failure: whatever it was for has
-been answered, timed out, or never was.
+There is no batch API, so each message is a call of its own; a few calls run in parallel. An order's execution has the
+order's id as its name, so starting it twice has one effect. A token that is late, repeated or forged is not a failure:
+its task has been answered, has timed out, or never existed.
 https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
 https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
 """
@@ -32,47 +32,48 @@ from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE: Final = 4
-"""Calls in flight at the same time, of starts and of answers each."""
+_CONCURRENCY: Final = 4
+"""Calls in flight at the same time, for starts and for answers each."""
 
 _SPENT: Final = frozenset({"InvalidToken", "TaskTimedOut", "TaskDoesNotExist", "ValidationException"})
-"""What a late, repeated or forged token gives; the last one for what can't be a token at all."""
+"""Error codes for a late, repeated or forged token; the last one for a text that can't be a token."""
 
 spent_tokens: Final = metrics.Counts("spent_tokens", "Answers that no task waited for", "code")
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How an execution stands: RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED; `error` names why it failed."""
+    """The status of an execution: RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED; `error` says why it failed."""
 
     status: str
     error: str = ""
 
 
 class StepFunctions:
-    """The stack's state machine: as a destination, and (for the guardian) what became of its executions."""
+    """The stack's state machine: as a destination, and (for the guardian) with the state of its executions."""
 
     def __init__(
         self,
         clients: Clients,
         settings: Settings,
-        threads: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(_AT_ONCE, thread_name_prefix=name),
+        threads: Callable[[str], Executor] = lambda name: ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix=name),
     ) -> None:
         self._clients = clients
         self._settings = settings
         self._lock = threading.Lock()
         self._threads = threads
         self._pools: dict[Channel, Executor] = {}
-        """Starts and answers are throttled apart, and must not wait for each other. Most processes need none."""
+        """One pool each for starts and answers: they are throttled separately, and must not wait for each other. Most
+        processes need neither."""
 
     def start(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Starts an execution for each OrderPlaced; one that is there already counts as started."""
+        """Starts an execution for each OrderPlaced; one that exists already counts as started."""
         return self._each(
             Channel.START, batch, lambda parcel: self._start_one(parcel.envelope, parcel.envelope.subject)
         )
 
     def answer(self, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        """Gives each outcome to the task that waits for it."""
+        """Sends each outcome to the task that waits for it."""
         return self._each(Channel.TOKEN, batch, self._answer_one)
 
     def _start_one(self, envelope: Envelope, name: str) -> None:
@@ -87,12 +88,12 @@ class StepFunctions:
                 raise
 
     def restart(self, envelope: Envelope, name: str) -> None:
-        """Starts an execution by another name. Raises BrokerUnavailable."""
+        """Starts an execution under another name. Raises BrokerUnavailable."""
         with self._clients.guard("stepfunctions"):
             self._start_one(envelope, name)
 
     def describe(self, name: str) -> Execution | None:
-        """An execution's state; None if there is none of that name. Raises BrokerUnavailable."""
+        """An execution's state; None if no execution has that name. Raises BrokerUnavailable."""
         with self._clients.guard("stepfunctions"):
             try:
                 answer = self._clients.stepfunctions.describe_execution(executionArn=self._execution(name))
@@ -103,7 +104,7 @@ class StepFunctions:
         return Execution(str(answer["status"]), str(answer.get("error", "")))
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        """An execution's events, oldest first; none if there is none of that name. Raises BrokerUnavailable."""
+        """An execution's events, oldest first; empty if no execution has that name. Raises BrokerUnavailable."""
         events: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         while True:
@@ -132,7 +133,7 @@ class StepFunctions:
     def _answer_one(self, parcel: Parcel) -> None:
         envelope = parcel.envelope
         if envelope.tasktoken is None:
-            # Asked by no task: a command that somebody else put into the queue. Nobody waits for the answer.
+            # The command came from no task: somebody else put it into the queue. Nobody waits for the answer.
             self._spent("NoToken", envelope)
             return
         output = json.dumps(task_output(envelope), separators=(",", ":"))
@@ -149,7 +150,8 @@ class StepFunctions:
         log.info("no task waits for this answer", code=code, order_id=envelope.subject, type=envelope.type)
 
     def _each(self, channel: Channel, batch: Sequence[Parcel], call: Callable[[Parcel], None]) -> Sequence[SendFailure]:
-        """One call per message. Raises BrokerUnavailable if none got through; else a failure is its message's own."""
+        """One call per message. Raises BrokerUnavailable if all fail that way; otherwise each failure is reported for
+        its own message."""
 
         def attempt(parcel: Parcel) -> SendFailure | BrokerUnavailable | None:
             try:
@@ -160,7 +162,7 @@ class StepFunctions:
             except BatchRefused as error:
                 return SendFailure(0, str(error), error.final, error.code)
             except (NewerVersion, Rejected) as error:
-                # Staged by a newer process, taken over here: another's lane can send it.
+                # A newer process staged it and this one took it over: a newer process can send it.
                 return SendFailure(0, str(error), final=False, code=type(error).__name__)
             return None
 
@@ -184,7 +186,7 @@ class StepFunctions:
 
 
 def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
-    """What the state machine is given of an order (see deploy/stack/state_machine.py), and the owners' times."""
+    """The state machine's input: the order (see deploy/stack/state_machine.py), and the owners' timeouts."""
     message = envelope.message()
     if not isinstance(message, OrderPlaced):
         raise TypeError(f"{envelope.type} starts no execution")
@@ -204,7 +206,7 @@ def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
         "times": {
             "forward": forward,
             "resends": len(forward) - 1,
-            "undo": _whole(settings.undo_resend_every),  # definitions of before read it
+            "undo": _whole(settings.undo_resend_every),  # read by older definitions of the state machine
             "undo_waits": [_whole(seconds) for seconds in settings.undo_timeouts],
             "undo_attempts": settings.undo_attempts,
         },
@@ -212,7 +214,7 @@ def execution_input(envelope: Envelope, settings: Settings) -> dict[str, Any]:
 
 
 def task_output(envelope: Envelope) -> dict[str, Any]:
-    """What the state machine learns from an outcome: what it establishes, not what is in it."""
+    """What the state machine gets of an outcome: the fact that it establishes, not its content."""
     message = envelope.message()
     return {
         "type": envelope.type,
@@ -225,8 +227,8 @@ def task_output(envelope: Envelope) -> dict[str, Any]:
 
 
 def forward_timeouts(settings: Settings) -> list[int]:
-    """The timeouts of a step's attempts, in whole seconds: sent again at RESEND_AFTER's times, as far as they are
-    before the deadline, undone at that."""
+    """The timeouts of a step's attempts, in whole seconds: resent at the times of RESEND_AFTER that lie before the
+    deadline, and compensated at the deadline."""
     ends = [*(seconds for seconds in settings.resend_after if seconds < settings.undo_after), settings.undo_after]
     return [_whole(end - begin) for begin, end in zip([0.0, *ends], ends, strict=False)]
 

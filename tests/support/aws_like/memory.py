@@ -89,7 +89,7 @@ class Account:
 
     def _GetQueueAttributes(self, params: Shape) -> Shape:
         queue, dead = self._queue(params)
-        visible, hidden = (len(queue.parked), 0) if dead else (len(queue.waiting), len(queue.in_hand))
+        visible, hidden = (len(queue.parked), 0) if dead else (len(queue.waiting), len(queue.in_flight))
         counts = {"ApproximateNumberOfMessages": visible, "ApproximateNumberOfMessagesNotVisible": hidden}
         return {"Attributes": {name: str(counts.get(name, 0)) for name in params["AttributeNames"]}}
 
@@ -247,8 +247,8 @@ def _successful(entries: Sequence[Shape]) -> Shape:
 
 
 def _held(queue: MemoryQueue, entries: Sequence[Shape]) -> list[Delivery]:
-    """The messages in flight that the entries name: an older receipt of a message that is visible again is void."""
-    found = (queue.in_hand.get(entry["ReceiptHandle"]) for entry in entries)
+    """Of what the entries name, what is in flight: an older receipt of a message that is visible again does nothing."""
+    found = (queue.in_flight.get(entry["ReceiptHandle"]) for entry in entries)
     return [delivery for delivery in found if delivery]
 
 

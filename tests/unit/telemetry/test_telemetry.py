@@ -251,7 +251,7 @@ def test_a_new_trace_is_a_valid_traceparent() -> None:
 
 
 def test_a_provider_call_is_a_client_span_that_fails_by_itself(exporter: InMemorySpanExporter) -> None:
-    """The error is on the call, not on the message that will ask again."""
+    """The error is on the call, not on the message, whose call is retried."""
     [step] = tracing.begin("payment", [placed(ORDERS[0], ROOT)])
 
     def call() -> None:
