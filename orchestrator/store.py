@@ -1,4 +1,4 @@
-"""The sagas' table and their append-only log, which is the audit trail. Statements over a whole batch."""
+"""The statements over the sagas' table (its schema: `migrations/`), each for a whole batch, and the audit log."""
 
 from __future__ import annotations
 
@@ -17,37 +17,7 @@ from orderflow.database.retention import Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
 from orderflow.saga.audit_log import AuditLog
-from orderflow.saga.retry_budget import LOOK_AT, PUT_OFF
-
-TABLES: Final = """
-CREATE TABLE sagas (
-    order_id uuid PRIMARY KEY,
-    version int NOT NULL,
-    workflow text NOT NULL,
-    event_bus text NOT NULL,
-    traceparent text,
-    snapshot text NOT NULL,
-    facts text[] NOT NULL,
-    state text NOT NULL,
-    open_type text,
-    open_id uuid,
-    active boolean NOT NULL,
-    attention boolean NOT NULL DEFAULT false,
-    reason text NOT NULL DEFAULT '',
-    sends int NOT NULL DEFAULT 0,
-    progress_at timestamptz NOT NULL DEFAULT now(),
-    next_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    look_at timestamptz NOT NULL DEFAULT now()
-) PARTITION BY RANGE (order_id);
-CREATE INDEX sagas_active ON sagas (order_id) WHERE active;
-CREATE INDEX sagas_due ON sagas (look_at) WHERE active;
-CREATE INDEX sagas_state ON sagas (state, order_id);
-CREATE INDEX sagas_attention ON sagas (order_id) WHERE attention;
-CREATE TABLE sagas_default PARTITION OF sagas DEFAULT WITH (fillfactor = 60);
-""" + LOOK_AT.format(table="sagas")
-
+from orderflow.saga.retry_budget import PUT_OFF
 
 LOG: Final = AuditLog("saga_log")
 """The audit trail."""

@@ -32,20 +32,6 @@ TCP's slow start."""
 _REFILL: Final = 0.01
 """Of the whole budget, a second."""
 
-
-LOOK_AT: Final = """
-CREATE FUNCTION {table}_look_at_next_at() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.look_at := NEW.next_at;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER {table}_look_at_next_at BEFORE UPDATE ON {table}
-FOR EACH ROW WHEN (NEW.look_at > NEW.next_at) EXECUTE FUNCTION {table}_look_at_next_at()
-"""
-"""Of a table with owners' deadlines. `next_at` changes with each step of an order; `look_at` has an index, and is never
-later: it is put off to `next_at` only when the owner comes across it. So a step changes no index for it, and a look
-costs what is due and not what is open. Older releases don't know `look_at`, hence the trigger."""
-
 PUT_OFF: Final = 2_000
 """Orders that a look puts off at most, before it takes what is due."""
 

@@ -1,7 +1,7 @@
 """What the order service as owner has to look after, and when.
 
-`next_at` says when; `look_at` is never later and has an index (`saga.retry_budget.LOOK_AT`). All as of the watermark
-of the service's queue (`orderflow.messaging.receivers`).
+`next_at` says when; `look_at` is never later and has an index (`database/migrations/frozen/0006_look_at.sql`). All as
+of the watermark of the service's queue (`orderflow.messaging.receivers`).
 """
 
 from __future__ import annotations

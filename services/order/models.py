@@ -1,4 +1,4 @@
-"""The order service's tables and the statements over them, each for a whole batch."""
+"""The statements over the order service's tables (their schema: `migrations/`), each for a whole batch."""
 
 from __future__ import annotations
 
@@ -19,59 +19,8 @@ from orderflow.database.retention import Deleted, Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
 from orderflow.saga.audit_log import AuditLog
-from orderflow.saga.retry_budget import LOOK_AT
 from orderflow.settings import Settings
 from services.order.aggregate import Order
-
-TABLES: Final = """
-CREATE TABLE products (
-    sku text PRIMARY KEY,
-    name text NOT NULL,
-    amount bigint NOT NULL CHECK (amount >= 0),
-    currency text NOT NULL
-);
-CREATE TABLE orders (
-    id uuid PRIMARY KEY,
-    customer_id text NOT NULL,
-    workflow text NOT NULL,
-    event_bus text NOT NULL,
-    snapshot text NOT NULL,
-    amount bigint NOT NULL,
-    currency text NOT NULL,
-    traceparent text,
-    placed_id uuid NOT NULL,
-    cancel_id uuid NOT NULL,
-    facts text[] NOT NULL DEFAULT '{}',
-    status text NOT NULL DEFAULT 'PLACED',
-    reason text NOT NULL DEFAULT '',
-    open boolean NOT NULL DEFAULT true,
-    answered boolean NOT NULL DEFAULT false,
-    attention boolean NOT NULL DEFAULT false,
-    sends int NOT NULL DEFAULT 0,
-    progress_at timestamptz NOT NULL DEFAULT now(),
-    next_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    look_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT decided_once CHECK (
-        NOT ('OrderConfirmed' = ANY (facts) AND facts && '{OrderCancelled,OrderCancellationRequested}')
-    )
-) PARTITION BY RANGE (id);
-CREATE INDEX orders_open ON orders (id) WHERE open;
-CREATE INDEX orders_customer ON orders (customer_id, id);
-CREATE INDEX orders_due ON orders (look_at) WHERE open;
-CREATE INDEX orders_status ON orders (status, id);
-CREATE INDEX orders_workflow ON orders (workflow, id);
-CREATE INDEX orders_attention ON orders (id) WHERE attention;
-CREATE TABLE orders_default PARTITION OF orders DEFAULT WITH (fillfactor = 60);
-CREATE TABLE idempotency_keys (
-    key text PRIMARY KEY,
-    fingerprint bytea NOT NULL,
-    order_id uuid NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    scope bytea
-);
-""" + LOOK_AT.format(table="orders")
 
 LOG: Final = AuditLog("order_log")
 """The order's own timeline."""

@@ -58,7 +58,7 @@ def former_schema(new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest
             if path.stem.split("_")[0] < BEFORE[service]:
                 shutil.copy(path, folder)
         with monkeypatch.context() as patched:
-            patched.setattr("orderflow.database.pool.migrate.folder_of", lambda name: folder)
+            patched.setattr("orderflow.database.migrate.folder_of", lambda name: folder)
             migrate(service, url)
         return url
 
