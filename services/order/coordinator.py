@@ -29,6 +29,7 @@ from orderflow.messaging.outbox_dead_letters import refused
 from orderflow.saga import DEADLINE, STEPS, still_owed
 from orderflow.saga.answers import Answers
 from orderflow.saga.audit_log import NewRecord
+from orderflow.saga.next_action import Action, next_action, resend
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 from services.order import due, models
@@ -58,10 +59,14 @@ def in_good_hands(order: Order) -> bool:
     return order.answered and order.waited < _TRUST
 
 
+def _compensating(order: Order) -> bool:
+    """Whether its compensation is resent from here. A state machine resends by itself: it is only reminded."""
+    return order.cancelling and not order.runs_by_machine
+
+
 def first_look(order: Order, settings: Settings) -> float:
     """Seconds from now until its owner looks after the order."""
-    undoes = order.cancelling and not order.runs_by_machine
-    return settings.undo_resend_every if undoes else settings.resend_after[0]
+    return settings.undo_resend_every if _compensating(order) else settings.resend_after[0]
 
 
 def progressed(order: Order, settings: Settings) -> None:
@@ -152,48 +157,42 @@ class OrderSweeper:
             order.attention, order.next_in = True, FAR
             order.reason = order.reason or f"its coordinator can't be told: {refusal}"
             return None, order.reason
-        if order.cancelling and not order.runs_by_machine:
-            return self._undo_again(order)
-        down = order.is_ours and order.waited > resumed  # while it waited, and it was not asked since
-        if order.is_ours and order.waited >= settings.undo_after and not down:
-            if order.waited + lag < self._answers.least_wait(_ASKED[order.status], settings.undo_after):
+        action, compensating = Action.RESEND, _compensating(order)
+        if compensating or order.is_ours:
+            lost_after = self._answers.least_wait(_ASKED[order.status], settings.undo_after)
+            action = next_action(
+                order, settings, compensating=compensating, lag=lag, resumed=resumed, lost_after=lost_after
+            )
+        match action:
+            case Action.WAIT:
                 order.next_in = settings.resend_after[0]
                 return None, ""
-            order.facts.add(DEADLINE)
-            envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
-            return envelope, "deadline"
-        if not self._budget.take():
-            order.next_in = self._next_look(order)
+            case Action.COMPENSATE:
+                order.facts.add(DEADLINE)
+                return request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings), "deadline"
+            case Action.CALL_OPERATOR:
+                order.attention, order.next_in = True, FAR
+                order.reason = order.reason or "an undo got no answer"
+                steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
+                return None, f"no answer to {steps} after {order.sends} times"
+        first = compensating and not order.sends  # it may be an operator's retry
+        if not resend(order, action, self._budget, lambda: self._next_look(order), free=first):
             return None, ""
-        if down:
-            order.progressed, order.waited, order.sends = True, 0.0, 0
-        order.sends += 1
-        order.next_in = self._next_look(order)
-        message = _placed(snapshots[order.id])
-        return _compose(order, message, order.placed_id, order.sends), "resent"
+        if compensating:
+            order.facts.add(name_of(OrderCancellationRequested))
+            message = OrderCancellationRequested(reason=order.reason)
+            return _compose(order, message, order.cancel_id, order.sends), "resent"
+        return _compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), "resent"
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
+        if _compensating(order):
+            return self._settings.undo_resend_every
         if order.is_ours:
             return next_look(self._settings, order.waited, order.sends)
         if order.sends < len(times) and not order.runs_by_machine:
             return max(times[0], times[order.sends] - order.waited)
         return _PATIENCE
-
-    def _undo_again(self, order: Order) -> tuple[Envelope | None, str]:
-        settings = self._settings
-        if order.sends >= settings.undo_attempts:
-            order.attention, order.next_in = True, FAR
-            order.reason = order.reason or "an undo got no answer"
-            steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
-            return None, f"no answer to {steps} after {order.sends} times"
-        order.next_in = settings.undo_resend_every
-        if order.sends and not self._budget.take():  # the first always: it may be an operator's retry
-            return None, ""
-        order.facts.add(name_of(OrderCancellationRequested))
-        order.sends += 1
-        message = OrderCancellationRequested(reason=order.reason)
-        return _compose(order, message, order.cancel_id, order.sends), "resent"
 
 
 def _noted(order: Order, envelope: Envelope, why: str) -> NewRecord:
