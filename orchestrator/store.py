@@ -20,14 +20,14 @@ from orderflow.saga.audit_log import AuditLog
 from orderflow.saga.retry_budget import PUT_OFF
 
 LOG: Final = AuditLog("saga_log")
-"""The audit trail."""
+"""The audit log."""
 
 
 @dataclass(slots=True)
 class Saga:
     """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress (or
-    since its question was sent, if that was later), by the database's clock; `next_in` the seconds until it is looked
-    after the next time (None leaves it as it is)."""
+    since its question was sent, if that was later), by the database's clock; `next_in` the seconds until its owner
+    looks after it again (None leaves it as it is)."""
 
     order_id: str
     version: int
@@ -105,7 +105,7 @@ AHEAD: Final = (
         "active AND NOT attention",
     ),
 )  # fmt: skip
-"""Sagas that nobody would look after for long."""
+"""Sagas that nobody would look after for a long time."""
 ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
 """Sagas that this release can't look after."""
 
@@ -125,12 +125,12 @@ SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM rest
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> Cursor:
-    """Sends for sagas, locked in key order; `read` waits for them."""
+    """Starts to lock sagas, in key order; `read` waits for them."""
     return connection.execute(_LOCK, [sorted(set(order_ids))])
 
 
 def read(locked: Cursor, order_ids: Iterable[str]) -> dict[str, Saga]:
-    """Those of what was locked that are wanted now, by their ids. Raises UnreadableRow."""
+    """The locked sagas that are wanted now, by id. Raises UnreadableRow."""
     wanted = set(order_ids)
     return {row[0]: read_one(row, _saga) for row in locked if row[0] in wanted}
 
@@ -151,8 +151,8 @@ def any_due(database: Database) -> bool:
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
-    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
-    Gives those that it could not lock."""
+    """The clock of an answer starts when the question is sent: now, for sagas that had waited for more than a moment.
+    Returns those that it could not lock."""
     rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
     return {row[0] for row in rows}
 
@@ -199,7 +199,7 @@ def save(connection: Connection, sagas: Sequence[Saga], lag: float = 0.0) -> Non
 
 
 def gauges(database: Database) -> Sequence[Gauge]:
-    """How the sagas are doing that are not at their end."""
+    """The state of the active sagas."""
     [(active, stuck)] = database.query("SELECT count(*), count(*) FILTER (WHERE attention) FROM sagas WHERE active")
     return (
         Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
@@ -208,7 +208,7 @@ def gauges(database: Database) -> Sequence[Gauge]:
 
 
 def kept(seconds: float) -> Sequence[Kept]:
-    """Sagas are kept, their audit trail for so long."""
+    """Sagas are kept for ever, their audit log for so long."""
     return (
         Partitioned("sagas", "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 60"),
         *LOG.kept(seconds),

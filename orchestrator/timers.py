@@ -1,7 +1,9 @@
-"""The orchestrator as owner: what is open is sent again, undone at its deadline, and given to an operator in the end.
+"""The orchestrator as owner: open questions are resent, compensated at their deadline, and given to an operator in
+the end.
 
-The times and their rules are those of the order service's coordinator: by the database's clock, as of the watermark of
-the queue; after downtime each is asked once, and its clock starts anew; what waits behind a backlog is left alone.
+The rules are those of the order service's coordinator (`orderflow.saga.next_action`): times are those of the database's
+clock, as of the watermark of the queue; after downtime each question is resent once and its clock starts anew; a
+question that waits behind a backlog is left alone.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from orderflow.settings import Settings
 log = structlog.get_logger(__name__)
 
 _LIMIT: Final = 100
-"""Sagas looked after in one transaction."""
+"""Sagas that one transaction looks after."""
 
 
 class SagaSweeper:
@@ -97,7 +99,7 @@ class SagaSweeper:
                 return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
         assert saga.open_type is not None
         if compensating and engine.decide(saga.workflow, saga.facts).send is not MESSAGES[saga.open_type]:
-            # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
+            # The steps have changed since the question was sent. On the way forward its outcome must be known first.
             return self._advance(saga, "the steps have changed")
         if not resend(saga, action, self._budget, lambda: self._next_look(saga)):
             return None, ""

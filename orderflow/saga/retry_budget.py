@@ -1,8 +1,8 @@
-"""When an owner sends again what got no answer, and how often all in all.
+"""When an owner resends what got no answer, and how often in total.
 
 Times alone feed an overload: a service that is behind gets everything three times more, each with all that it causes,
-and stays behind (Bronson et al., Metastable Failures in Distributed Systems, HotOS 2021). So what is sent again comes
-out of a budget, as in Finagle (https://twitter.github.io/finagle/guide/Clients.html#retries) and in gRPC.
+and stays behind (Bronson et al., Metastable Failures in Distributed Systems, HotOS 2021). So resends come out of a
+budget, as in Finagle (https://twitter.github.io/finagle/guide/Clients.html#retries) and in gRPC.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ FAR: Final = 10 * 365 * 86400.0
 """Seconds until an order that waits for an operator is looked at."""
 
 _SHARE: Final = 1 / 40
-"""Of what came forward. In choreography an order comes forward three times, and a resend makes its whole chain answer
-again: so it stays below a tenth of the traffic."""
+"""For each progress of an order. In choreography an order makes progress three times, and a resend makes its whole
+chain answer again: so resends stay below a tenth of the traffic."""
 
 _REWARD: Final = 2.0
-"""For an order that came forward by being asked again: after a real loss, each that helps pays for two more, as in
-TCP's slow start."""
+"""For an order that made progress by a resend: after a real loss, each resend that helps pays for two more, as in TCP's
+slow start."""
 
 _REFILL: Final = 0.01
-"""Of the whole budget, a second."""
+"""Of the whole budget, per second."""
 
 PUT_OFF: Final = 2_000
 """Orders that a look puts off at most, before it takes what is due."""
 
 
 class RetryBudget:
-    """How many messages may be sent again. Safe to use from several threads.
+    """How many messages may be resent. Safe to use from several threads.
 
-    Begins with `size`, and never holds more. A backlog uses it up, for its orders come forward by what was sent first;
-    where messages are lost, what is sent again earns more than it costs.
+    Begins with `size`, and never holds more. A backlog uses it up, as its orders progress by their first messages;
+    where messages are lost, a resend earns more than it costs.
     """
 
     def __init__(self, service: str, size: int, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -51,12 +51,12 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def record_progress(self, *, helped: bool) -> None:
-        """Adds for an order with new facts; `helped`: it had been asked again, and this answers that."""
+        """Adds for an order with new facts; `helped`: they answer a resend."""
         with self._lock:
             self._left = min(self._size, self._left + (_REWARD if helped else _SHARE))
 
     def take(self) -> bool:
-        """Whether one message may be sent again; it is then taken off, or else counted as withheld."""
+        """Whether one message may be resent: it is taken off the budget, or else counted as withheld."""
         with self._lock:
             now = self._now()
             self._left = min(self._size, self._left + (now - self._since) * _REFILL * self._size)

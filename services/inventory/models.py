@@ -78,7 +78,7 @@ FROM reservations WHERE order_id = %s::uuid
 
 
 def find(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Reservation]]:
-    """Locks the reservations of orders. Sent now, read when first called, so that other statements can travel along."""
+    """Locks the reservations of orders. Sent now and read at the first call: other statements share the round trip."""
     rows = connection.execute(_FIND, [sorted(order_ids)])
     return cache(
         lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
@@ -91,7 +91,7 @@ def reserved(database: Database, order_ids: Sequence[str]) -> dict[str, list[str
 
 
 def lock_stock(connection: Connection, skus: Iterable[str]) -> Callable[[], dict[str, int]]:
-    """Locks the stock of SKUs in key order; gives the available pieces. Unknown SKUs are left out. Read when called."""
+    """Locks the stock of SKUs in key order; gives the available pieces. Unknown SKUs are left out. Read at the call."""
     rows = connection.execute(_STOCK, [sorted(set(skus))])
     return lambda: {row[0]: row[1] for row in rows}
 

@@ -1,11 +1,12 @@
 """The order service as owner: in choreography it watches the whole order; elsewhere only that its coordinator answers.
-A state machine answers nothing but its steps: for it the orchestrator does, whose guardian looks after executions.
+A state machine answers nothing but its steps: the orchestrator answers for it, as its guardian watches the executions.
 
-What got no answer is resent 10, 20 and 40 s after the last progress and compensated at 60 s (settings); an undo every
-10 s, and after 20 of them the order needs an operator. All by the database's clock, as of the watermark of the owner's
-queue. After downtime each open order is asked once, out of the budget, and its clock starts anew: nobody could have
-answered it. What waits behind a backlog is neither asked again nor given up. Where the broker refuses for good what
-another coordinator must hear, the order needs an operator at once.
+A question without an answer is resent 10, 20 and 40 s after the last progress, and the order is compensated at 60 s
+(settings). A compensation is resent every 10 s; after 20 resends the order needs an operator. All times are those of
+the database's clock, as of the watermark of the owner's queue. After downtime, resend once before compensating, out of
+the budget: nobody could have answered, so the order's clock starts anew. A question that waits behind a backlog is
+neither resent nor given up. If the broker refuses for good what another coordinator must hear, the order needs an
+operator at once.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ _ASKED: Final = {status: [service] for status, service in FORWARD.items()} | {
 """Who has to answer, in choreography, by the order's status."""
 
 _LIMIT: Final = 100
-"""Orders looked after in one transaction."""
+"""Orders that one transaction looks after."""
 
 _PATIENCE: Final = 60.0
 """Seconds between further reminders to a coordinator that has not answered at all."""
 
 _TRUST: Final = 600.0
 """Seconds without progress after which a coordinator that had answered is reminded all the same: it, or this service,
-may have been restored from a backup. But for a state machine's slowest undo its own times are over by then."""
+may have been restored from a backup. All its own times are over by then, except a state machine's slowest
+compensation."""
 
 
-def in_good_hands(order: Order) -> bool:
-    """Whether another coordinator has answered, and not been silent for too long since."""
+def _has_coordinator(order: Order) -> bool:
+    """Whether another coordinator has answered, and has not been silent for too long since."""
     return order.answered and order.waited < _TRUST
 
 
@@ -70,13 +72,13 @@ def first_look(order: Order, settings: Settings) -> float:
 
 
 def progressed(order: Order, settings: Settings) -> None:
-    """The order came forward: its times start anew."""
+    """Records progress: the order's times start anew."""
     order.progressed, order.sends = True, 0
     order.next_in = first_look(order, settings)
 
 
 def request_cancellation(order: Order, reason: str, settings: Settings) -> Envelope | None:
-    """Makes an open order cancelling; the message that says so, or None if it was cancelling by request already."""
+    """Makes an open order cancelling. Returns the message that says so, or None if it was already requested."""
     message = order.request_cancellation(reason)
     if message is None:
         return None
@@ -110,7 +112,7 @@ class OrderSweeper:
                 return more
             placed = [o.id for o in orders if not (o.cancelling and o.is_ours)]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
-            unheard = [o.id for o in orders if not o.is_ours and not in_good_hands(o)]
+            unheard = [o.id for o in orders if not o.is_ours and not _has_coordinator(o)]
             refusals = refused(unit.connection, unheard) if unheard else {}
             entries: list[NewRecord] = []
             done: list[tuple[str, dict[str, str]]] = []
@@ -119,7 +121,7 @@ class OrderSweeper:
                 order.waited -= lag
                 try:
                     envelope, note = self._look_after(order, snapshots, refusals.get(order.id, ""), lag, resumed - lag)
-                    sent = self._to_be_heard(order, envelope, snapshots) if envelope else []
+                    sent = self._with_placed(order, envelope, snapshots) if envelope else []
                     unit.stage(sent)
                 except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
                     odd[order.id] = error
@@ -137,8 +139,8 @@ class OrderSweeper:
             log.warning("no answer in time", action=what, **about)
         return more
 
-    def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
-        """A coordinator can't cancel what it never heard of: its OrderPlaced may be what got lost."""
+    def _with_placed(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
+        """A coordinator can't cancel an order that it never heard of: OrderPlaced may be the message that got lost."""
         if envelope.name != name_of(OrderCancellationRequested) or order.is_ours:
             return [envelope]
         return [_compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), envelope]
@@ -150,7 +152,7 @@ class OrderSweeper:
         if order.attention:
             order.next_in = FAR  # an operator must look first
             return None, ""
-        if not order.is_ours and in_good_hands(order):
+        if not order.is_ours and _has_coordinator(order):
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
         if refusal:  # its coordinator can't hear of it, so nobody else would end it
