@@ -1,4 +1,4 @@
-"""The sagas' table and their append-only log, which is the audit trail. Statements over a whole batch."""
+"""The statements over the sagas' table (its schema: `migrations/`), each for a whole batch, and the audit log."""
 
 from __future__ import annotations
 
@@ -17,47 +17,17 @@ from orderflow.database.retention import Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
 from orderflow.saga.audit_log import AuditLog
-from orderflow.saga.retry_budget import LOOK_AT, PUT_OFF
-
-TABLES: Final = """
-CREATE TABLE sagas (
-    order_id uuid PRIMARY KEY,
-    version int NOT NULL,
-    workflow text NOT NULL,
-    event_bus text NOT NULL,
-    traceparent text,
-    snapshot text NOT NULL,
-    facts text[] NOT NULL,
-    state text NOT NULL,
-    open_type text,
-    open_id uuid,
-    active boolean NOT NULL,
-    attention boolean NOT NULL DEFAULT false,
-    reason text NOT NULL DEFAULT '',
-    sends int NOT NULL DEFAULT 0,
-    progress_at timestamptz NOT NULL DEFAULT now(),
-    next_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    look_at timestamptz NOT NULL DEFAULT now()
-) PARTITION BY RANGE (order_id);
-CREATE INDEX sagas_active ON sagas (order_id) WHERE active;
-CREATE INDEX sagas_due ON sagas (look_at) WHERE active;
-CREATE INDEX sagas_state ON sagas (state, order_id);
-CREATE INDEX sagas_attention ON sagas (order_id) WHERE attention;
-CREATE TABLE sagas_default PARTITION OF sagas DEFAULT WITH (fillfactor = 60);
-""" + LOOK_AT.format(table="sagas")
-
+from orderflow.saga.retry_budget import PUT_OFF
 
 LOG: Final = AuditLog("saga_log")
-"""The audit trail."""
+"""The audit log."""
 
 
 @dataclass(slots=True)
 class Saga:
     """One order's saga. `version` grows with every change; `waited` is the seconds since the last progress (or
-    since its question was sent, if that was later), by the database's clock; `next_in` the seconds until it is looked
-    after the next time (None leaves it as it is)."""
+    since its question was sent, if that was later), by the database's clock; `next_in` the seconds until its owner
+    looks after it again (None leaves it as it is)."""
 
     order_id: str
     version: int
@@ -135,7 +105,7 @@ AHEAD: Final = (
         "active AND NOT attention",
     ),
 )  # fmt: skip
-"""Sagas that nobody would look after for long."""
+"""Sagas that nobody would look after for a long time."""
 ASIDE: Final = PutAside("sagas", key="order_id", due="next_at")
 """Sagas that this release can't look after."""
 
@@ -155,12 +125,12 @@ SELECT order_id::text FROM late WHERE order_id NOT IN (SELECT order_id FROM rest
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> Cursor:
-    """Sends for sagas, locked in key order; `read` waits for them."""
+    """Starts to lock sagas, in key order; `read` waits for them."""
     return connection.execute(_LOCK, [sorted(set(order_ids))])
 
 
 def read(locked: Cursor, order_ids: Iterable[str]) -> dict[str, Saga]:
-    """Those of what was locked that are wanted now, by their ids. Raises UnreadableRow."""
+    """The locked sagas that are wanted now, by id. Raises UnreadableRow."""
     wanted = set(order_ids)
     return {row[0]: read_one(row, _saga) for row in locked if row[0] in wanted}
 
@@ -181,8 +151,8 @@ def any_due(database: Database) -> bool:
 
 
 def restart_clocks(connection: Connection, order_ids: Sequence[str], next_in: float) -> set[str]:
-    """The clock of an answer starts when the question is sent: now, for those that had waited for longer than a moment.
-    Gives those that it could not lock."""
+    """The clock of an answer starts when the question is sent: now, for sagas that had waited for more than a moment.
+    Returns those that it could not lock."""
     rows = connection.execute(_RESTART, {"ids": list(order_ids), "next_in": next_in}).fetchall()
     return {row[0] for row in rows}
 
@@ -229,7 +199,7 @@ def save(connection: Connection, sagas: Sequence[Saga], lag: float = 0.0) -> Non
 
 
 def gauges(database: Database) -> Sequence[Gauge]:
-    """How the sagas are doing that are not at their end."""
+    """The state of the active sagas."""
     [(active, stuck)] = database.query("SELECT count(*), count(*) FILTER (WHERE attention) FROM sagas WHERE active")
     return (
         Gauge("sagas_active", "Sagas that are neither confirmed nor cancelled", active),
@@ -238,7 +208,7 @@ def gauges(database: Database) -> Sequence[Gauge]:
 
 
 def kept(seconds: float) -> Sequence[Kept]:
-    """Sagas are kept, their audit trail for so long."""
+    """Sagas are kept for ever, their audit log for so long."""
     return (
         Partitioned("sagas", "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 60"),
         *LOG.kept(seconds),

@@ -1,7 +1,9 @@
-"""The orchestrator as owner: what is open is sent again, undone at its deadline, and given to an operator in the end.
+"""The orchestrator as owner: open questions are resent, compensated at their deadline, and given to an operator in
+the end.
 
-The times and their rules are those of the order service's coordinator: by the database's clock, as of the watermark of
-the queue; after downtime each is asked once, and its clock starts anew; what waits behind a backlog is left alone.
+The rules are those of the order service's coordinator (`orderflow.saga.next_action`): times are those of the database's
+clock, as of the watermark of the queue; after downtime each question is resent once and its clock starts anew; a
+question that waits behind a backlog is left alone.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.saga import DEADLINE
 from orderflow.saga.answers import Answers
 from orderflow.saga.audit_log import NewRecord
+from orderflow.saga.next_action import Action, next_action, resend
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _LIMIT: Final = 100
-"""Sagas looked after in one transaction."""
+"""Sagas that one transaction looks after."""
 
 
 class SagaSweeper:
@@ -77,37 +80,35 @@ class SagaSweeper:
     def _look_after(self, saga: Saga, lag: float, resumed: float) -> tuple[Envelope | None, str]:
         settings = self._settings
         saga.version += 1
-        running = saga.state is State.RUNNING
-        down = running and saga.waited > resumed  # while it waited, and it was not asked since
-        if running and saga.waited >= settings.undo_after and not down:
-            asked = [service] if (service := engine.ASKED.get(saga.open_type or "")) else []
-            if saga.waited + lag < self._answers.least_wait(asked, settings.undo_after):
+        asked = [service] if (service := engine.ASKED.get(saga.open_type or "")) else []
+        compensating = saga.state is State.COMPENSATING
+        lost_after = self._answers.least_wait(asked, settings.undo_after)
+        action = next_action(saga, settings, compensating=compensating, lag=lag, resumed=resumed, lost_after=lost_after)
+        match action:
+            case Action.WAIT:
                 saga.next_in = settings.resend_after[0]
                 return None, ""
-            saga.facts.add(DEADLINE)
-            saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
-            message = advance(saga, settings)
-            return (_compose(saga, message, 0), "deadline") if message else (None, "")
-        if saga.state is State.COMPENSATING and saga.sends >= settings.undo_attempts:
-            saga.attention, saga.next_in = True, FAR
-            reason = f"no answer to {saga.open_type} after {saga.sends + 1} times"
-            saga.reason = saga.reason or reason
-            return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
+            case Action.COMPENSATE:
+                saga.facts.add(DEADLINE)
+                saga.reason = saga.reason or f"no answer to {saga.open_type} within {settings.undo_after:g} s"
+                return self._advance(saga, "deadline")
+            case Action.CALL_OPERATOR:
+                saga.attention, saga.next_in = True, FAR
+                reason = f"no answer to {saga.open_type} after {saga.sends + 1} times"
+                saga.reason = saga.reason or reason
+                return _compose(saga, OrderNeedsAttention(reason=reason), 0, own_id=False), reason
         assert saga.open_type is not None
-        decided = engine.decide(saga.workflow, saga.facts).send
-        if saga.state is State.COMPENSATING and decided is not MESSAGES[saga.open_type]:
-            # The steps have changed since it was sent. Not on the way forward: there its outcome must be known first.
-            message = advance(saga, settings)
-            return (_compose(saga, message, 0), "the steps have changed") if message else (None, "")
-        if not self._budget.take():
-            saga.next_in = self._next_look(saga)
+        if compensating and engine.decide(saga.workflow, saga.facts).send is not MESSAGES[saga.open_type]:
+            # The steps have changed since the question was sent. On the way forward its outcome must be known first.
+            return self._advance(saga, "the steps have changed")
+        if not resend(saga, action, self._budget, lambda: self._next_look(saga)):
             return None, ""
-        if down:
-            saga.progressed, saga.waited, saga.sends = True, 0.0, 0
-        saga.sends += 1
-        saga.next_in = self._next_look(saga)
         message = engine.message_for(MESSAGES[saga.open_type], saga.snapshot, saga.facts, saga.reason)
         return _compose(saga, message, saga.sends), "resent"
+
+    def _advance(self, saga: Saga, why: str) -> tuple[Envelope | None, str]:
+        message = advance(saga, self._settings)
+        return (_compose(saga, message, 0), why) if message else (None, "")
 
     def _next_look(self, saga: Saga) -> float:
         if saga.state is State.COMPENSATING:

@@ -26,21 +26,6 @@ WATCHED: Final = "watched"
 ATTENTION: Final = "attention"
 ENDED: Final = "ended"
 
-TABLES: Final = """
-CREATE TABLE executions (
-    order_id uuid PRIMARY KEY,
-    placed text,
-    state text NOT NULL DEFAULT 'watched' CHECK (state IN ('watched', 'attention', 'ended')),
-    restarts int NOT NULL DEFAULT 0,
-    retried boolean NOT NULL DEFAULT false,
-    doubted boolean NOT NULL DEFAULT false,
-    next_at timestamptz NOT NULL DEFAULT now(),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
-);
-CREATE INDEX executions_watched ON executions (next_at) WHERE state = 'watched'
-"""
-
 # An order that reminds although its execution had ended may have been restored from a backup: `doubted` records that.
 _REMIND: Final = """
 INSERT INTO executions AS e (order_id, placed) VALUES (%s, %s)

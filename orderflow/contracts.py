@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,8 +39,13 @@ class Message(BaseModel):
     version: ClassVar[int] = 1
 
 
-Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
-"""Any text that PostgreSQL can hold."""
+NUL: Final = "\x00"
+"""The one character that no text of PostgreSQL can hold. It is refused wherever text comes in."""
+
+TEXT: Final = r"^[^\x00]*$"
+"""The pattern of any text that PostgreSQL can hold."""
+
+Text = Annotated[str, Field(max_length=500, pattern=TEXT)]
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 """A UUID in its canonical form."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orderflow import clock, metrics
-from orderflow.contracts import MESSAGES, EventBus, Id, Message, Workflow, name_of, type_of
+from orderflow.contracts import MESSAGES, TEXT, EventBus, Id, Message, Workflow, name_of, type_of
 from orderflow.errors import NewerVersion, Undecodable
 
 MAX_BYTES: Final = 192 * 1024
@@ -29,9 +29,6 @@ ignored: Final = metrics.Counts(
     "envelope_attributes_ignored", "Optional attributes of messages that could not be used", "attribute"
 )
 
-_Text = r"^[^\x00]*$"
-"""Any text that PostgreSQL can hold."""
-
 
 class Envelope(BaseModel):
     """A message in its envelope. `subject` is the order's id; `resend` counts how often it has been resent."""
@@ -40,14 +37,14 @@ class Envelope(BaseModel):
 
     specversion: Literal["1.0"] = "1.0"
     id: Id
-    source: Annotated[str, Field(min_length=1, max_length=200, pattern=_Text)]
+    source: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
     type: Annotated[str, Field(max_length=200)]
     subject: Id
     time: Annotated[str, Field(max_length=40)] | None = None
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: Annotated[str, Field(max_length=300)] = ""
     data: dict[str, Any]
-    traceparent: Annotated[str, Field(max_length=55, pattern=_Text)] | None = None
+    traceparent: Annotated[str, Field(max_length=55, pattern=TEXT)] | None = None
     workflow: Workflow
     eventbus: EventBus
     causationid: Id | None = None

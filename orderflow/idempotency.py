@@ -25,22 +25,6 @@ from orderflow.database.clock_set_back import TOLERANCE
 from orderflow.database.retention import Deleted, Kept
 from orderflow.errors import FieldError, Problem, Transient
 
-TABLE: Final = """
-CREATE TABLE idempotency (
-    scope bytea NOT NULL,
-    key text NOT NULL,
-    fingerprint bytea NOT NULL,
-    status int,
-    headers text,
-    body text,
-    owner uuid,
-    leased_until timestamptz,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (scope, key)
-);
-CREATE INDEX idempotency_created ON idempotency USING brin (created_at)
-"""
-
 WAIT: Final = 2.0
 """Seconds that a request waits for another one with the same key; for other rows it waits as any transaction does."""
 

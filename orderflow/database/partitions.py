@@ -41,17 +41,6 @@ SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_
 WHERE i.inhparent = %s::regclass
 """
 
-GUARD: Final = """
-CREATE FUNCTION {table}_is_dropped_by_partition() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'rows of {table} are deleted by dropping its partitions';
-END $$;
-CREATE TRIGGER {table}_is_dropped_by_partition BEFORE DELETE ON {table}
-FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_dropped_by_partition()
-"""
-"""Older releases, which run beside this one during a rolling deployment, prune by ctid. A ctid identifies a row only
-within one partition, so on the partitioned table their DELETE would hit recent rows of other partitions."""
-
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:

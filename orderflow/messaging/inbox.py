@@ -10,25 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from orderflow.database import Connection, Database
-from orderflow.database.partitions import GUARD, Partitioned
+from orderflow.database.partitions import Partitioned
 from orderflow.database.retention import Deleted, Kept
-
-TABLES: Final = """
-CREATE TABLE inbox (
-    consumer text NOT NULL,
-    message_id uuid NOT NULL,
-    outcome text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (consumer, message_id)
-) PARTITION BY RANGE (message_id);
-CREATE TABLE inbox_default PARTITION OF inbox DEFAULT;
-CREATE TABLE failures (
-    message_id uuid PRIMARY KEY,
-    count int NOT NULL,
-    last_error text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
-);
-""" + GUARD.format(table="inbox")
 
 # One lookup per id instead of `= ANY(array)`: so a prepared plan can prune to each id's partition at execution.
 KNOWN: Final = b"""

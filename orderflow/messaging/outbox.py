@@ -30,20 +30,6 @@ from orderflow.routing import Channel, route_of
 
 log = structlog.get_logger(__name__)
 
-TABLE: Final = """
-CREATE TABLE outbox (
-    entry uuid PRIMARY KEY,
-    order_id uuid NOT NULL,
-    channel text NOT NULL,
-    target text NOT NULL,
-    body text NOT NULL,
-    leased_until timestamptz NOT NULL,
-    parked text,
-    attempts smallint NOT NULL DEFAULT 0
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE INDEX outbox_due ON outbox (channel, target, leased_until) WHERE parked IS NULL
-"""
-
 _STAGE: Final = b"""
 INSERT INTO outbox (entry, order_id, channel, target, body, leased_until)
 SELECT e, o, c, t, b, now() + make_interval(secs => l)

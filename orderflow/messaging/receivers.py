@@ -2,6 +2,7 @@
 
 Each process that receives messages reports about once per second. A killed process counts until the messages that it
 held are visible again. If a message is hidden for longer than that, its order is recorded before.
+Its tables: `database/migrations/frozen/0002_watermark.sql`.
 """
 
 from __future__ import annotations
@@ -19,36 +20,6 @@ from orderflow.database.retention import Deleted
 from orderflow.messaging.watermark import CALM, SETTLED, Watermark
 from orderflow.saga.answers import Answers
 from orderflow.settings import Settings
-
-TABLES: Final = """
-CREATE TABLE receivers (
-    id uuid PRIMARY KEY,
-    reported_at timestamptz NOT NULL,
-    empty_from timestamptz,
-    received_at timestamptz,
-    calm double precision,
-    oldest timestamptz,
-    blocked_until timestamptz
-) WITH (fillfactor = 50);
-CREATE TABLE given_back (
-    order_id uuid PRIMARY KEY,
-    until timestamptz NOT NULL
-);
-CREATE TABLE watches (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    heard_at timestamptz NOT NULL,
-    resumed_at timestamptz NOT NULL
-) WITH (fillfactor = 50);
-CREATE TABLE frontiers (
-    service text PRIMARY KEY,
-    asked_at timestamptz NOT NULL,
-    answered_at timestamptz NOT NULL
-) WITH (fillfactor = 50);
-CREATE INDEX outbox_order ON outbox (order_id)
-"""
-"""Tables of a service that owns deadlines. `receivers`: what each process has seen (`watermark.Seen`). `given_back`:
-orders with a message that is hidden for a while. `watches`: when the owner could last hear its queue, and since when
-again. `frontiers`: how far each service has answered (`orderflow.saga.answers`)."""
 
 _FRESH: Final = 5.0
 """Seconds of silence after which a process may have died."""

@@ -29,35 +29,6 @@ REFUSED: Final = "refused"
 UNDOING: Final = "undoing"
 UNDONE: Final = "undone"
 
-_TABLE: Final = """
-CREATE TABLE {table} (
-    order_id uuid PRIMARY KEY,
-    state text NOT NULL CHECK (state IN ('intended', 'done', 'refused', 'undoing', 'undone')),
-    fence int NOT NULL,
-    lease_until timestamptz,
-    request jsonb,
-    reference text,
-    reason text NOT NULL DEFAULT '',
-    result jsonb,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
-) PARTITION BY RANGE (order_id);
-CREATE TABLE {table}_default PARTITION OF {table} DEFAULT WITH (fillfactor = 70)
-"""
-
-_WAITS_TABLE: Final = """
-CREATE TABLE {table}_waiting (
-    order_id uuid PRIMARY KEY,
-    undo boolean NOT NULL,
-    asking text NOT NULL,
-    resend int NOT NULL,
-    tries int NOT NULL,
-    since timestamptz NOT NULL DEFAULT now(),
-    next_at timestamptz NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE INDEX {table}_waiting_due ON {table}_waiting (undo, next_at)
-"""
-
 # One statement for both kinds: two would lock their rows one after the other, and concurrent processes could deadlock.
 # It returns exactly the rows that are claimed now: the new ones, and those whose WHERE held under the row's lock.
 # Waiting calls are retried at their own pace: only a compensation claims them from there.
@@ -154,11 +125,6 @@ class Intent:
     created_at: datetime
     updated_at: datetime
     waiting: Waiting | None = None
-
-
-def table(name: str) -> str:
-    """The DDL of an intents table, and of the table of its waiting calls."""
-    return f"{_TABLE.format(table=name).rstrip()};{_WAITS_TABLE.format(table=name)}"
 
 
 def waits(name: str) -> str:

@@ -10,25 +10,9 @@ from typing import Final
 from psycopg import sql
 
 from orderflow.database import Connection, Database
-from orderflow.database.partitions import GUARD, Partitioned
+from orderflow.database.partitions import Partitioned
 from orderflow.database.retention import Deleted, Kept
 
-_TABLE: Final = """
-CREATE TABLE {name} (
-    seq bigint GENERATED ALWAYS AS IDENTITY,
-    order_id uuid NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    service text NOT NULL,
-    kind text NOT NULL,
-    type text NOT NULL,
-    message_id uuid,
-    causation_id uuid,
-    note text NOT NULL DEFAULT '',
-    resend int NOT NULL DEFAULT 0
-) PARTITION BY RANGE (at);
-CREATE INDEX {name}_order ON {name} (order_id);
-CREATE TABLE {name}_default PARTITION OF {name} DEFAULT
-"""
 _WRITE: Final = """
 INSERT INTO {table} (order_id, service, kind, type, message_id, causation_id, note, resend)
 SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::uuid[], %s::text[], %s::int[])
@@ -67,11 +51,6 @@ class Record:
     causation_id: str | None = None
     note: str = ""
     resend: int = 0
-
-
-def table(name: str) -> str:
-    """The DDL of a log's table."""
-    return f"{_TABLE.format(name=name)};{GUARD.format(table=name)}"
 
 
 class AuditLog:

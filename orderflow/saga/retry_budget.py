@@ -22,29 +22,15 @@ FAR: Final = 10 * 365 * 86400.0
 """Seconds until an order that waits for an operator is checked."""
 
 _SHARE: Final = 1 / 40
-"""Resends earned per progress of an order. In choreography an order makes progress three times, and a resend makes its
-whole chain answer again: so resends stay below a tenth of the traffic."""
+"""For each progress of an order. In choreography an order makes progress three times, and a resend makes its whole
+chain answer again: so resends stay below a tenth of the traffic."""
 
 _REWARD: Final = 2.0
-"""Resends earned if a resend caused the progress: after a real loss, each one that helps pays for two more, as in TCP's
+"""For an order that made progress by a resend: after a real loss, each resend that helps pays for two more, as in TCP's
 slow start."""
 
 _REFILL: Final = 0.01
-"""The share of the whole budget that is added per second."""
-
-
-LOOK_AT: Final = """
-CREATE FUNCTION {table}_look_at_next_at() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.look_at := NEW.next_at;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER {table}_look_at_next_at BEFORE UPDATE ON {table}
-FOR EACH ROW WHEN (NEW.look_at > NEW.next_at) EXECUTE FUNCTION {table}_look_at_next_at()
-"""
-"""For a table with owners' deadlines. `next_at` changes with each step of an order. `look_at` has an index and is never
-later; it is moved to `next_at` only when the owner reads it. So a step changes no index, and a check costs only the
-rows that are due, not all open ones. Older releases don't know `look_at`, hence the trigger."""
+"""Of the whole budget, per second."""
 
 PUT_OFF: Final = 2_000
 """Maximum number of orders whose `look_at` a check moves before it handles what is due."""

@@ -16,13 +16,6 @@ from orderflow import metrics
 from orderflow.database import Database
 from orderflow.errors import DatabaseUnavailable
 
-TABLE: Final = """
-CREATE TABLE counters (
-    counter text PRIMARY KEY,
-    value double precision NOT NULL
-) WITH (fillfactor = 50)
-"""
-
 # In the order of the keys, so that processes that add at the same time can't deadlock.
 _ADD: Final = """
 INSERT INTO counters AS c (counter, value) SELECT * FROM unnest(%s::text[], %s::float[]) AS grown(k, v) ORDER BY k

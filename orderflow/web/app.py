@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
+from orderflow.contracts import NUL
 from orderflow.service import Service
 from orderflow.web import common_routes, dead_letters, metrics, problems, slots
 from orderflow.web.auth import Access, guard
@@ -125,5 +126,5 @@ def _secured(application: _Application) -> _Application:
 
 def _refuse_nul() -> None:
     # PostgreSQL can't store NUL, so nothing can have such a name.
-    if "\x00" in request.path:
+    if NUL in request.path:
         raise NotFound

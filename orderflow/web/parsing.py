@@ -12,6 +12,7 @@ from flask import request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
+from orderflow.contracts import NUL
 from orderflow.errors import FieldError, Problem
 from orderflow.web.fields import LINE
 
@@ -118,7 +119,7 @@ def query(model: type[Model]) -> Model:
         if len(values) > 1:
             raise _wrong([FieldError(_pointer([name]), "is given more than once")])
         given[name] = values[0]
-        if "\x00" in name + values[0] or "\ufffd" in name + values[0]:
+        if NUL in name + values[0] or "\ufffd" in name + values[0]:
             raise _wrong([FieldError(_pointer([name]), "holds NUL or is not UTF-8")])
     try:
         return model.model_validate_strings(given)
@@ -189,14 +190,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _nul_places(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, str):
-        if "\x00" in value:
-            yield path
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if "\x00" in key:
-                yield (*path, key)
-            yield from _nul_places(item, (*path, key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _nul_places(item, (*path, i))
+    if isinstance(value, str) and NUL in value:
+        yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _nul_places(key, (*path, key))
+        yield from _nul_places(part, (*path, key))

@@ -1,4 +1,4 @@
-"""Inventory's tables and the statements over them, each for a whole batch."""
+"""The statements over inventory's tables (their schema: `migrations/`), each for a whole batch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,6 @@ from typing import Final
 from orderflow.database import Connection, Database
 from orderflow.database.holders import Rows
 from orderflow.database.partitions import BUSINESS, Partitioned
-
-TABLES: Final = """
-CREATE TABLE stock (
-    sku text PRIMARY KEY,
-    available int NOT NULL CHECK (available >= 0),
-    reserved int NOT NULL DEFAULT 0 CHECK (reserved >= 0)
-) WITH (fillfactor = 50);
-CREATE TABLE reservations (
-    order_id uuid PRIMARY KEY,
-    state text NOT NULL CHECK (state IN ('reserved', 'rejected', 'released')),
-    skus text[] NOT NULL DEFAULT '{}',
-    quantities int[] NOT NULL DEFAULT '{}',
-    reason text NOT NULL DEFAULT '',
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
-) PARTITION BY RANGE (order_id);
-CREATE TABLE reservations_default PARTITION OF reservations DEFAULT WITH (fillfactor = 85)
-"""
 
 KEPT: Final = (
     Partitioned("reservations", "order_id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 85"),
@@ -96,7 +78,7 @@ FROM reservations WHERE order_id = %s::uuid
 
 
 def find(connection: Connection, order_ids: Iterable[str]) -> Callable[[], dict[str, Reservation]]:
-    """Locks the reservations of orders. Sent now, read when first called, so that other statements can travel along."""
+    """Locks the reservations of orders. Sent now and read at the first call: other statements share the round trip."""
     rows = connection.execute(_FIND, [sorted(order_ids)])
     return cache(
         lambda: {row[0]: Reservation(row[0], row[1], dict(zip(row[2], row[3], strict=True)), row[4]) for row in rows}
@@ -109,7 +91,7 @@ def reserved(database: Database, order_ids: Sequence[str]) -> dict[str, list[str
 
 
 def lock_stock(connection: Connection, skus: Iterable[str]) -> Callable[[], dict[str, int]]:
-    """Locks the stock of SKUs in key order; gives the available pieces. Unknown SKUs are left out. Read when called."""
+    """Locks the stock of SKUs in key order; gives the available pieces. Unknown SKUs are left out. Read at the call."""
     rows = connection.execute(_STOCK, [sorted(set(skus))])
     return lambda: {row[0]: row[1] for row in rows}
 

@@ -1,11 +1,12 @@
 """The order service as owner: in choreography it watches the whole order; elsewhere only that its coordinator answers.
-A state machine answers nothing but its steps: for it the orchestrator does, whose guardian looks after executions.
+A state machine answers nothing but its steps: the orchestrator answers for it, as its guardian watches the executions.
 
-What got no answer is resent 10, 20 and 40 s after the last progress and compensated at 60 s (settings); an undo every
-10 s, and after 20 of them the order needs an operator. All by the database's clock, as of the watermark of the owner's
-queue. After downtime each open order is asked once, out of the budget, and its clock starts anew: nobody could have
-answered it. What waits behind a backlog is neither asked again nor given up. Where the broker refuses for good what
-another coordinator must hear, the order needs an operator at once.
+A question without an answer is resent 10, 20 and 40 s after the last progress, and the order is compensated at 60 s
+(settings). A compensation is resent every 10 s; after 20 resends the order needs an operator. All times are those of
+the database's clock, as of the watermark of the owner's queue. After downtime, resend once before compensating, out of
+the budget: nobody could have answered, so the order's clock starts anew. A question that waits behind a backlog is
+neither resent nor given up. If the broker refuses for good what another coordinator must hear, the order needs an
+operator at once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from orderflow.messaging.outbox_dead_letters import refused
 from orderflow.saga import DEADLINE, STEPS, still_owed
 from orderflow.saga.answers import Answers
 from orderflow.saga.audit_log import NewRecord
+from orderflow.saga.next_action import Action, next_action, resend
 from orderflow.saga.retry_budget import FAR, RetryBudget, next_look
 from orderflow.settings import Settings
 from services.order import due, models
@@ -43,35 +45,40 @@ _ASKED: Final = {status: [service] for status, service in FORWARD.items()} | {
 """Who has to answer, in choreography, by the order's status."""
 
 _LIMIT: Final = 100
-"""Orders looked after in one transaction."""
+"""Orders that one transaction looks after."""
 
 _PATIENCE: Final = 60.0
 """Seconds between further reminders to a coordinator that has not answered at all."""
 
 _TRUST: Final = 600.0
 """Seconds without progress after which a coordinator that had answered is reminded all the same: it, or this service,
-may have been restored from a backup. But for a state machine's slowest undo its own times are over by then."""
+may have been restored from a backup. All its own times are over by then, except a state machine's slowest
+compensation."""
 
 
-def in_good_hands(order: Order) -> bool:
-    """Whether another coordinator has answered, and not been silent for too long since."""
+def _has_coordinator(order: Order) -> bool:
+    """Whether another coordinator has answered, and has not been silent for too long since."""
     return order.answered and order.waited < _TRUST
+
+
+def _compensating(order: Order) -> bool:
+    """Whether its compensation is resent from here. A state machine resends by itself: it is only reminded."""
+    return order.cancelling and not order.runs_by_machine
 
 
 def first_look(order: Order, settings: Settings) -> float:
     """Seconds from now until its owner looks after the order."""
-    undoes = order.cancelling and not order.runs_by_machine
-    return settings.undo_resend_every if undoes else settings.resend_after[0]
+    return settings.undo_resend_every if _compensating(order) else settings.resend_after[0]
 
 
 def progressed(order: Order, settings: Settings) -> None:
-    """The order came forward: its times start anew."""
+    """Records progress: the order's times start anew."""
     order.progressed, order.sends = True, 0
     order.next_in = first_look(order, settings)
 
 
 def request_cancellation(order: Order, reason: str, settings: Settings) -> Envelope | None:
-    """Makes an open order cancelling; the message that says so, or None if it was cancelling by request already."""
+    """Makes an open order cancelling. Returns the message that says so, or None if it was already requested."""
     message = order.request_cancellation(reason)
     if message is None:
         return None
@@ -105,7 +112,7 @@ class OrderSweeper:
                 return more
             placed = [o.id for o in orders if not (o.cancelling and o.is_ours)]
             snapshots = models.snapshots(unit.connection, placed) if placed else {}
-            unheard = [o.id for o in orders if not o.is_ours and not in_good_hands(o)]
+            unheard = [o.id for o in orders if not o.is_ours and not _has_coordinator(o)]
             refusals = refused(unit.connection, unheard) if unheard else {}
             entries: list[NewRecord] = []
             done: list[tuple[str, dict[str, str]]] = []
@@ -114,7 +121,7 @@ class OrderSweeper:
                 order.waited -= lag
                 try:
                     envelope, note = self._look_after(order, snapshots, refusals.get(order.id, ""), lag, resumed - lag)
-                    sent = self._to_be_heard(order, envelope, snapshots) if envelope else []
+                    sent = self._with_placed(order, envelope, snapshots) if envelope else []
                     unit.stage(sent)
                 except Exception as error:  # noqa: BLE001 - the others must be looked after, whatever it is
                     odd[order.id] = error
@@ -132,8 +139,8 @@ class OrderSweeper:
             log.warning("no answer in time", action=what, **about)
         return more
 
-    def _to_be_heard(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
-        """A coordinator can't cancel what it never heard of: its OrderPlaced may be what got lost."""
+    def _with_placed(self, order: Order, envelope: Envelope, snapshots: dict[str, str]) -> list[Envelope]:
+        """A coordinator can't cancel an order that it never heard of: OrderPlaced may be the message that got lost."""
         if envelope.name != name_of(OrderCancellationRequested) or order.is_ours:
             return [envelope]
         return [_compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), envelope]
@@ -145,55 +152,49 @@ class OrderSweeper:
         if order.attention:
             order.next_in = FAR  # an operator must look first
             return None, ""
-        if not order.is_ours and in_good_hands(order):
+        if not order.is_ours and _has_coordinator(order):
             order.next_in = _TRUST - order.waited  # the coordinator has it, and watches
             return None, ""
         if refusal:  # its coordinator can't hear of it, so nobody else would end it
             order.attention, order.next_in = True, FAR
             order.reason = order.reason or f"its coordinator can't be told: {refusal}"
             return None, order.reason
-        if order.cancelling and not order.runs_by_machine:
-            return self._undo_again(order)
-        down = order.is_ours and order.waited > resumed  # while it waited, and it was not asked since
-        if order.is_ours and order.waited >= settings.undo_after and not down:
-            if order.waited + lag < self._answers.least_wait(_ASKED[order.status], settings.undo_after):
+        action, compensating = Action.RESEND, _compensating(order)
+        if compensating or order.is_ours:
+            lost_after = self._answers.least_wait(_ASKED[order.status], settings.undo_after)
+            action = next_action(
+                order, settings, compensating=compensating, lag=lag, resumed=resumed, lost_after=lost_after
+            )
+        match action:
+            case Action.WAIT:
                 order.next_in = settings.resend_after[0]
                 return None, ""
-            order.facts.add(DEADLINE)
-            envelope = request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings)
-            return envelope, "deadline"
-        if not self._budget.take():
-            order.next_in = self._next_look(order)
+            case Action.COMPENSATE:
+                order.facts.add(DEADLINE)
+                return request_cancellation(order, f"no answer within {settings.undo_after:g} s", settings), "deadline"
+            case Action.CALL_OPERATOR:
+                order.attention, order.next_in = True, FAR
+                order.reason = order.reason or "an undo got no answer"
+                steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
+                return None, f"no answer to {steps} after {order.sends} times"
+        first = compensating and not order.sends  # it may be an operator's retry
+        if not resend(order, action, self._budget, lambda: self._next_look(order), free=first):
             return None, ""
-        if down:
-            order.progressed, order.waited, order.sends = True, 0.0, 0
-        order.sends += 1
-        order.next_in = self._next_look(order)
-        message = _placed(snapshots[order.id])
-        return _compose(order, message, order.placed_id, order.sends), "resent"
+        if compensating:
+            order.facts.add(name_of(OrderCancellationRequested))
+            message = OrderCancellationRequested(reason=order.reason)
+            return _compose(order, message, order.cancel_id, order.sends), "resent"
+        return _compose(order, _placed(snapshots[order.id]), order.placed_id, order.sends), "resent"
 
     def _next_look(self, order: Order) -> float:
         times = self._settings.resend_after
+        if _compensating(order):
+            return self._settings.undo_resend_every
         if order.is_ours:
             return next_look(self._settings, order.waited, order.sends)
         if order.sends < len(times) and not order.runs_by_machine:
             return max(times[0], times[order.sends] - order.waited)
         return _PATIENCE
-
-    def _undo_again(self, order: Order) -> tuple[Envelope | None, str]:
-        settings = self._settings
-        if order.sends >= settings.undo_attempts:
-            order.attention, order.next_in = True, FAR
-            order.reason = order.reason or "an undo got no answer"
-            steps = ", ".join(step.undo.__name__ for step in still_owed(order.facts))
-            return None, f"no answer to {steps} after {order.sends} times"
-        order.next_in = settings.undo_resend_every
-        if order.sends and not self._budget.take():  # the first always: it may be an operator's retry
-            return None, ""
-        order.facts.add(name_of(OrderCancellationRequested))
-        order.sends += 1
-        message = OrderCancellationRequested(reason=order.reason)
-        return _compose(order, message, order.cancel_id, order.sends), "resent"
 
 
 def _noted(order: Order, envelope: Envelope, why: str) -> NewRecord:

@@ -1,7 +1,7 @@
 """Finds the open orders that the order service, as their owner, has to look after now.
 
 `next_at` says when an order is due. `look_at` is never later than `next_at` and has an index
-(`saga.retry_budget.LOOK_AT`). Both are compared with the watermark of the service's queue
+(`database/migrations/frozen/0006_look_at.sql`). Both are compared with the watermark of the service's queue
 (`orderflow.messaging.receivers`).
 """
 

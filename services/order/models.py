@@ -1,4 +1,4 @@
-"""The order service's tables and the statements over them, each for a whole batch."""
+"""The statements over the order service's tables (their schema: `migrations/`), each for a whole batch."""
 
 from __future__ import annotations
 
@@ -19,59 +19,8 @@ from orderflow.database.retention import Deleted, Kept
 from orderflow.database.unreadable import PutAside, read_one
 from orderflow.metrics import Gauge
 from orderflow.saga.audit_log import AuditLog
-from orderflow.saga.retry_budget import LOOK_AT
 from orderflow.settings import Settings
 from services.order.aggregate import Order
-
-TABLES: Final = """
-CREATE TABLE products (
-    sku text PRIMARY KEY,
-    name text NOT NULL,
-    amount bigint NOT NULL CHECK (amount >= 0),
-    currency text NOT NULL
-);
-CREATE TABLE orders (
-    id uuid PRIMARY KEY,
-    customer_id text NOT NULL,
-    workflow text NOT NULL,
-    event_bus text NOT NULL,
-    snapshot text NOT NULL,
-    amount bigint NOT NULL,
-    currency text NOT NULL,
-    traceparent text,
-    placed_id uuid NOT NULL,
-    cancel_id uuid NOT NULL,
-    facts text[] NOT NULL DEFAULT '{}',
-    status text NOT NULL DEFAULT 'PLACED',
-    reason text NOT NULL DEFAULT '',
-    open boolean NOT NULL DEFAULT true,
-    answered boolean NOT NULL DEFAULT false,
-    attention boolean NOT NULL DEFAULT false,
-    sends int NOT NULL DEFAULT 0,
-    progress_at timestamptz NOT NULL DEFAULT now(),
-    next_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    look_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT decided_once CHECK (
-        NOT ('OrderConfirmed' = ANY (facts) AND facts && '{OrderCancelled,OrderCancellationRequested}')
-    )
-) PARTITION BY RANGE (id);
-CREATE INDEX orders_open ON orders (id) WHERE open;
-CREATE INDEX orders_customer ON orders (customer_id, id);
-CREATE INDEX orders_due ON orders (look_at) WHERE open;
-CREATE INDEX orders_status ON orders (status, id);
-CREATE INDEX orders_workflow ON orders (workflow, id);
-CREATE INDEX orders_attention ON orders (id) WHERE attention;
-CREATE TABLE orders_default PARTITION OF orders DEFAULT WITH (fillfactor = 60);
-CREATE TABLE idempotency_keys (
-    key text PRIMARY KEY,
-    fingerprint bytea NOT NULL,
-    order_id uuid NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    scope bytea
-);
-""" + LOOK_AT.format(table="orders")
 
 LOG: Final = AuditLog("order_log")
 """The order's own timeline."""
@@ -114,17 +63,17 @@ AHEAD: Final = (
         "open AND NOT attention",
     ),
 )  # fmt: skip
-"""Orders that nobody would look after for long."""
+"""Orders that nobody would look after for a long time."""
 
 STUCK: Final = """(attention OR progress_at < now() - make_interval(
     secs => CASE workflow WHEN 'step-functions' THEN %(overdue_by_machine)s ELSE %(overdue)s END)
     OR next_at > now() + make_interval(secs => %(longest)s) OR progress_at > now() + interval '1 min')"""
-"""Of open orders: an operator must look at them, whoever coordinates them. Takes `patience`."""
+"""A condition on open orders: an operator must look at them, whoever coordinates them. Its parameters: `patience`."""
 
 
 def patience(settings: Settings) -> dict[str, float]:
-    """What `STUCK` asks for, in seconds: how long since its last progress no order may be without an end, and how far
-    ahead none is looked at."""
+    """The parameters of `STUCK`, in seconds: the longest that an order may be open since its last progress, and the
+    furthest ahead that one is looked at."""
     return {
         "overdue": settings.overdue_after,
         "overdue_by_machine": settings.overdue_by_machine_after,
@@ -133,18 +82,18 @@ def patience(settings: Settings) -> dict[str, float]:
 
 
 def lock(connection: Connection, order_ids: Iterable[str]) -> Cursor:
-    """Sends for orders, locked in key order; `read` waits for them."""
+    """Starts to lock orders, in key order; `read` waits for them."""
     return connection.execute(_LOCK, [sorted(set(order_ids))])
 
 
 def read(locked: Cursor, order_ids: Iterable[str]) -> dict[str, Order]:
-    """Those of what was locked that are wanted now, by their ids. Raises UnreadableRow."""
+    """The locked orders that are wanted now, by id. Raises UnreadableRow."""
     wanted = set(order_ids)
     return {row[0]: read_one(row, order_of) for row in locked if row[0] in wanted}
 
 
 def lock_free(connection: Connection, order_ids: Sequence[str]) -> list[Order]:
-    """Locks those of the orders that nobody else has locked and that this release can read, by id."""
+    """Locks the orders that nobody else has locked and that this release can read."""
     rows = connection.execute(_LOCK_FREE, [list(order_ids)]).fetchall()
     return ASIDE.read(rows, order_of, connection.execute)
 
@@ -159,7 +108,7 @@ def order_of(row: Sequence[Any]) -> Order:
 def insert(
     connection: Connection, order: Order, customer_id: str, snapshot: OrderSnapshot, first_look: float
 ) -> Callable[[], datetime]:
-    """Stores a new order; its owner looks after it in `first_look` seconds. Gives when it was created."""
+    """Stores a new order, which its owner looks after in `first_look` seconds. Returns when it was created."""
     cursor = connection.execute(
         _INSERT,
         [
@@ -199,7 +148,7 @@ def snapshots(connection: Connection, order_ids: Sequence[str]) -> dict[str, str
 
 
 def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
-    """How the orders are doing that are not at their end."""
+    """The state of the open orders."""
     [(open_orders, attention, stuck, oldest)] = database.query(
         f"""SELECT count(*), count(*) FILTER (WHERE attention), count(*) FILTER (WHERE {STUCK}),
                   coalesce(extract(epoch FROM now() - min(progress_at)), 0)::float
@@ -215,7 +164,7 @@ def gauges(database: Database, settings: Settings) -> Sequence[Gauge]:
 
 
 def kept(settings: Settings) -> Sequence[Kept]:
-    """Log lines, and idempotency keys of the former release, are forgotten; orders are kept."""
+    """Log lines and the former release's idempotency keys are deleted in time; orders are kept."""
     return (
         Partitioned("orders", "id", by_id=True, keep=None, width=BUSINESS, storage="fillfactor = 60"),
         *LOG.kept(settings.keep_log),

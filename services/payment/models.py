@@ -1,10 +1,7 @@
-"""Payment's table: an intent an order. Its statements are those of `orderflow.providers.intents`."""
+"""Payment's table: one intent per order. Its statements are those of `orderflow.providers.intents`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from orderflow.providers import intents
-
 TABLE: Final = "payments"
-TABLES: Final = intents.table(TABLE)

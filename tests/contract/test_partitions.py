@@ -16,7 +16,7 @@ from orderflow.database.partitions import Partitioned, existing, keep_up
 from orderflow.database.retention import Deleted, Retention, forget
 from orderflow.errors import Contended, DatabaseUnavailable
 from orderflow.messaging import inbox
-from orderflow.saga.audit_log import AuditLog, NewRecord, table
+from orderflow.saga.audit_log import AuditLog, NewRecord
 from tests.support.system import until
 
 pytestmark = pytest.mark.row(32)
@@ -25,16 +25,12 @@ NewDatabase = Callable[[str | None], str]
 DAY = 86400.0
 HOUR = 3600.0
 INBOX = Partitioned("inbox", "message_id", by_id=True, keep=14 * DAY)
-LOG = Partitioned("story", "at", by_id=False, keep=90 * DAY)
+LOG = Partitioned("order_log", "at", by_id=False, keep=90 * DAY)
 
 
 @pytest.fixture
 def url(new_database: NewDatabase) -> str:
-    made = new_database(None)
-    with psycopg.connect(made) as connection:
-        connection.execute(inbox.TABLES)
-        connection.execute(table("story"))
-    return made
+    return new_database("order")
 
 
 @pytest.fixture
@@ -225,12 +221,12 @@ def test_a_plan_finds_each_ids_partition(database: Database) -> None:
 def test_one_orders_lines_are_read_where_they_can_be(database: Database) -> None:
     """From when the order was placed on; the order of lines is that of their writing, over partitions."""
     keep_up(database, LOG, HOUR)
-    log, order_id = AuditLog("story"), clock.new_id()
+    log, order_id = AuditLog("order_log"), clock.new_id()
     for number in range(3):
         with database.transaction() as connection:
             log.write(connection, [NewRecord(order_id, "order", "note", f"N{number}")])
     database.query(
-        "INSERT INTO story (order_id, at, service, kind, type)"
+        "INSERT INTO order_log (order_id, at, service, kind, type)"
         " VALUES (%s, now() - interval '1 day', 'order', 'note', 'Early')",
         [order_id],
     )

@@ -13,6 +13,7 @@ from typing import Any
 from orderflow.broker import BATCH, Delivery, Parcel, Queue, SendFailure
 from orderflow.broker.aws.clients import Clients, failures_by_id
 from orderflow.broker.aws.dead_letters import REASON, RECEIVES
+from orderflow.contracts import NUL
 
 
 class SqsQueue(Queue):
@@ -107,4 +108,4 @@ def _chunks(deliveries: Sequence[Delivery]) -> list[Sequence[Delivery]]:
 
 
 def _printable(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode().replace("\x00", "")
+    return text.encode("ascii", "backslashreplace").decode().replace(NUL, "")

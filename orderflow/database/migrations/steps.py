@@ -2,7 +2,8 @@
 rewritten, or scanned under an exclusive lock, and each step is skipped where it was done already. A revision whose lock
 timed out is run again from its beginning (`orderflow.database.migrate`).
 
-They know nothing of any table; old revisions call them, so what they give must not change.
+Revisions call them and the kernel's SQL beside them (`frozen/`, one file per step of the kernel's tables, which the
+services' revisions apply in turn) long after they were written: what either gives must never change.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from alembic import op
+
+_FROZEN: Final = Path(__file__).parent / "frozen"
 
 _AHEAD: Final = "14 days"
 """What the first partition takes beyond now. Until the table is partitioned, later rows are refused: that long may a
@@ -29,6 +33,16 @@ WHERE conrelid = '{table}'::regclass AND conname = '{table}_before' AND convalid
 # The lowest UUIDv7 of a time; a time as PostgreSQL reads it back in any time zone.
 _FIRST_ID: Final = "(lpad(to_hex((extract(epoch FROM {at}) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid::text"
 _TIME: Final = "({at})::text"
+
+
+def frozen(step: str, *, table: str = "") -> str:
+    """The kernel's SQL of this name; `table` is the service's own name for its log, intents or business table."""
+    return (_FROZEN / f"{step}.sql").read_text("utf-8").replace("{table}", table)
+
+
+def apply(step: str, *, table: str = "") -> None:
+    """Runs `frozen` SQL in the revision's transaction."""
+    _run(frozen(step, table=table))
 
 
 def index(name: str, definition: str) -> None:

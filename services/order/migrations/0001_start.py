@@ -2,50 +2,12 @@
 
 from alembic import op
 
+from orderflow.database.migrations.steps import apply
+
 revision = "0001"
 down_revision = None
 
 SCHEMA = """
-CREATE TABLE outbox (
-    entry uuid PRIMARY KEY,
-    order_id uuid NOT NULL,
-    channel text NOT NULL,
-    target text NOT NULL,
-    body text NOT NULL,
-    leased_until timestamptz NOT NULL,
-    parked text
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-CREATE TABLE inbox (
-    consumer text NOT NULL,
-    message_id uuid NOT NULL,
-    outcome text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (consumer, message_id)
-);
-CREATE INDEX inbox_at ON inbox USING brin (at);
-CREATE TABLE failures (
-    message_id uuid PRIMARY KEY,
-    count int NOT NULL,
-    last_error text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
-);
-CREATE TABLE counters (
-    counter text PRIMARY KEY,
-    value double precision NOT NULL
-) WITH (fillfactor = 50);
-CREATE TABLE order_log (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    order_id uuid NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    service text NOT NULL,
-    kind text NOT NULL,
-    type text NOT NULL,
-    message_id uuid,
-    causation_id uuid,
-    note text NOT NULL DEFAULT ''
-);
-CREATE INDEX order_log_order ON order_log (order_id);
-CREATE INDEX order_log_at ON order_log USING brin (at);
 CREATE TABLE products (
     sku text PRIMARY KEY,
     name text NOT NULL,
@@ -98,5 +60,7 @@ INSERT INTO products (sku, name, amount, currency) VALUES
 
 
 def upgrade() -> None:
+    apply("0001_messaging")
+    apply("0001_audit_log", table="order_log")
     op.execute(SCHEMA)
     op.execute(PRODUCTS)

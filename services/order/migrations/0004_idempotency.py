@@ -2,27 +2,12 @@
 
 from alembic import op
 
+from orderflow.database.migrations.steps import apply
+
 revision = "0004"
 down_revision = "0003"
 
-TABLE = """
-CREATE TABLE idempotency (
-    scope bytea NOT NULL,
-    key text NOT NULL,
-    fingerprint bytea NOT NULL,
-    status int,
-    headers text,
-    body text,
-    owner uuid,
-    leased_until timestamptz,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (scope, key)
-);
-CREATE INDEX idempotency_created ON idempotency USING brin (created_at)
-"""
-SCOPE = "ALTER TABLE idempotency_keys ADD COLUMN scope bytea"
-
 
 def upgrade() -> None:
-    op.execute(TABLE)
-    op.execute(SCOPE)
+    apply("0004_idempotency")
+    op.execute("ALTER TABLE idempotency_keys ADD COLUMN scope bytea")
