@@ -10,30 +10,22 @@ import pytest
 
 from orderflow import clock
 from orderflow.messaging.guard import Done, Retry
-from tests.support.provider_process import (
-    LIMITS,
-    PAYMENT,
-    Gate,
-    Process,
-    World,
-    ask,
-    bring_to,
-    fail,
-    in_background,
-    kinds_of,
-    names,
-)
+from tests.support.provider_kinds import LIMITS, PAYMENT
+from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
+from tests.support.threads import Gate, in_background
 
 
 class TestDo:
-    def test_a_new_order_is_called_once_and_answered(self, world: World, process: Process, order_id: str) -> None:
+    def test_a_new_order_is_called_once_and_answered(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """absent → intended → done"""
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
         assert world.row(order_id) == ("done", 1)
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_a_refusal_is_the_providers_word(self, world: World, process: Process, order_id: str) -> None:
+    def test_a_refusal_is_the_providers_word(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """absent → intended → refused, with the provider's reason and nothing in its ledger"""
         process.handle(ask(world.kind.bad, order_id))
         [outcome] = world.outcomes(order_id)
@@ -42,7 +34,7 @@ class TestDo:
 
     @pytest.mark.parametrize("state", ["done", "refused", "undoing", "undone"])
     def test_a_settled_order_is_answered_from_its_row(
-        self, world: World, process: Process, order_id: str, state: str
+        self, world: ProviderWorld, process: Process, order_id: str, state: str
     ) -> None:
         """Another command for the same order, with another message id, causes the same outcome and no call."""
         bring_to(state, world, order_id)
@@ -55,14 +47,16 @@ class TestDo:
         assert world.row(order_id) == before
         assert not process.hooks.calls
 
-    def test_an_intent_of_another_process_waits(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_intent_of_another_process_waits(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """While the lease runs, nobody else calls."""
         bring_to("intended", world, order_id)
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Retry]
         assert (world.row(order_id), world.outcomes(order_id)) == (("intended", 1), [])
         assert not process.hooks.calls
 
-    def test_an_intent_whose_process_died_is_taken_over(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_intent_whose_process_died_is_taken_over(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """After the lease the fence grows, and the call is made under the same key."""
         bring_to("intended", world, order_id)
         world.expire_lease(order_id)
@@ -74,7 +68,7 @@ class TestDo:
 class TestUndo:
     @pytest.mark.parametrize("state", ["absent", "intended", "done", "refused", "undoing", "undone"])
     @pytest.mark.row(5)
-    def test_every_state_ends_undone(self, world: World, process: Process, order_id: str, state: str) -> None:
+    def test_every_state_ends_undone(self, world: ProviderWorld, process: Process, order_id: str, state: str) -> None:
         """The outcome says that the step can't happen any more; the late command is refused, and the ledger is even."""
         if state != "absent":
             bring_to(state, world, order_id)
@@ -88,7 +82,7 @@ class TestUndo:
         done = state in ("done", "undoing", "undone")
         assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if done else [])
 
-    def test_the_outcome_tells_what_was_taken_back(self, world: World, process: Process, order_id: str) -> None:
+    def test_the_outcome_tells_what_was_taken_back(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """Also the second time, from the row; and nothing where there had been nothing."""
         process.handle(ask(world.kind.good, order_id))
         process.handle(ask(world.kind.undo, order_id))
@@ -103,13 +97,15 @@ class TestUndo:
         [empty] = world.outcomes(nothing)
         assert empty.model_dump(exclude_none=True) == {}
 
-    def test_an_undo_of_another_process_waits(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_undo_of_another_process_waits(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """While the lease runs, nobody else voids."""
         bring_to("undoing", world, order_id)
         assert kinds_of(process.handle(ask(world.kind.undo, order_id))) == [Retry]
         assert (world.outcomes(order_id), process.hooks.calls) == ([], {})
 
-    def test_an_undo_without_an_answer_is_tried_again(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_undo_without_an_answer_is_tried_again(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """The row stays `undoing` and free, and the undo waits in the database; the next call finishes."""
         process.handle(ask(world.kind.good, order_id))
         process.hooks.before["void"] = fail
@@ -125,7 +121,7 @@ class TestUndo:
 class TestUnknownOutcome:
     @pytest.mark.parametrize("moment", ["before", "after"])
     def test_it_stays_an_intent_and_is_asked_again(
-        self, world: World, process: Process, order_id: str, moment: str
+        self, world: ProviderWorld, process: Process, order_id: str, moment: str
     ) -> None:
         """Three attempts, then it waits with the lease released; the same key later: one entry in the ledger."""
         getattr(process.hooks, moment)["do"] = fail
@@ -139,7 +135,7 @@ class TestUnknownOutcome:
         assert world.entries(order_id) == [world.kind.does]
 
     def test_one_attempt_too_few_is_made_up_within_the_call(
-        self, world: World, process: Process, order_id: str
+        self, world: ProviderWorld, process: Process, order_id: str
     ) -> None:
         """The attempts of a call share its intent and its key."""
         times = iter([True, True, False])
@@ -149,7 +145,7 @@ class TestUnknownOutcome:
         assert world.entries(order_id) == [world.kind.does]
         assert process.application.counts == {"calls": 1, "attempts": 3}
 
-    def test_no_attempt_outlasts_the_lease(self, world: World, order_id: str) -> None:
+    def test_no_attempt_outlasts_the_lease(self, world: ProviderWorld, order_id: str) -> None:
         """A call that waited too long for its turn is not made."""
         process = world.process(replace(LIMITS, attempts=1, timeout=0.2, lease=0.0, backoff=-0.5))
         assert process.application.limits.whole_lease < 0.4
@@ -167,7 +163,7 @@ class TestUnknownOutcome:
         assert world.waits(order_id) == (False, 0, 0, True)
         pool.shutdown()
 
-    def test_nothing_is_begun_after_close(self, world: World, process: Process, order_id: str) -> None:
+    def test_nothing_is_begun_after_close(self, world: ProviderWorld, process: Process, order_id: str) -> None:
         """A stopping process leaves the intent to the next one, at once."""
         process.application.stopping.set()
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]
@@ -178,7 +174,7 @@ class TestUnknownOutcome:
 @pytest.mark.row(10)
 class TestKeyLife:
     def test_an_old_intent_without_effect_is_refused_and_barred(
-        self, world: World, process: Process, order_id: str
+        self, world: ProviderWorld, process: Process, order_id: str
     ) -> None:
         """It is looked up, never called again; whatever may still be on its way is barred by the void."""
         bring_to("intended", world, order_id)
@@ -190,7 +186,9 @@ class TestKeyLife:
         assert process.hooks.calls == {"lookup": 1, "void": 1}
         assert world.entries(order_id) == []
 
-    def test_an_old_intent_that_took_effect_is_found(self, world: World, process: Process, order_id: str) -> None:
+    def test_an_old_intent_that_took_effect_is_found(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """The provider has forgotten the key, not what it did."""
         process.hooks.after["do"] = fail
         process.handle(ask(world.kind.good, order_id))
@@ -201,7 +199,7 @@ class TestKeyLife:
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_an_order_that_both_sides_have_forgotten_is_looked_up(self, world: World, process: Process) -> None:
+    def test_an_order_that_both_sides_have_forgotten_is_looked_up(self, world: ProviderWorld, process: Process) -> None:
         """Done long ago; then the row went with a database restored from a backup, and the key with its life."""
         seconds = LIMITS.key_life + 60
         order_id = f"{int((time.time() - seconds) * 1000):012x}"
@@ -216,7 +214,7 @@ class TestKeyLife:
         assert names(world.outcomes(order_id)) == [world.kind.success] * 2
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_a_retry_that_would_outlast_the_key_looks_up(self, world: World) -> None:
+    def test_a_retry_that_would_outlast_the_key_looks_up(self, world: ProviderWorld) -> None:
         """The first attempt is always safe; the next ones only while the key surely lives."""
         process = world.process(replace(LIMITS, timeout=5, key_life=5))
         order_id = clock.new_id()

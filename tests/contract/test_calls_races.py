@@ -10,19 +10,10 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
 from orderflow.messaging.guard import DeadLettered, Done, Retry
-from tests.support.provider_process import (
-    LIMITS,
-    Crash,
-    Gate,
-    Process,
-    World,
-    ask,
-    bring_to,
-    fail,
-    in_background,
-    kinds_of,
-    names,
-)
+from tests.support.provider_kinds import LIMITS
+from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
+from tests.support.threads import Gate, in_background
+from tests.support.world import Crash
 
 AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
 """Where a process can die in the first and the last phase."""
@@ -31,7 +22,7 @@ AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", 
 @pytest.mark.row(3)
 class TestFence:
     @pytest.mark.parametrize("moment", ["before", "after"])
-    def test_an_undo_overtakes_a_call_in_flight(self, world: World, order_id: str, moment: str) -> None:
+    def test_an_undo_overtakes_a_call_in_flight(self, world: ProviderWorld, order_id: str, moment: str) -> None:
         """The call's answer no longer counts: it is refused as undone, and the ledger is even; whether the call reached
         the provider before the undo or after it."""
         slow, fast = world.process(), world.process()
@@ -48,7 +39,7 @@ class TestFence:
         assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if reached else [])
         assert world.row(order_id) == ("undone", 2)
 
-    def test_the_call_answers_while_the_undo_is_in_flight(self, world: World, order_id: str) -> None:
+    def test_the_call_answers_while_the_undo_is_in_flight(self, world: ProviderWorld, order_id: str) -> None:
         """The fence has been raised already: the late success is not recorded."""
         slow, fast = world.process(), world.process()
         call_gate, undo_gate = Gate(), Gate()
@@ -66,7 +57,7 @@ class TestFence:
         assert names(world.outcomes(order_id)) == [world.kind.refusal + ":undone", world.kind.undone]
         assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
 
-    def test_a_process_that_slept_through_its_lease_changes_nothing(self, world: World, order_id: str) -> None:
+    def test_a_process_that_slept_through_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
         """Its twin took the same message over and answered; the sleeper's answer is neither recorded nor sent."""
         sleeper, twin = world.process(), world.process()
         gate = Gate()
@@ -83,7 +74,7 @@ class TestFence:
         assert names(world.outcomes(order_id)) == [world.kind.success]
         assert world.entries(order_id) == [world.kind.does]
 
-    def test_a_stale_unknown_outcome_frees_nothing(self, world: World, order_id: str) -> None:
+    def test_a_stale_unknown_outcome_frees_nothing(self, world: ProviderWorld, order_id: str) -> None:
         """A sleeper without an answer must not release the lease of the one that took over."""
         sleeper, twin, third = (world.process() for _ in range(3))
         asleep, at_work = Gate(), Gate()
@@ -103,7 +94,7 @@ class TestFence:
         assert kinds_of(working.result(10)) == [Done]
         assert (world.row(order_id), names(world.outcomes(order_id))) == (("done", 2), [world.kind.success])
 
-    def test_a_twin_spoils_only_its_own_message(self, world: World, order_id: str) -> None:
+    def test_a_twin_spoils_only_its_own_message(self, world: ProviderWorld, order_id: str) -> None:
         """The others of the batch keep what the provider answered."""
         sleeper, twin = world.process(), world.process()
         gate = Gate()
@@ -122,7 +113,7 @@ class TestFence:
 @pytest.mark.row(2)
 class TestCrash:
     @pytest.mark.parametrize("point", [*AROUND, "call.before", "call.after"])
-    def test_a_command_survives_a_crash(self, world: World, order_id: str, point: str) -> None:
+    def test_a_command_survives_a_crash(self, world: ProviderWorld, order_id: str, point: str) -> None:
         """Wherever the process died: the message comes again, and there is one call's effect and one outcome."""
         message = ask(world.kind.good, order_id)
         self.die_at(point, world, message)
@@ -132,7 +123,7 @@ class TestCrash:
 
     @pytest.mark.parametrize("point", [*AROUND, "undo.before", "undo.after"])
     @pytest.mark.parametrize("state", ["absent", "done"])
-    def test_an_undo_survives_a_crash(self, world: World, order_id: str, point: str, state: str) -> None:
+    def test_an_undo_survives_a_crash(self, world: ProviderWorld, order_id: str, point: str, state: str) -> None:
         """Likewise; given back once."""
         if state == "done":
             bring_to("done", world, order_id)
@@ -142,7 +133,7 @@ class TestCrash:
         assert names(world.outcomes(order_id)) == [world.kind.undone]
         assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if state == "done" else [])
 
-    def die_at(self, spec: str, world: World, message: Envelope) -> None:
+    def die_at(self, spec: str, world: ProviderWorld, message: Envelope) -> None:
         point, _, nth = spec.partition(":")
         left = [int(nth or 1)]
 
@@ -159,7 +150,7 @@ class TestCrash:
 
 
 class TestBatch:
-    def test_do_and_undo_mix(self, world: World, process: Process) -> None:
+    def test_do_and_undo_mix(self, world: ProviderWorld, process: Process) -> None:
         """Every message of a batch gets its own outcome; what comes second for an order sees what came first."""
         kind = world.kind
         new, refused, absent, done, twice = (clock.new_id() for _ in range(5))
@@ -175,7 +166,7 @@ class TestBatch:
         assert names(world.outcomes(twice)) == [kind.success, kind.undone]
         assert world.entries(twice) == world.entries(done) == [kind.does, kind.undoes]
 
-    def test_the_slow_one_holds_nobody_up(self, world: World, order_id: str) -> None:
+    def test_the_slow_one_holds_nobody_up(self, world: ProviderWorld, order_id: str) -> None:
         """The others are recorded; its verdict comes when its answer does."""
         pool = ThreadPoolExecutor(4)
         process = world.process(executor=pool)
@@ -191,7 +182,9 @@ class TestBatch:
         assert names(world.outcomes(slow)) == [world.kind.success]
         pool.shutdown()
 
-    def test_a_bug_in_a_client_is_counted_against_its_message_only(self, world: World, process: Process) -> None:
+    def test_a_bug_in_a_client_is_counted_against_its_message_only(
+        self, world: ProviderWorld, process: Process
+    ) -> None:
         """The fifth failure parks it; the others of its batch have their outcome."""
         bad, good = clock.new_id(), clock.new_id()
         original = process.provider.void
@@ -202,7 +195,7 @@ class TestBatch:
         assert names(world.outcomes(good)) == [world.kind.undone]
         assert [kinds_of(process.handle(message)) for _ in range(4)] == [[Retry]] * 3 + [[DeadLettered]]
 
-    def test_the_pool_is_bounded(self, world: World) -> None:
+    def test_the_pool_is_bounded(self, world: ProviderWorld) -> None:
         """With all places taken, the next call waits for one: it would only use up its lease in a queue."""
         pool = ThreadPoolExecutor(1)
         process = world.process(replace(LIMITS, concurrency=1), executor=pool)

@@ -23,8 +23,7 @@ from pydantic import SecretStr
 from orchestrator import main as orchestrator
 from orchestrator.guardian import Guardian
 from orderflow.errors import BrokerUnavailable, Transient
-from orderflow.providers.calls import Limits, ProviderApplication
-from orderflow.providers.retrying import Retrying
+from orderflow.providers.calls import ProviderApplication
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.inventory import main as inventory
@@ -37,6 +36,7 @@ from simulator.ledger import Ledger
 from tests.support.aws_like.memory import AwsLikeBroker
 from tests.support.aws_like.rules import Rules
 from tests.support.machine import Inline
+from tests.support.world_clocks import Clocks
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "order": order.build,
@@ -56,17 +56,8 @@ MEMORY: Final[dict[str, Any]] = {
 """Settings that the world runs with."""
 
 
-_OWNERS_TIMES: Final = {
-    "receivers": ("reported_at", "empty_from", "received_at", "oldest", "blocked_until"),
-    "given_back": ("until",),
-    "watches": ("heard_at", "resumed_at"),
-    "frontiers": ("asked_at", "answered_at"),
-}
-
 LONG_POLL: Final = 20
 """Seconds of a poll."""
-
-UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
 
 _TRIES: Final = 50
 """Calls in a row, of which one gets through if any may."""
@@ -86,7 +77,7 @@ def request(**changes: Any) -> OrderRequest:
 
 
 @dataclass
-class World:
+class World(Clocks):
     """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with. By `rules`
     AWS leaves something to chance; without, it does what it is asked, at once and in order."""
 
@@ -96,11 +87,8 @@ class World:
     rules: Rules = field(default_factory=lambda: Rules(0, {}))
 
     def __post_init__(self) -> None:
-        self._moved = 0.0
         self.broker = AwsLikeBroker(Settings(**MEMORY | dict(self.settings)), self.rules)
         self.services: dict[str, Service] = {}
-        self.passed = 0.0
-        """Seconds that circuit breakers' clocks are ahead."""
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, also where no order came to need a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
@@ -198,94 +186,12 @@ class World:
                 return
         raise AssertionError("the system does not come to rest")
 
-    def time_out(self) -> None:
-        """Late events arrive, visibility timeouts run out, and what a destination did not take may be tried again."""
-        self.broker.account.pass_time(60)
-        for queue in self.broker.queues.values():
-            queue.redeliver()
-        for name, service in self.services.items():
-            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 s' WHERE attempts > 0")
-            service.publisher.relay()
-
-    def _run_out(self) -> bool:
-        """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
-        machine."""
-        held = [queue for queue in self.broker.queues.values() if queue.in_hand]
-        unsent = [name for name in self.services if self.execute(name, UNSENT)]
-        for queue in held:
-            queue.redeliver()
-        if unsent:
-            self.relay()
-        return bool(held or unsent)
-
-    def call_again(self, *names: str) -> int:
-        """The calls that waited for their provider and are due, by all services or some; how many."""
-        workers = [worker for name in names or self.services for worker in self.services[name].workers]
-        return sum(worker.step() for worker in workers if isinstance(worker, Retrying))
-
-    def end_backoffs(self) -> None:
-        """All calls that wait for their provider are due, and it may be probed."""
-        self.passed += Limits().probe_every
-        for name, table in (("payment", "payments"), ("shipping", "shipments")):
-            self.execute(name, f"UPDATE {table}_waiting SET next_at = now() - interval '1 s'")
-
-    def relay(self) -> None:
-        """Leases run out; whoever finds the messages sends them."""
-        for name, service in self.services.items():
-            self.publish(name)  # what a process that lives has in memory is sent long before
-            service.outbox.flush()
-            for lane in service.publisher.lanes:
-                lane._waiting.clear()  # that of what could not be sent has run out, too
-            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second'")
-            service.publisher.relay()
-            self.publish(name)
-
     def sweep(self, name: str, **known: Any) -> None:
         """An owner looks after what is due, with what is `known` to it."""
         for _ in range(_TRIES):
             with suppress(BrokerUnavailable):
                 self.services[name].sweeper.sweep(0, **known)  # type: ignore[union-attr]
                 return
-
-    def pass_time(self, seconds: float = 0) -> None:
-        """Every owner looks after what it owns, as if `seconds` more had passed since the last progress; but what waits
-        for an operator goes on waiting."""
-        self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
-        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
-            self.services[name].outbox.flush()  # as a process does every second: what it has sent is out of its outbox
-            self.execute(
-                name,
-                f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
-                " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",
-                [seconds],
-            )
-            age_answers(self.services[name], seconds)
-            self.sweep(name)
-        self.broker.account.pass_time(seconds)
-        self.broker.machine.pass_time(seconds)
-
-    def move_clocks(self, seconds: float) -> None:
-        """So much time passes for all that is kept with its time by owners and queues. Nobody looks."""
-        self._moved += seconds
-        for queue in self.broker.queues.values():
-            for broker_id in queue.sent_at:
-                queue.sent_at[broker_id] -= seconds
-        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
-            for of, columns in {table: ("progress_at", "next_at"), **_OWNERS_TIMES}.items():
-                times = ", ".join(f"{column} = {column} - make_interval(secs => {seconds})" for column in columns)
-                self.execute(name, f"UPDATE {of} SET {times}")
-            service = self.services[name]
-            age_answers(service, seconds)
-            service.receivers._epoch = None  # type: ignore[union-attr]
-
-    def expire_leases(self) -> None:
-        """The intents of processes that died can be taken over."""
-        self.execute(
-            "payment", "UPDATE payments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
-        )
-        self.execute(
-            "shipping", "UPDATE shipments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
-        )
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
         """A statement on a service's database, from outside."""
@@ -324,13 +230,6 @@ class World:
                 return
             self.pass_time(25 if i % 3 else 0)
         raise AssertionError("orders stay open")
-
-
-def age_answers(service: Service, seconds: float) -> None:
-    """What an owner has heard is older by so much."""
-    if service.answers:
-        known = service.answers._known
-        known |= {name: (asked - seconds, answered - seconds) for name, (asked, answered) in known.items()}
 
 
 @contextmanager
