@@ -11,7 +11,8 @@ from orderflow.contracts import EventBus, Workflow
 from orderflow.idempotency import Key, Steps
 from tests.support.load import each_kind
 from tests.support.oracle import check
-from tests.support.world import BUILD, UNSENT, World, world_on
+from tests.support.world import BUILD, World, world_on
+from tests.support.world_clocks import UNSENT
 
 Kind = tuple[Workflow, EventBus]
 HOURS = 5

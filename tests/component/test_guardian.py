@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from orchestrator.guardian import NEEDS_ATTENTION, Guardian, judge
-from orchestrator.watched_executions import ATTENTION, ENDED, WATCHED, Watched
-from orderflow import clock
-from orderflow import contracts as c
+from orchestrator.watched_executions import ATTENTION, ENDED, WATCHED
 from orderflow.broker.aws.step_functions import Execution
-from orderflow.envelope import Envelope, compose, decode
 from orderflow.errors import BrokerUnavailable
-from tests.support.world import World, world_on
-from tests.unit.deploy.test_state_machine import placed
-
-
-def watched(**changes: Any) -> Watched:
-    envelope = placed()
-    values = {"order_id": envelope.subject, "placed": envelope, "restarts": 0, "retried": False, "doubted": False}
-    return Watched(**values | changes)
+from tests.support.guardians import Machine, guarding, look, remind, state_of, told, watched
+from tests.support.world import World
 
 
 @pytest.mark.parametrize(
@@ -47,74 +36,6 @@ def test_what_follows_from_a_look(found: Execution | None, changes: dict[str, An
     """Lost or ended without an answer: again. Given up: an operator first. Ended well: no more looks."""
     verdict = judge(watched(**changes), found, most_restarts=20)
     assert (verdict.state, verdict.restart) == (state, restart)
-
-
-class Machine:
-    """What the guardian asks of Step Functions. `found` is how every execution stands."""
-
-    def __init__(self) -> None:
-        self.found: Execution | None = None
-        self.started: list[str] = []
-
-    def describe(self, name: str) -> Execution | None:
-        return self.found
-
-    def restart(self, envelope: Envelope, name: str) -> None:
-        self.started.append(name)
-
-
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database) as made:
-        yield made
-
-
-@pytest.fixture
-def guardian(world: World) -> tuple[Guardian, Machine]:
-    machine = Machine()
-    return guarding(world, machine), machine
-
-
-def guarding(world: World, machine: Machine, now: Callable[[], float] = time.monotonic, **settings: Any) -> Guardian:
-    """A guardian of its own, as another process has it."""
-    service = world.services["orchestrator"]
-    changed = service.settings.model_copy(update=settings)
-    return Guardian(service.database, service.outbox, machine, changed, now=now)
-
-
-def look(world: World, guardian: Guardian) -> None:
-    world.execute("orchestrator", "UPDATE executions SET next_at = now() WHERE state = 'watched'")
-    guardian.sweep(0)
-
-
-def remind(world: World, again: int = 1) -> str:
-    """An order that has not heard anything asks the orchestrator."""
-    envelope = placed().model_copy(update={"resend": again})
-    world.broker.queues["orchestrator"].put(envelope.encode())
-    world.deliver("orchestrator")
-    return envelope.subject
-
-
-def retry(world: World, order_id: str) -> None:
-    """An operator's, delivered twice."""
-    envelope = compose(
-        c.OrderRetryRequested(by="ada", why="it works again"), source="order", order_id=order_id,
-        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
-    )  # fmt: skip
-    for _ in range(2):
-        world.broker.queues["orchestrator"].put(envelope.encode())
-        world.deliver("orchestrator")
-
-
-def told(world: World, order_id: str) -> list[str]:
-    """The names of the messages that wait for the order."""
-    world.publish("orchestrator")
-    return [decode(d.body).name for d in world.broker.queues["order"].waiting if order_id in d.body]
-
-
-def state_of(world: World, order_id: str) -> tuple[str, int]:
-    [row] = world.execute("orchestrator", "SELECT state, restarts FROM executions WHERE order_id = %s", [order_id])
-    return row  # type: ignore[no-any-return]
 
 
 def test_a_reminder_is_accepted_and_watched(world: World, guardian: tuple[Guardian, Machine]) -> None:
@@ -229,91 +150,3 @@ def test_an_execution_that_runs_is_looked_at_less_and_less(world: World, guardia
         keeper.sweep(0)
         waits.append(int(world.execute("orchestrator", next_look, [order_id])[0][0]))
     assert waits == [10, 30, 300]
-
-
-def test_an_operator_retries(world: World, guardian: tuple[Guardian, Machine]) -> None:
-    """An execution that gave up waits for it; the order is told so."""
-    order_id = remind(world)
-    keeper, machine = guardian
-    machine.found = Execution("FAILED", NEEDS_ATTENTION)
-    look(world, keeper)
-    look(world, keeper)
-    assert state_of(world, order_id) == (ATTENTION, 0)
-    retry(world, order_id)
-    look(world, keeper)
-    assert machine.started == [f"{order_id}-r1"]
-    assert told(world, order_id).count("OrderNeedsAttention") == 1
-
-
-@pytest.mark.parametrize("status", ["FAILED", "RUNNING"])
-def test_a_retry_that_comes_during_a_look_is_heard(
-    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch, status: str
-) -> None:
-    """The guardian has just found that the execution gave up, or that it is about to: the operator's word counts."""
-    order_id = remind(world)
-    keeper, machine = guardian
-    gave_up = Execution("FAILED", NEEDS_ATTENTION)
-
-    def meanwhile(name: str) -> Execution:
-        retry(world, order_id)
-        machine.found = gave_up
-        return gave_up if status == "FAILED" else Execution(status)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(machine, "describe", meanwhile)
-        look(world, keeper)
-    assert state_of(world, order_id) == (WATCHED, 0)
-    look(world, keeper)
-    assert machine.started == [f"{order_id}-r1"]
-    machine.found = Execution("RUNNING")
-    look(world, keeper)
-    machine.found = Execution("SUCCEEDED")
-    look(world, keeper)
-    assert state_of(world, order_id) == (ENDED, 1)
-    assert "OrderNeedsAttention" not in told(world, order_id)
-
-
-def test_a_look_that_another_guardian_has_overtaken_says_nothing(
-    world: World, guardian: tuple[Guardian, Machine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It had found that the first execution gave up; meanwhile an operator came, and the other started the second."""
-    order_id = remind(world)
-    keeper, machine = guardian
-    other = guarding(world, machine)
-    machine.found = Execution("FAILED", NEEDS_ATTENTION)
-
-    def meanwhile(name: str) -> Execution:
-        patched.undo()
-        retry(world, order_id)
-        look(world, other)
-        return Execution("FAILED", NEEDS_ATTENTION)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(machine, "describe", meanwhile)
-        look(world, keeper)
-    assert machine.started == [f"{order_id}-r1"]
-    assert state_of(world, order_id) == (WATCHED, 1)
-    assert "OrderNeedsAttention" not in told(world, order_id)
-
-
-def test_a_retry_of_an_execution_that_still_runs_stays(world: World, guardian: tuple[Guardian, Machine]) -> None:
-    """It tells the order that it needs an operator a moment before it ends."""
-    order_id = remind(world)
-    keeper, machine = guardian
-    retry(world, order_id)
-    machine.found = Execution("RUNNING")
-    look(world, keeper)
-    machine.found = Execution("FAILED", NEEDS_ATTENTION)
-    look(world, keeper)
-    assert machine.started == [f"{order_id}-r1"]
-
-
-def test_other_messages_of_such_orders_are_parked(world: World) -> None:
-    """An outcome for the orchestrator of an order that a state machine runs is somebody's forgery."""
-    forged = compose(
-        c.StockReleased(), source="x", order_id=clock.new_id(),
-        workflow=c.Workflow.STEP_FUNCTIONS, event_bus=c.EventBus.SNS,
-    )  # fmt: skip
-    world.broker.queues["orchestrator"].put(forged.encode())
-    world.deliver("orchestrator")
-    assert "is for its state machine" in world.parked()[-1][1]

@@ -13,7 +13,7 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.settings import Settings
 from services.order.placement import Placing
 from simulator.faults import FaultBox, Faults
-from tests.support.provider_process import in_background
+from tests.support.threads import in_background
 
 
 class Emptied(deque[str]):

@@ -1,13 +1,20 @@
-"""What the tests of the two services that call a provider share."""
+"""What the tests of the two services that call a provider share, and those of AWS in two places."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
+import httpx
 import pytest
 
 from orderflow import clock
-from tests.support.provider_process import PAYMENT, SHIPPING, Process, ProviderWorld
+from tests.support.aws_like import proxy
+from tests.support.aws_like.places import InMemory, Place, Proxied
+from tests.support.aws_like.rules import Behaviour, Rules
+from tests.support.buses import NAME, by_calls, moto
+from tests.support.provider_kinds import PAYMENT, SHIPPING
+from tests.support.provider_process import Process, ProviderWorld
 
 
 @pytest.fixture(scope="module", params=[PAYMENT, SHIPPING], ids=lambda kind: kind.service)
@@ -37,3 +44,28 @@ def process(world: ProviderWorld) -> Process:
 def order_id() -> str:
     """A new order."""
     return clock.new_id()
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    """moto's server, at this URL."""
+    pytest.importorskip("moto.server", reason="moto's server is not installed: make install")
+    with moto() as made:
+        yield str(made._sqs.meta.endpoint_url)
+
+
+@pytest.fixture(params=["memory", "proxy"])
+def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
+    """Makes a place with these chances, and with nothing in its queues."""
+    with ExitStack() as stack:
+
+        def make(chances: Mapping[Behaviour, float], scale: float = 0) -> Place:
+            rules = Rules(1, chances, scale=scale)
+            if request.param == "memory":
+                return InMemory(rules)
+            emulator: str = request.getfixturevalue("emulator")
+            httpx.post(f"{emulator}/moto-api/reset", trust_env=False)
+            by_calls(emulator, NAME)
+            return Proxied(rules, stack.enter_context(proxy.before(emulator, rules)))
+
+        yield make

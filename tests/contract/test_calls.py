@@ -10,19 +10,9 @@ import pytest
 
 from orderflow import clock
 from orderflow.messaging.guard import Done, Retry
-from tests.support.provider_process import (
-    LIMITS,
-    PAYMENT,
-    Gate,
-    Process,
-    ProviderWorld,
-    ask,
-    bring_to,
-    fail,
-    in_background,
-    kinds_of,
-    names,
-)
+from tests.support.provider_kinds import LIMITS, PAYMENT
+from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
+from tests.support.threads import Gate, in_background
 
 
 class TestDo:

@@ -10,19 +10,10 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
 from orderflow.messaging.guard import DeadLettered, Done, Retry
-from tests.support.provider_process import (
-    LIMITS,
-    Crash,
-    Gate,
-    Process,
-    ProviderWorld,
-    ask,
-    bring_to,
-    fail,
-    in_background,
-    kinds_of,
-    names,
-)
+from tests.support.provider_kinds import LIMITS
+from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
+from tests.support.threads import Gate, in_background
+from tests.support.world import Crash
 
 AROUND = ("intent.before", "commit.before:1", "commit.after:1", "intent.after", "commit.before:2", "commit.after:2")
 """Where a process can die in the first and the last phase."""

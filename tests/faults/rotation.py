@@ -21,7 +21,8 @@ _CRASHES: Final = tuple(
 
 PARTS: Final[Sequence[Sequence[str]]] = (
     ("tests/faults/test_messages.py", "tests/faults/test_deploys.py::test_older_and_newer_work_together"),
-    ("tests/faults/test_visibility.py", "tests/contract/test_inventory.py", "tests/component/test_publisher.py"),
+    ("tests/faults/test_visibility.py", "tests/contract/test_inventory.py", "tests/component/test_publisher.py",
+     "tests/component/test_publisher_batches.py"),
     ("tests/faults/test_clocks.py::test_no_lease_is_stolen",
      "tests/faults/test_repeats.py::test_every_message_comes_many_times[seed1-all-160]"),
     ("tests/faults/test_processes.py::test_random_processes_are_killed[seed1-all-1000]",),

@@ -33,8 +33,8 @@ from orderflow.settings import Settings
 from services.order.placement import Placing
 from tests.support.aims import within
 from tests.support.oracle import check
-from tests.support.provider_process import in_background
 from tests.support.system import until
+from tests.support.threads import in_background
 from tests.support.world import BUILD, request
 
 pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(3600)]

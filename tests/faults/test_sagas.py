@@ -1,96 +1,48 @@
-"""FAULTS row 18: a missing reply, a failing compensation, a cancellation at every boundary; in every workflow.
+"""FAULTS row 18: a reply that never comes, while its owner looks on and while it is away; in every workflow.
 
 In one process (see `tests.support.world`), so that each fault happens exactly where it should.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from orderflow import failpoints
-from orderflow.broker import Parcel, SendFailure
 from orderflow.contracts import (
     EventBus,
-    Message,
     OrderConfirmed,
-    OrderNeedsAttention,
-    OrderRetryRequested,
-    ShipmentScheduled,
-    StockReleased,
     Workflow,
-    name_of,
 )
-from orderflow.routing import COORDINATOR, Channel
+from orderflow.routing import COORDINATOR
 from orderflow.saga import STEPS, Step
 from orderflow.saga.retry_budget import withheld
 from tests.support.aws_like.rules import Rules
-from tests.support.load import each_kind, quick
 from tests.support.oracle import check
-from tests.support.provider_process import in_background
-from tests.support.system import KINDS, kind_id, until
+from tests.support.sagas import (
+    Kind,
+    coordinated_elsewhere,
+    ended,
+    every_kind,
+    every_step,
+    losing,
+    place,
+    wait,
+)
+from tests.support.system import KINDS, kind_id
 from tests.support.world import BUILD, World, world_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 
-Kind = tuple[Workflow, EventBus]
 
 _WATCHED = (Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION, Workflow.HYBRID)
 """Workflows whose owner resends; a state machine does so by itself."""
-
-every_kind = pytest.mark.parametrize("kind", each_kind())
-coordinated_elsewhere = pytest.mark.parametrize("kind", [k for k in KINDS if COORDINATOR[k[0]] != "order"], ids=kind_id)
-every_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 
 
 @pytest.fixture(scope="module")
 def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
     with world_on(new_database, Rules(1)) as made:
         yield made
-
-
-@contextmanager
-def losing(world: World, *messages: type[Message]) -> Iterator[Counter[str]]:
-    """The broker loses these messages, every time; yields how often, by name. A message that is sent again because its
-    call failed is counted once."""
-    lost: Counter[str] = Counter()
-    seen: set[tuple[str, int]] = set()
-    names = {name_of(message) for message in messages}
-    send = world.broker.send
-
-    def lose(channel: Channel, target: str, batch: Sequence[Parcel]) -> Sequence[SendFailure]:
-        for envelope in (parcel.envelope for parcel in batch if parcel.envelope.name in names):
-            lost[envelope.name] += (envelope.id, envelope.resend) not in seen
-            seen.add((envelope.id, envelope.resend))
-        rest = [parcel for parcel in batch if parcel.envelope.name not in names]
-        return send(channel, target, rest) if rest else ()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.broker, "send", lose)
-        yield lost
-
-
-def place(world: World, kind: Kind, **changes: Any) -> str:
-    return world.place(**changes, workflow=kind[0], event_bus=kind[1])
-
-
-def wait(world: World, seconds: float) -> None:
-    """Time passes, the owners check their orders, and everything that this causes happens."""
-    world.pass_time(seconds)
-    world.settle()
-
-
-def ended(world: World, order_id: str) -> str:
-    """The order's final status. It takes longer if a call of AWS has failed."""
-    for _ in range(60):
-        if not world.execute("order", "SELECT 1 FROM orders WHERE id = %s AND open", [order_id]):
-            break
-        wait(world, 10)
-    return world.status(order_id)
 
 
 @every_kind
@@ -208,122 +160,3 @@ def test_a_reply_that_does_not_come_after_that_either(world: World, step: Step, 
     wait(world, 10)
     assert ended(world, order_id) == "CANCELLED"
     check(world.urls, acknowledged=[order_id])
-
-
-@every_kind
-@every_step
-def test_an_undo_that_is_never_answered(world: World, step: Step, kind: Kind) -> None:
-    """It is resent twenty times; then the order needs an operator, and stays so until one retries."""
-    with world.rules.calmed():  # a command that arrives twice is answered twice
-        never_answered(world, step, kind)
-
-
-def never_answered(world: World, step: Step, kind: Kind) -> None:
-    with losing(world, ShipmentScheduled, step.undone) as lost:
-        order_id = place(world, kind)
-        world.settle()
-        assert world.cancel(order_id) == 202
-        world.settle()
-        while world.status(order_id) == "CANCELLING":
-            assert lost[name_of(step.undone)] <= 21
-            wait(world, 10)
-        assert world.status(order_id) == "NEEDS_ATTENTION"
-        assert lost[name_of(step.undone)] == 21
-    check(world.urls, attention=[order_id])
-    wait(world, 10)
-    assert world.status(order_id) == "NEEDS_ATTENTION", "the order waits for an operator"
-    an_operator_ends(world, order_id)
-    assert retry(world, order_id) == 409
-    assert world.parked() == []
-
-
-def an_operator_ends(world: World, order_id: str) -> None:
-    assert retry(world, order_id) == 202
-    world.settle()
-    wait(world, 0)
-    assert ended(world, order_id) == "CANCELLED"
-    check(world.urls, acknowledged=[order_id])
-
-
-def retry(world: World, order_id: str) -> int:
-    """Retries as an operator; returns the status code."""
-    path, asked = f"/orders/{order_id}/retry", {"by": "ada", "why": "it answers again"}
-    return int(world.http("order").post(path, json=asked).status_code)
-
-
-@coordinated_elsewhere
-@pytest.mark.parametrize("lost", [OrderRetryRequested, OrderNeedsAttention], ids=name_of)
-def test_an_operator_is_called_until_one_is_heard(world: World, lost: type[Message], kind: Kind) -> None:
-    """The order and its coordinator disagree about who waits for whom, because a message between them was lost: the
-    coordinator answers the order's next reminder with it."""
-    with losing(world, StockReleased), losing(world, lost) as losses:
-        order_id = place(world, kind, payment_method="pm_card_declined")
-        world.settle()
-        for turn in range(400):
-            wait(world, 10)
-            if world.status(order_id) == "NEEDS_ATTENTION" and lost is OrderRetryRequested and not losses.total():
-                assert retry(world, order_id) == 202
-            if turn >= 100 and losses.total():
-                break
-        assert losses.total() >= 1
-    for _ in range(12):  # a reminder may have been sent a moment ago
-        wait(world, 60)
-    assert world.status(order_id) == "NEEDS_ATTENTION"
-    an_operator_ends(world, order_id)
-
-
-CASES: dict[str, dict[str, Any]] = {
-    "success": {},
-    "declined": {"payment_method": "pm_card_declined"},
-    "undeliverable": {"postal_code": "00000"},
-}
-BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
-def cancelled_at(world: World, order_id: str, point: str, nth: int) -> int | None:
-    """The status code of a cancellation that comes while a service is held at `point`, for the `nth` time; None if the
-    point isn't reached that often. The service continues once the cancellation is done, or waits for it."""
-    left = [nth]
-    answers = []
-
-    def cancel() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            failpoints.disarm()
-            answers.append(in_background(lambda: world.cancel(order_id)))
-            until(lambda: answers[0].done() or world.execute("order", BLOCKED), 10)
-
-    failpoints.arm(point, cancel)
-    try:
-        world.settle()
-    finally:
-        failpoints.disarm()
-    return answers[0].result(10) if answers else None
-
-
-EVERYWHERE = [(point, kind) for point in failpoints.POINTS for kind in KINDS]
-IN_EACH_WORKFLOW = [
-    (point, (workflow, EventBus.SNS))
-    for point in ("commit.before", "publish.after", "call.after")
-    for workflow in Workflow
-]
-
-
-@pytest.mark.parametrize(("point", "kind"), quick(EVERYWHERE, *IN_EACH_WORKFLOW))
-def test_a_cancellation_at_every_boundary(world: World, measured: Callable[..., None], point: str, kind: Kind) -> None:
-    """A cancellation while a service is held there, for the first, second … time: 202 means CANCELLED with everything
-    compensated, 409 means CONFIRMED for good, whatever else is in flight."""
-    answers: Counter[int] = Counter()
-    for changes in CASES.values():
-        for nth in range(1, 60):
-            order_id = place(world, kind, **changes)
-            code = cancelled_at(world, order_id, point, nth)
-            world.settle()
-            if code is None:
-                break
-            answers[code] += 1
-            assert ended(world, order_id) == {202: "CANCELLED", 409: "CONFIRMED"}[code], (changes, nth)
-    measured(cancelled=answers[202], too_late=answers[409])
-    assert answers[202] > 0, f"{point} was never reached"
-    check(world.urls)
-    assert world.parked() == []

@@ -9,7 +9,7 @@ import pytest
 
 from orderflow import clock
 from orderflow import contracts as c
-from orderflow.broker import BATCH, BatchRefused, Parcel, aws
+from orderflow.broker import BATCH, BatchRefused, Parcel
 from orderflow.broker.aws.broker import AwsBroker
 from orderflow.contracts import EventBus, Message, Workflow
 from orderflow.envelope import MAX_BYTES, compose
@@ -227,6 +227,6 @@ def test_one_call_a_batch(bus: Memory | Emulated) -> None:
     """Ten messages are one call, and calls are counted by operation."""
     if isinstance(bus, Memory):
         pytest.skip("the memory bus makes no calls")
-    before = aws.calls["sns", "PublishBatch"]
+    before = clients.calls["sns", "PublishBatch"]
     bus.broker.send(Channel.BUS, "sns", [parcel() for _ in range(BATCH)])
-    assert aws.calls["sns", "PublishBatch"] == before + 1
+    assert clients.calls["sns", "PublishBatch"] == before + 1

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -15,15 +11,8 @@ import pytest
 
 from orderflow import clock, failpoints
 from orderflow.contracts import (
-    Address,
-    CancelShipment,
-    ChargePayment,
     EventBus,
-    Item,
     Message,
-    Money,
-    RefundPayment,
-    ScheduleShipment,
     Workflow,
 )
 from orderflow.database import Database
@@ -35,122 +24,14 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.providers.calls import Limits, ProviderApplication
 from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
-from services.payment.handlers import Payment
-from services.payment.provider import TRADE as PAYMENTS
-from services.payment.provider import SimulatedPayments
-from services.shipping.handlers import Shipping
-from services.shipping.provider import TRADE as SHIPMENTS
-from services.shipping.provider import SimulatedCarrier
 from simulator.ledger import Ledger
 from tests.support.machine import Inline
+from tests.support.provider_kinds import LIMITS, Hooks, Kind
 from tests.support.world import Crash
-
-LIMITS = Limits(timeout=0.2, attempts=3, concurrency=4, key_life=3600, lease=30, backoff=0.001)
-PRICE = Money(amount=3998, currency="EUR")
-
-
-class Gate:
-    """Stops a thread at a point until it is told to continue."""
-
-    def __init__(self) -> None:
-        self.arrived = threading.Event()
-        self._open = threading.Event()
-
-    def pass_through(self) -> None:
-        """Called by the arriving thread: waits until the gate is opened."""
-        self.arrived.set()
-        assert self._open.wait(10), "nobody opened the gate"
-
-    def wait(self) -> None:
-        """Waits for a thread to arrive."""
-        assert self.arrived.wait(10), "nobody arrived at the gate"
-
-    def open(self) -> None:
-        """Lets the thread continue."""
-        self._open.set()
-
-
-@dataclass
-class Hooks:
-    """Functions that run just before and after a provider's effect, by call (`do`, `void`, `lookup`), and how often
-    each call ran."""
-
-    before: dict[str, Callable[[], None]] = field(default_factory=dict)
-    after: dict[str, Callable[[], None]] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-
-    @contextmanager
-    def around(self, what: str) -> Iterator[None]:
-        self.calls[what] += 1
-        self.before.get(what, lambda: None)()
-        yield
-        self.after.get(what, lambda: None)()
-
-
-def _hooked(base: type) -> type:
-    """`base` (a simulated provider) with hooks around its calls."""
-
-    class Hooked(base):  # type: ignore[misc]
-        hooks: Hooks
-
-        def charge(self, *args: Any) -> Any:
-            with self.hooks.around("do"):
-                return super().charge(*args)
-
-        def book(self, *args: Any) -> Any:
-            with self.hooks.around("do"):
-                return super().book(*args)
-
-        def void(self, *args: Any) -> Any:
-            with self.hooks.around("void"):
-                return super().void(*args)
-
-        def lookup(self, *args: Any) -> Any:
-            with self.hooks.around("lookup"):
-                return super().lookup(*args)
-
-    return Hooked
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One of the two services, as data for tests that hold for both."""
-
-    service: str
-    table: str
-    does: str
-    undoes: str
-    application: Callable[..., ProviderApplication]
-    provider: Callable[..., Any]
-    good: Message
-    bad: Message
-    undo: Message
-    success: str
-    refusal: str
-    undone: str
-
-
-def _parcel(postal_code: str) -> ScheduleShipment:
-    address = Address(name="Ada", line1="1 Main St", city="Berlin", postal_code=postal_code, country="DE")
-    return ScheduleShipment(items=(Item(sku="BOOK-1", quantity=2),), address=address)
-
-
-PAYMENT = Kind(
-    "payment", "payments", "charge", "refund", Payment,
-    lambda *args, **kwargs: _hooked(SimulatedPayments)(PAYMENTS, *args, **kwargs),
-    ChargePayment(amount=PRICE, payment_method="pm_card_visa"),
-    ChargePayment(amount=PRICE, payment_method="pm_card_declined"),
-    RefundPayment(), "PaymentCharged", "PaymentDeclined", "PaymentRefunded",
-)  # fmt: skip
-SHIPPING = Kind(
-    "shipping", "shipments", "shipment", "cancellation", Shipping,
-    lambda *args, **kwargs: _hooked(SimulatedCarrier)(SHIPMENTS, *args, **kwargs),
-    _parcel("10115"), _parcel("00000"), CancelShipment(), "ShipmentScheduled", "ShipmentRejected", "ShipmentCancelled",
-)  # fmt: skip
 
 
 class ProviderWorld:
-    """The databases of one service and its provider, on which a test runs processes."""
+    """The databases of one service and its provider; processes are made on it."""
 
     def __init__(self, kind: Kind, url: str, providers_url: str) -> None:
         self.kind = kind
@@ -270,20 +151,6 @@ def names(messages: Sequence[Message]) -> list[str]:
     return [type(m).__name__ + (":undone" if getattr(m, "reason", "") == "undone" else "") for m in messages]
 
 
-def in_background(job: Callable[[], Any]) -> Future[Any]:
-    """Runs `job` in its own thread."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(job())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
 def crash() -> None:
     """For a failpoint: the process dies there."""
     raise Crash
@@ -300,7 +167,7 @@ def kinds_of(verdicts: Sequence[Verdict]) -> list[type]:
 
 
 def bring_to(state: str, world: ProviderWorld, order_id: str) -> None:
-    """Puts an order's row into a state, as a process that did this work would have left it."""
+    """Puts an order's row into a state, as a process that did that would have left it."""
     helper = world.process()
     kind = world.kind
     if state in ("done", "undone", "undoing"):

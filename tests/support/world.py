@@ -23,8 +23,7 @@ from pydantic import SecretStr
 from orchestrator import main as orchestrator
 from orchestrator.guardian import Guardian
 from orderflow.errors import BrokerUnavailable, Transient
-from orderflow.providers.calls import Limits, ProviderApplication
-from orderflow.providers.retrying import Retrying
+from orderflow.providers.calls import ProviderApplication
 from orderflow.service import Service
 from orderflow.settings import Settings
 from services.inventory import main as inventory
@@ -38,6 +37,7 @@ from tests.support.aws_like.memory import AwsLikeBroker
 from tests.support.aws_like.rules import Rules
 from tests.support.bodies import order_body
 from tests.support.machine import Inline
+from tests.support.world_clocks import Clocks
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "order": order.build,
@@ -57,17 +57,8 @@ MEMORY: Final[dict[str, Any]] = {
 """The settings of the world."""
 
 
-_OWNERS_TIMES: Final = {
-    "receivers": ("reported_at", "empty_from", "received_at", "oldest", "blocked_until"),
-    "given_back": ("until",),
-    "watches": ("heard_at", "resumed_at"),
-    "frontiers": ("asked_at", "answered_at"),
-}
-
 LONG_POLL: Final = 20
 """Seconds of a poll."""
-
-UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
 
 _TRIES: Final = 50
 """So many attempts in a row that one of them gets through, if any can."""
@@ -83,9 +74,9 @@ def request(**changes: Any) -> OrderRequest:
 
 
 @dataclass
-class World:
-    """`urls`: the databases by service, and `providers`. `settings`: changes to the tests' settings. With `rules`, AWS
-    leaves something to chance; without them it carries out every call at once and in order."""
+class World(Clocks):
+    """`urls` are the databases by service, and `providers`. `settings` are changes to what tests run with. By `rules`
+    AWS leaves something to chance; without, it does what it is asked, at once and in order."""
 
     urls: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -93,11 +84,8 @@ class World:
     rules: Rules = field(default_factory=lambda: Rules(0, {}))
 
     def __post_init__(self) -> None:
-        self._moved = 0.0
         self.broker = AwsLikeBroker(Settings(**MEMORY | dict(self.settings)), self.rules)
         self.services: dict[str, Service] = {}
-        self.passed = 0.0
-        """Seconds that circuit breakers' clocks are ahead."""
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, even if no order needed a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
@@ -196,96 +184,12 @@ class World:
                 return
         raise AssertionError("the system does not become quiet")
 
-    def time_out(self) -> None:
-        """Late events arrive, visibility timeouts expire, and messages that a destination refused may be retried."""
-        self.broker.account.pass_time(60)
-        for queue in self.broker.queues.values():
-            queue.redeliver()
-        for name, service in self.services.items():
-            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 s' WHERE attempts > 0")
-            service.publisher.relay()
-
-    def _run_out(self) -> bool:
-        """Visibility timeouts and leases expire, if any message waits for that after a failed call or on a busy
-        machine."""
-        held = [queue for queue in self.broker.queues.values() if queue.in_flight]
-        unsent = [name for name in self.services if self.execute(name, UNSENT)]
-        for queue in held:
-            queue.redeliver()
-        if unsent:
-            self.relay()
-        return bool(held or unsent)
-
-    def call_again(self, *names: str) -> int:
-        """Makes the provider calls that waited and are due, by all services or some; returns how many."""
-        workers = [worker for name in names or self.services for worker in self.services[name].workers]
-        return sum(worker.step() for worker in workers if isinstance(worker, Retrying))
-
-    def end_backoffs(self) -> None:
-        """Makes all calls that wait for their provider due, and lets it be probed."""
-        self.passed += Limits().probe_every
-        for name, table in (("payment", "payments"), ("shipping", "shipments")):
-            self.execute(name, f"UPDATE {table}_waiting SET next_at = now() - interval '1 s'")
-
-    def relay(self) -> None:
-        """Leases expire; any process that finds the messages sends them."""
-        for name, service in self.services.items():
-            self.publish(name)  # a live process sends what it has in memory long before that
-            service.outbox.flush()
-            for lane in service.publisher.lanes:
-                lane._waiting.clear()  # the leases of messages that could not be sent have expired, too
-            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second'")
-            service.publisher.relay()
-            self.publish(name)
-
     def sweep(self, name: str, **known: Any) -> None:
         """An owner handles its due orders, with what is `known` to it."""
         for _ in range(_TRIES):
             with suppress(BrokerUnavailable):
                 self.services[name].sweeper.sweep(0, **known)  # type: ignore[union-attr]
                 return
-
-    def pass_time(self, seconds: float = 0) -> None:
-        """Every owner handles its orders as if `seconds` more had passed since the last progress; orders that wait for
-        an operator keep waiting."""
-        self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
-        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
-            self.services[
-                name
-            ].outbox.flush()  # as a process does every second: it deletes from its outbox what it has sent
-            self.execute(
-                name,
-                f"UPDATE {table} SET progress_at = progress_at - make_interval(secs => %s),"
-                " next_at = CASE WHEN attention THEN next_at ELSE now() - interval '1 s' END",
-                [seconds],
-            )
-            age_answers(self.services[name], seconds)
-            self.sweep(name)
-        self.broker.account.pass_time(seconds)
-        self.broker.machine.pass_time(seconds)
-
-    def move_clocks(self, seconds: float) -> None:
-        """Makes everything that owners and queues store with a time older by this much. No owner acts on it yet."""
-        self._moved += seconds
-        for queue in self.broker.queues.values():
-            for broker_id in queue.sent_at:
-                queue.sent_at[broker_id] -= seconds
-        for name, table in (("order", "orders"), ("orchestrator", "sagas")):
-            for of, columns in {table: ("progress_at", "next_at"), **_OWNERS_TIMES}.items():
-                times = ", ".join(f"{column} = {column} - make_interval(secs => {seconds})" for column in columns)
-                self.execute(name, f"UPDATE {of} SET {times}")
-            service = self.services[name]
-            age_answers(service, seconds)
-            service.receivers._epoch = None  # type: ignore[union-attr]
-
-    def expire_leases(self) -> None:
-        """Ends the leases of intents, so that those of dead processes can be taken over."""
-        self.execute(
-            "payment", "UPDATE payments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
-        )
-        self.execute(
-            "shipping", "UPDATE shipments SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL"
-        )
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
         """Runs a statement on a service's database, from outside."""
@@ -324,13 +228,6 @@ class World:
                 return
             self.pass_time(25 if i % 3 else 0)
         raise AssertionError("orders stay open")
-
-
-def age_answers(service: Service, seconds: float) -> None:
-    """Makes what an owner has received older by this much."""
-    if service.answers:
-        known = service.answers._known
-        known |= {name: (asked - seconds, answered - seconds) for name, (asked, answered) in known.items()}
 
 
 @contextmanager

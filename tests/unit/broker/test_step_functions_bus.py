@@ -18,7 +18,7 @@ from orderflow.envelope import Envelope, compose
 from orderflow.errors import BrokerUnavailable
 from orderflow.routing import Channel, route_of
 from orderflow.settings import Settings
-from tests.support.provider_process import in_background
+from tests.support.threads import in_background
 from tests.unit.deploy.test_state_machine import placed
 
 SETTINGS = Settings(aws_endpoint_url="http://127.0.0.1:1")
