@@ -10,6 +10,7 @@ import pytest
 from orderflow import clock
 from orderflow import contracts as c
 from orderflow.broker import BATCH, BatchRefused, Parcel
+from orderflow.broker.aws import clients
 from orderflow.broker.aws.broker import AwsBroker
 from orderflow.contracts import EventBus, Message, Workflow
 from orderflow.envelope import MAX_BYTES, compose
