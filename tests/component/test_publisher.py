@@ -185,7 +185,7 @@ class Clock:
         self.now = 1000.0
         for module in ("publisher", "lane"):
             shown = SimpleNamespace(monotonic=lambda: self.now, time_ns=time.time_ns)
-            monkeypatch.setattr(f"orderflow.{module}.time", shown)
+            monkeypatch.setattr(f"orderflow.messaging.{module}.time", shown)
 
 
 def due_in(publisher: Publisher, target: str) -> float:

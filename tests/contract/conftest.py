@@ -21,7 +21,7 @@ def databases(request: pytest.FixtureRequest, new_database: Callable[[str | None
 def world(databases: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Payment's world, then shipping's, where nothing waits yet; the processes in it end with the test. What waits is
     not due by chance before a test says so."""
-    monkeypatch.setattr("orderflow.providers.protocol.calls.backoff", lambda tries: 60.0)
+    monkeypatch.setattr("orderflow.providers.calls.backoff", lambda tries: 60.0)
     databases.sql(f"DELETE FROM {databases.kind.table}_waiting")
     yield databases
     databases.stop_processes()

@@ -42,7 +42,7 @@ def test_who_finds_it_away_spares_the_others_the_wait(
         with database._probe:
             for _ in range(100):
                 assert not database.alive()
-            with pytest.raises(DatabaseUnavailable, match="as another found"), database.transaction():
+            with pytest.raises(DatabaseUnavailable, match="as another thread found"), database.transaction():
                 pass
         assert asked == []
         monkeypatch.undo()
@@ -96,7 +96,7 @@ def test_one_that_does_not_answer_is_away(database: Database, monkeypatch: pytes
     for ask in (lambda: database.query("SELECT pg_sleep(2)"), hanging):
         until(database.alive)
         backend = database.query("SELECT pg_backend_pid()")
-        monkeypatch.setattr("orderflow.database.pool.pool._ANSWER", 0.2)
+        monkeypatch.setattr("orderflow.database.pool._ANSWER", 0.2)
         with pytest.raises(DatabaseUnavailable, match=r"no answer within 0\.2 s"):
             ask()
         monkeypatch.undo()
