@@ -42,7 +42,7 @@ def test_who_finds_it_away_spares_the_others_the_wait(
         with database._probe:
             for _ in range(100):
                 assert not database.alive()
-            with pytest.raises(DatabaseUnavailable, match="as another found"), database.transaction():
+            with pytest.raises(DatabaseUnavailable, match="as another thread found"), database.transaction():
                 pass
         assert asked == []
         monkeypatch.undo()
