@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,36 +12,26 @@ from orderflow.routing import SERVICES
 from runtime.home import PROJECT
 from runtime.plan import PORTS
 
-_SCRIPT: Final = """\
-import json, os, sys
-from pathlib import Path
-
-folder, arguments = Path({folder!r}), sys.argv[1:]
-with (folder / "calls").open("a") as file:
-    file.write(json.dumps({{"arguments": arguments, "environment": dict(os.environ)}}) + "\\n")
-words = [word for word in arguments if word in {known!r}]
-verb = words[0] if words else arguments[0]
-containers = json.loads((folder / "containers").read_text())
-if verb == "version":
-    print("28.0")
-elif verb == "context":
-    print("unix:///var/run/docker.sock")
-elif verb == "ps":
-    print("\\n".join(one["Id"] for one in containers))
-elif verb == "inspect":
-    print(json.dumps(containers))
-elif verb == "up" and (folder / "after").exists():
-    os.replace(folder / "after", folder / "containers")
-elif verb == "down":
-    (folder / "containers").write_text("[]")
-answer = folder / f"answer-{{verb}}"
-code, said = json.loads(answer.read_text()) if answer.exists() else (0, "")
-print(said, end="", file=sys.stderr if code else sys.stdout)
-sys.exit(code)
-"""
 PARTS: Final = ("postgres", "localstack", "jaeger", *SERVICES)
 
-_COMPOSE: Final = ("build", "up", "down", "logs")
+_SCRIPT: Final = r"""#!/bin/sh
+cd '{folder}' || exit 1
+printf '%s\037' "$@" '
+' >>calls
+for word; do case $word in build | up | down | logs) verb=$word; break ;; esac; done
+verb=${{verb:-$1}}
+env >"environment-$verb"
+case $verb in
+version) echo 28.0 ;;
+context) echo unix:///var/run/docker.sock ;;
+ps) cat ids ;;
+inspect) cat containers ;;
+up) if [ -e after ]; then mv after containers && mv after-ids ids; fi ;;
+down) echo '[]' >containers && : >ids ;;
+esac
+if [ -e "failure-$verb" ]; then cat "failure-$verb" >&2; exit 1; fi
+if [ -e "answer-$verb" ]; then cat "answer-$verb"; fi
+"""
 
 
 class DockerCommand:
@@ -51,40 +40,45 @@ class DockerCommand:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        (folder / "script.py").write_text(_SCRIPT.format(folder=str(folder), known=_COMPOSE))
-        (folder / "docker").write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{folder}/script.py" "$@"\n')
+        (folder / "docker").write_text(_SCRIPT.format(folder=folder))
         (folder / "docker").chmod(0o755)
         self.there()
 
     def there(self, *containers: Mapping[str, Any]) -> None:
         """The containers that there are."""
-        (self.folder / "containers").write_text(json.dumps(containers))
+        self._write("containers", "ids", containers)
 
     def makes(self, *containers: Mapping[str, Any]) -> None:
         """The containers that there are after `docker compose up`."""
-        (self.folder / "after").write_text(json.dumps(containers))
+        self._write("after", "after-ids", containers)
 
-    def answers(self, verb: str, code: int, said: str) -> None:
-        """What `verb` says from now on, on stderr if its exit code says that it failed."""
-        (self.folder / f"answer-{verb}").write_text(json.dumps([code, said]))
+    def answers(self, verb: str, said: str) -> None:
+        """What `verb` prints from now on."""
+        (self.folder / f"answer-{verb}").write_text(said)
+
+    def fails(self, verb: str, said: str) -> None:
+        """What `verb` says on stderr from now on, and exits with 1."""
+        (self.folder / f"failure-{verb}").write_text(said)
 
     def calls(self, *verbs: str) -> list[list[str]]:
         """The arguments of all calls so far, or of those with one of the `verbs` in them."""
-        return [one["arguments"] for one in self._noted() if not verbs or set(verbs) & set(one["arguments"])]
+        path = self.folder / "calls"
+        text = path.read_text() if path.exists() else ""
+        calls = [call.split("\037")[:-1] for call in text.split("\n\037")[:-1]]
+        return [call for call in calls if not verbs or set(verbs) & set(call)]
 
     def environment(self, verb: str) -> dict[str, str]:
         """What the last call of `verb` was given."""
-        *_, last = [one for one in self._noted() if verb in one["arguments"]]
-        found: dict[str, str] = last["environment"]
-        return found
+        lines = (self.folder / f"environment-{verb}").read_text().splitlines()
+        return dict(line.partition("=")[::2] for line in lines)
 
     def forget(self) -> None:
-        """What was noted so far."""
+        """The calls so far."""
         (self.folder / "calls").unlink(missing_ok=True)
 
-    def _noted(self) -> list[dict[str, Any]]:
-        path = self.folder / "calls"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def _write(self, name: str, ids: str, containers: Sequence[Mapping[str, Any]]) -> None:
+        (self.folder / name).write_text(json.dumps(containers))
+        (self.folder / ids).write_text("".join(one["Id"] + "\n" for one in containers))
 
 
 def container(

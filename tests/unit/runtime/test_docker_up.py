@@ -97,7 +97,7 @@ def test_a_setting_of_one_service(docker: DockerCommand, tmp_path: Path, setting
 
 def test_images_that_cannot_be_built(docker: DockerCommand, runtime: ContainerRuntime) -> None:
     """With the end of the log, its place, and what to do. What had been started is taken back."""
-    docker.answers("build", 1, "step 1\npip: no such package\n")
+    docker.fails("build", "step 1\npip: no such package\n")
     found = problem(runtime)
     assert "The images couldn't be built.\n  step 1\n  pip: no such package" in found.what
     assert str(runtime.home.log("build")) in found.way_out
@@ -108,7 +108,7 @@ def test_images_that_cannot_be_built(docker: DockerCommand, runtime: ContainerRu
 def test_a_running_system_stays_up(docker: DockerCommand, runtime: ContainerRuntime, settings: dict[str, str]) -> None:
     """Whatever keeps the change from it."""
     docker.there(*whole(settings))
-    docker.answers("build", 1, "no\n")
+    docker.fails("build", "no\n")
     assert "stopped again" not in problem(runtime).way_out
     assert docker.calls("build", "up", "down") == [BUILD]
 
@@ -146,7 +146,7 @@ def test_a_port_that_docker_finds_taken(
     docker: DockerCommand, runtime: ContainerRuntime, settings: dict[str, str], said: str
 ) -> None:
     """Meanwhile, or on the engine's own machine."""
-    docker.answers("up", 1, said.format(settings["PAYMENT_PORT"]))
+    docker.fails("up", said.format(settings["PAYMENT_PORT"]))
     found = problem(runtime)
     assert f"Port {settings['PAYMENT_PORT']} (PAYMENT_PORT) is taken." in found.what
     assert "PAYMENT_PORT=… make up" in found.way_out
@@ -156,8 +156,8 @@ def test_a_port_that_docker_finds_taken(
 @pytest.mark.parametrize("state", ["is unhealthy", "exited (1)"])
 def test_a_part_that_others_wait_for_in_vain(docker: DockerCommand, runtime: ContainerRuntime, state: str) -> None:
     """With the last that it said."""
-    docker.answers("up", 1, f"dependency failed to start: container shop-localstack-1 {state}\n")
-    docker.answers("logs", 0, "no room for the index\n")
+    docker.fails("up", f"dependency failed to start: container shop-localstack-1 {state}\n")
+    docker.answers("logs", "no room for the index\n")
     found = problem(runtime)
     assert found.what.startswith(f"localstack {state}")
     assert "  no room for the index" in found.what
@@ -167,7 +167,7 @@ def test_a_part_that_others_wait_for_in_vain(docker: DockerCommand, runtime: Con
 
 
 def test_any_other_failure_in_dockers_words(docker: DockerCommand, runtime: ContainerRuntime) -> None:
-    docker.answers("up", 1, "the engine is on fire\n")
+    docker.fails("up", "the engine is on fire\n")
     assert "the engine is on fire" in problem(runtime).what
 
 
@@ -177,7 +177,7 @@ def test_a_service_that_ends_as_soon_as_it_is_started(
     """After two more restarts than it had before."""
     docker.there(*whole(settings, shipping={"restarts": 5}))
     docker.makes(*whole(settings, shipping={"restarts": 8, "status": "restarting"}))
-    docker.answers("logs", 0, "VISIBILITY=a lot\n")
+    docker.answers("logs", "VISIBILITY=a lot\n")
     found = problem(runtime)
     assert found.what == "shipping ends as soon as it is started.\n  VISIBILITY=a lot"
     assert "orderflow logs shipping" in found.way_out
@@ -189,7 +189,7 @@ def test_a_part_that_does_not_get_ready(
     """Is named, with the last that it said."""
     monkeypatch.setattr(start, "READY_SECONDS", 0.0)
     docker.there(*whole(settings, jaeger={"health": "starting"}))
-    docker.answers("logs", 0, "still loading\n")
+    docker.answers("logs", "still loading\n")
     found = problem(runtime)
     assert found.what.endswith("s: jaeger.\njaeger:\n  still loading")
 

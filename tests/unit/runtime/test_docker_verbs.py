@@ -23,7 +23,7 @@ def test_down_and_reset(docker: DockerCommand, runtime: ContainerRuntime, settin
 
 
 def test_down_that_fails(docker: DockerCommand, runtime: ContainerRuntime) -> None:
-    docker.answers("down", 1, "permission denied")
+    docker.fails("down", "permission denied")
     with pytest.raises(RuntimeProblem, match="Stopping failed: permission denied"):
         runtime.down()
 
@@ -88,13 +88,13 @@ def test_logs_are_asked_for_in_steps(
     """Each line is given once, to its part; Docker is asked for what came since."""
     monkeypatch.setattr("runtime.containers.logs._FRESH_SECONDS", -1.0)
     monkeypatch.setattr("runtime.containers.logs._FOLLOW_SECONDS", -1.0)
-    docker.answers("logs", 0, LINES)
+    docker.answers("logs", LINES)
     more = runtime.follow("payment")
     every = runtime.follow("payment", from_start=True)
     assert runtime.logs("payment") == "one\ntwo\n"
     assert runtime.logs("payment-worker-2") == "of a worker\n"
     assert more() == ""
-    docker.answers("logs", 0, LINES + "payment-1  | 2026-01-02T03:04:06.100000000Z three\n")
+    docker.answers("logs", LINES + "payment-1  | 2026-01-02T03:04:06.100000000Z three\n")
     assert more() == "three\n"
     assert every() == "one\ntwo\nthree\n"
     assert docker.calls("logs")[0] == compose("logs", "--no-color", "--timestamps")
