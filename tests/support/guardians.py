@@ -13,8 +13,8 @@ from orchestrator.watched_executions import Watched
 from orderflow import contracts as c
 from orderflow.broker.aws.step_functions import Execution
 from orderflow.envelope import Envelope, compose, decode
+from tests.support.placed import placed
 from tests.support.world import World
-from tests.unit.deploy.test_state_machine import placed
 
 
 def watched(**changes: Any) -> Watched:

@@ -13,25 +13,19 @@ from hypothesis import strategies as st
 from deploy.stack import state_machine
 from orchestrator.engine import decide
 from orchestrator.guardian import NEEDS_ATTENTION
-from orderflow import clock
 from orderflow import contracts as c
 from orderflow.broker.aws.step_functions import execution_input, forward_timeouts, task_output
-from orderflow.contracts import EventBus, Message, Workflow, name_of
+from orderflow.contracts import Message, Workflow, name_of
 from orderflow.envelope import Envelope, compose
 from orderflow.saga import DEADLINE, STEP_UNDONE, STEPS, fact_of
 from orderflow.settings import Settings
 from tests.support.asl import UNSENT, Answer, Walk
+from tests.support.placed import SNAPSHOT, placed
 from tests.unit.orchestrator.test_engine import FORWARD
 
 DEFINITION = state_machine.definition()
 STATES: dict[str, Any] = DEFINITION["States"]
 SETTINGS = Settings(aws_endpoint_url="http://x")
-SNAPSHOT = c.OrderSnapshot(
-    items=(c.Item(sku="BOOK-1", quantity=2),),
-    total=c.Money(amount=3998, currency="EUR"),
-    payment_method="pm_card_visa",
-    address=c.Address(name="Ada", line1="1 Main St", city="Berlin", postal_code="10115", country="DE"),
-)
 SUCCESS: dict[type[Message], type[Message]] = {
     **{step.command: step.success for step in STEPS},
     **{step.undo: step.undone for step in STEPS},
@@ -44,17 +38,6 @@ SAMPLES: dict[type[Message], Message] = {
     c.PaymentCharged: c.PaymentCharged(payment_id="p", amount=SNAPSHOT.total),
     c.ShipmentScheduled: c.ShipmentScheduled(shipment_id="s"),
 }
-
-
-def placed(traceparent: str | None = f"00-{'1' * 32}-{'2' * 16}-01") -> Envelope:
-    return compose(
-        c.OrderPlaced(order=SNAPSHOT),
-        source="order",
-        order_id=clock.new_id(),
-        workflow=Workflow.STEP_FUNCTIONS,
-        event_bus=EventBus.SNS,
-        traceparent=traceparent,
-    )
 
 
 def answer(asked: Envelope, message: Message) -> Answer:
