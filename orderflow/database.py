@@ -248,7 +248,8 @@ def _translated() -> Iterator[None]:
         if error.diag.constraint_name:
             raise
         # A partition's bounds, which are no constraint with a name: while the row was on its way to DEFAULT, the
-        # partition that it belongs to was attached. The next try finds that.
+        # partition that it belongs to was attached. The next try finds that. It can't be for good: every partitioned
+        # table has a DEFAULT, which takes what no other takes.
         raise Contended(f"a partition was attached meanwhile: {error.diag.message_primary}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error
