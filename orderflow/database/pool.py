@@ -249,6 +249,7 @@ def _translated() -> Iterator[None]:
             raise
         # No constraint name: these are a partition's bounds. While the row was on its way to DEFAULT, its own partition
         # was attached. A retry finds that partition.
+        # It can't fail for good: every partitioned table has a DEFAULT, which takes what no other partition takes.
         raise Contended(f"a partition was attached meanwhile: {error.diag.message_primary}") from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {str(error).strip() or 'connection lost'}") from error
