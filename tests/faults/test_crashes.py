@@ -66,7 +66,7 @@ def run_with_crash(world: World, point: str, nth: int) -> bool:
                     world.publish(name)
                     world.deliver(name)
                     world.services[name].outbox.flush()
-                    world.end_backoffs()
+                    world.end_backoffs(name)
                     world.call_again(name)
                 except Crash:
                     failpoints.disarm()

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/adding-a-step.md"
 PATCH = ROOT / "docs/adding-a-step.patch"
 COPIED = (
-    "orderflow", "simulator", "orchestrator", "services", "deploy", "diagrams", "cli", "lab", "localstack", "tests",
-    "pyproject.toml", ".env.example",
+    "orderflow", "simulator", "orchestrator", "services", "runtime", "client", "diagrams", "cli", "lab", "deploy",
+    "localstack", "tests", "pyproject.toml", ".env.example",
 )  # fmt: skip
 RULES = (
     "component/test_fraud.py",

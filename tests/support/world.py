@@ -86,6 +86,7 @@ class World(Clocks):
     def __post_init__(self) -> None:
         self.broker = AwsLikeBroker(Settings(**MEMORY | dict(self.settings)), self.rules)
         self.services: dict[str, Service] = {}
+        self._read: dict[str, Settings] = {}
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, even if no order needed a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
@@ -96,12 +97,14 @@ class World(Clocks):
 
     def start(self, name: str) -> None:
         """Starts a new process of a service, with nothing in memory."""
-        values = MEMORY | dict(self.settings)
-        values |= {
-            "database_url": SecretStr(self.urls[name]),
-            "providers_database_url": SecretStr(self.urls["providers"]),
-        }
-        service = BUILD[name](Settings(**values), self.broker)
+        if name not in self._read:  # a crash changes none, and reading them takes longer than most starts
+            values = MEMORY | dict(self.settings)
+            values |= {
+                "database_url": SecretStr(self.urls[name]),
+                "providers_database_url": SecretStr(self.urls["providers"]),
+            }
+            self._read[name] = Settings(**values)
+        service = BUILD[name](self._read[name], self.broker)
         if isinstance(service.application, ProviderApplication):
             service.application._executor = Inline()
             service.application.breaker.now = lambda: time.monotonic() + self.passed
