@@ -36,7 +36,7 @@ def world(new_database: Callable[[str | None], str], lost: dict[str, LostCommits
     with ExitStack() as stack:
         urls = {name: stack.enter_context(lost[name].between(new_database(name))) for name in BUILD}
         made = World(urls | {"providers": new_database(None)})
-        made.every_look = True  # its COMMIT may be lost, too
+        made.looks.every = True  # its COMMIT may be lost, too
         yield made
         made.close()
 

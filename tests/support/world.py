@@ -38,6 +38,7 @@ from tests.support.aws_like.rules import Rules
 from tests.support.bodies import order_body
 from tests.support.machine import Inline
 from tests.support.world_clocks import Clocks
+from tests.support.world_looks import Looks, keep_connections
 
 BUILD: Final[Mapping[str, Callable[..., Service]]] = {
     "order": order.build,
@@ -86,6 +87,7 @@ class World(Clocks):
     def __post_init__(self) -> None:
         self.broker = AwsLikeBroker(Settings(**MEMORY | dict(self.settings)), self.rules)
         self.services: dict[str, Service] = {}
+        self.looks = Looks()
         self._read: dict[str, Settings] = {}
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, even if no order needed a provider.
@@ -95,8 +97,8 @@ class World(Clocks):
         for name in BUILD:
             self.start(name)
 
-    def start(self, name: str) -> None:
-        """Starts a new process of a service, with nothing in memory."""
+    def start(self, name: str, follows: Service | None = None) -> None:
+        """Starts a new process of a service, with nothing in memory. `follows`: the process whose place it takes."""
         if name not in self._read:  # a crash changes none, and reading them takes longer than most starts
             values = MEMORY | dict(self.settings)
             values |= {
@@ -105,6 +107,9 @@ class World(Clocks):
             }
             self._read[name] = Settings(**values)
         service = BUILD[name](self._read[name], self.broker)
+        if follows:
+            keep_connections(follows, service)
+        self.looks.watch(service)
         if isinstance(service.application, ProviderApplication):
             service.application._executor = Inline()
             service.application.breaker.now = lambda: time.monotonic() + self.passed
@@ -116,21 +121,16 @@ class World(Clocks):
         self.services[name] = service
 
     def close(self) -> None:
-        for name in self.services:
-            self._end(name)
+        for service in self.services.values():
+            service._close()  # the connections to its provider
+            service.database.close()
         for connection in self._outside.values():
             connection.close()
 
     def restart(self, name: str) -> None:
         """kill -9, and a new process; its messages in flight become visible again."""
-        self._end(name)
         self.broker.queues[name].redeliver()
-        self.start(name)
-
-    def _end(self, name: str) -> None:
-        """Ends a process: closes its connections, and those to its provider."""
-        self.services[name]._close()
-        self.services[name].database.close()
+        self.start(name, follows=self.services[name])
 
     def place(self, **changes: Any) -> str:
         """Places an order over the API, and returns its id."""
@@ -155,6 +155,8 @@ class World(Clocks):
         """Sends what the service's process has staged, as far as its destinations accept it: a call that fails is
         retried."""
         publisher, tries = self.services[name].publisher, 1 if self.rules.quiet else _TRIES
+        if not any(lane._waiting or lane._behind or lane._retries for lane in publisher.lanes):
+            return
         while (moved := publisher.step()) or (publisher.waiting and tries > 1):
             tries -= not moved
 
@@ -166,14 +168,17 @@ class World(Clocks):
                 return self.services[name].consumer.step(LONG_POLL)
         return 0
 
+    def deliver_all(self) -> int:
+        """Delivers one batch to each service for which messages wait, and returns how many messages."""
+        return sum(self.deliver(name) for name in self.services if self.broker.queues[name].waiting)
+
     def settle(self, rounds: int = 2000) -> None:
         """Runs until nothing moves any more: late events have arrived, and failed calls have been retried."""
         failures, patience, run_outs = -1, 0, 0
         for _ in range(rounds):
             for name in self.services:
                 self.publish(name)
-            moved = sum(self.deliver(name) for name in self.services) + self.call_again()
-            if moved:
+            if self.deliver_all() + self.call_again():
                 continue
             for service in self.services.values():
                 service.outbox.flush()
@@ -184,8 +189,12 @@ class World(Clocks):
             failures = self.rules.failures
             run_outs += 1  # what waits for more than that would continue for as long as any call fails
             if self.rules.quiet or not patience or run_outs > 20 or not self._run_out():
-                return
-        raise AssertionError("the system does not become quiet")
+                break
+        else:
+            raise AssertionError("the system does not become quiet")
+        for name, service in self.services.items():
+            if service.receivers:  # an owner's deadlines need to know that its queue is empty
+                self.deliver(name)
 
     def sweep(self, name: str, **known: Any) -> None:
         """An owner handles its due orders, with what is `known` to it."""

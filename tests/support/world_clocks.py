@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orderflow import failpoints
 from orderflow.providers.calls import Limits
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from tests.support.aws_like.memory import AwsLikeBroker
+from tests.support.world_looks import WAITING, Looks
 
 _OWNERS_TIMES: Final = {
     "receivers": ("reported_at", "empty_from", "received_at", "oldest", "blocked_until"),
@@ -20,11 +20,8 @@ _OWNERS_TIMES: Final = {
 
 UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
 
-WAITING: Final = {"payment": "payments_waiting", "shipping": "shipments_waiting"}
-"""Services that call a provider, and where its calls wait."""
-
-_IDLE: Final = frozenset({"retry.before", "commit.before", "commit.after"})
-"""Boundaries that a worker reaches which finds no call to make: it looks all the same where a test waits for them."""
+_HELD: Final = f"SELECT EXISTS ({UNSENT}), EXISTS (SELECT FROM outbox)"
+"""Whether there is a message to send, and whether there is any: a dead letter may be sent again."""
 
 
 class Clocks:
@@ -34,8 +31,7 @@ class Clocks:
     services: Mapping[str, Service]
     passed = 0.0
     """Seconds that circuit breakers' clocks are ahead."""
-    every_look = False
-    """Whether workers look for calls also where none waits, and nothing is armed that they would reach."""
+    looks: Looks
     _moved = 0.0
 
     def execute(self, name: str, sql: str, parameters: Any = None) -> list[Any]:
@@ -53,41 +49,47 @@ class Clocks:
         for queue in self.broker.queues.values():
             queue.redeliver()
         for name, service in self.services.items():
-            self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 s' WHERE attempts > 0")
-            service.publisher.relay()
+            if self.looks.unsent(name):
+                self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 s' WHERE attempts > 0")
+                service.publisher.relay()
 
     def _run_out(self) -> bool:
         """Visibility timeouts and leases run out, if anything waits for that: a failed call leaves it, or a busy
         machine."""
         held = [queue for queue in self.broker.queues.values() if queue.in_flight]
-        unsent = [name for name in self.services if self.execute(name, UNSENT)]
+        unsent = [name for name in self.services if self._unsent(name)]
         for queue in held:
             queue.redeliver()
         if unsent:
             self.relay()
         return bool(held or unsent)
 
+    def _unsent(self, name: str) -> bool:
+        """Whether its outbox holds messages to send."""
+        if not self.looks.unsent(name):
+            return False
+        [(unsent, held)] = self.execute(name, _HELD)
+        if not held:
+            self.looks.no_message(name)
+        return bool(unsent)
+
     def call_again(self, *names: str) -> int:
         """The calls that waited for their provider and are due, by all services or some; how many."""
         moved = 0
         for name in names or WAITING:
             for worker in self.services[name].workers:
-                if isinstance(worker, Retrying) and self._looks(name):
+                if isinstance(worker, Retrying) and self.looks.called(name):
                     moved += worker.step()
         return moved
-
-    def _looks(self, name: str) -> bool:
-        """Whether a call may be due, or a look is wanted all the same. One statement; a look in vain takes four."""
-        if self.every_look or _IDLE & failpoints._armed.keys():
-            return True
-        return bool(self.execute(name, f"SELECT 1 FROM {WAITING[name]} LIMIT 1"))
 
     def end_backoffs(self, *names: str) -> None:
         """All calls that wait for their provider, in all services or some, are due, and it may be probed."""
         self.passed += Limits().probe_every
         for name, table in WAITING.items():
-            if not names or name in names:
-                self.execute(name, f"UPDATE {table} SET next_at = now() - interval '1 s'")
+            if (not names or name in names) and self.looks.called(name):
+                due = f"UPDATE {table} SET next_at = now() - interval '1 s' RETURNING 1"
+                if not self.execute(name, due):
+                    self.looks.no_call(name)
 
     def relay(self) -> None:
         """Leases run out; whoever finds the messages sends them."""
@@ -96,8 +98,11 @@ class Clocks:
             service.outbox.flush()
             for lane in service.publisher.lanes:
                 lane._waiting.clear()  # that of what could not be sent has run out, too
-            if self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second' RETURNING 1"):
-                service.publisher.relay()
+            if self.looks.unsent(name):
+                if self.execute(name, "UPDATE outbox SET leased_until = now() - interval '1 second' RETURNING 1"):
+                    service.publisher.relay()
+                else:
+                    self.looks.no_message(name)
             self.publish(name)
 
     def pass_time(self, seconds: float = 0) -> None:
