@@ -89,6 +89,7 @@ class World(Clocks):
         self.services: dict[str, Service] = {}
         self.looks = Looks()
         self._read: dict[str, Settings] = {}
+        """By the database's URL: a restored one has another."""
         self._outside: dict[str, psycopg.Connection[Any]] = {}
         # The oracle reads the providers' tables, even if no order needed a provider.
         ledger = Ledger(self.urls["providers"], timeout=5, size=1)
@@ -99,14 +100,15 @@ class World(Clocks):
 
     def start(self, name: str, follows: Service | None = None) -> None:
         """Starts a new process of a service, with nothing in memory. `follows`: the process whose place it takes."""
-        if name not in self._read:  # a crash changes none, and reading them takes longer than most starts
+        url = self.urls[name]
+        if url not in self._read:  # a crash changes none, and reading them takes longer than most starts
             values = MEMORY | dict(self.settings)
             values |= {
-                "database_url": SecretStr(self.urls[name]),
+                "database_url": SecretStr(url),
                 "providers_database_url": SecretStr(self.urls["providers"]),
             }
-            self._read[name] = Settings(**values)
-        service = BUILD[name](self._read[name], self.broker)
+            self._read[url] = Settings(**values)
+        service = BUILD[name](self._read[url], self.broker)
         if follows:
             keep_connections(follows, service)
         self.looks.watch(service)
