@@ -68,7 +68,9 @@ class TestDo:
 class TestUndo:
     @pytest.mark.parametrize("state", ["absent", "intended", "done", "refused", "undoing", "undone"])
     @pytest.mark.row(5)
-    def test_every_state_ends_undone(self, world: ProviderWorld, process: Process, order_id: str, state: str) -> None:
+    def test_every_state_ends_compensated(
+        self, world: ProviderWorld, process: Process, order_id: str, state: str
+    ) -> None:
         """The outcome says that the step can't happen any more; the late command is refused, and the ledger is even."""
         if state != "absent":
             bring_to(state, world, order_id)
