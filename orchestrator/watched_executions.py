@@ -42,12 +42,13 @@ _COUNT: Final = """
 SELECT count(*) FILTER (WHERE state = 'watched'), count(*) FILTER (WHERE state = 'attention')
 FROM executions WHERE state <> 'ended'
 """
+# An array, not `IN (SELECT …)`: as a join, the planner may run the limited SELECT per row, each time for other rows.
 _CLAIM: Final = b"""
 UPDATE executions SET next_at = now() + make_interval(secs => %s)
-WHERE order_id IN (
+WHERE order_id = ANY(ARRAY(
     SELECT order_id FROM executions WHERE state = 'watched' AND placed IS NOT NULL AND next_at <= now()
     ORDER BY next_at LIMIT %s FOR UPDATE SKIP LOCKED
-)
+))
 RETURNING order_id::text, placed, restarts, retried, doubted, extract(epoch FROM now() - created_at)::float
 """
 # An operator's retry that has not led to a restart yet keeps the execution watched. A running execution may be about to

@@ -13,12 +13,13 @@ from orderflow.broker import HOLD, DeadLetter, DeadLetterQueue
 from orderflow.database import Connection, Database
 
 _DEPTH: Final = "SELECT count(*) FROM outbox WHERE parked IS NOT NULL"
+# An array, not `IN (SELECT …)`: as a join, the planner may run the limited SELECT per row, each time for other rows.
 _TAKE: Final = """
 UPDATE outbox SET leased_until = now() + make_interval(secs => %s)
-WHERE entry IN (
+WHERE entry = ANY(ARRAY(
     SELECT entry FROM outbox WHERE parked IS NOT NULL AND leased_until <= now()
     ORDER BY entry LIMIT %s FOR UPDATE SKIP LOCKED
-)
+))
 RETURNING entry::text, body, parked
 """
 _GIVE_BACK: Final = "UPDATE outbox SET leased_until = now() WHERE entry = ANY(%s::uuid[]) AND parked IS NOT NULL"

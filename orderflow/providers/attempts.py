@@ -26,7 +26,7 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallPolicy:
     """How a provider is called; times in seconds. `timeout` is that of one attempt, `key_life` how long the provider
     keeps an idempotency key, `lease` the shortest time for which a process holds an intent. After `outage_after` orders
     in a row without an answer, the provider counts as unreachable, and gets one call every `probe_every` seconds."""
@@ -41,8 +41,8 @@ class Limits:
     probe_every: float = 5
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """The limits that the settings give."""
+    def of(cls, settings: Settings) -> CallPolicy:
+        """The policy that the settings give."""
         return cls(
             timeout=settings.provider_timeout,
             attempts=settings.provider_attempts,
@@ -74,7 +74,7 @@ class Caller(Protocol):
 
     service: str
     kind: str
-    limits: Limits
+    policy: CallPolicy
     breaker: Breaker
     stopping: threading.Event
 
@@ -103,15 +103,15 @@ class Call:
 
     def __call__(self) -> Called:
         """Makes the call. Never raises, unless the process dies."""
-        caller, taken, limits = self.caller, self.taken, self.caller.limits
+        caller, taken, policy = self.caller, self.taken, self.caller.policy
         caller.count("calls")
         answer = fault = None
         attempted = False
-        for attempt in range(limits.attempts):
+        for attempt in range(policy.attempts):
             if attempt:
-                caller.stopping.wait(random.uniform(0, limits.backoff * 2 ** (attempt - 1)))
+                caller.stopping.wait(random.uniform(0, policy.backoff * 2 ** (attempt - 1)))
             elapsed = time.monotonic() - self.began
-            if caller.stopping.is_set() or elapsed + limits.timeout > limits.whole_lease:
+            if caller.stopping.is_set() or elapsed + policy.timeout > policy.whole_lease:
                 break  # it would outlast the lease, or the process
             caller.count("attempts")
             attempted = True
@@ -149,7 +149,7 @@ class Call:
             failpoints.reached("call.before")
             # If the order is older than the life of a key, the provider may have executed a call that its keys and this
             # database (restored from a backup) no longer show: the provider's ledger does.
-            old = clock.age(taken.order_id) >= caller.limits.key_life
+            old = clock.age(taken.order_id) >= caller.policy.key_life
             answer = (caller.lookup(key) if old else None) or caller.do(key, taken.order_id, taken.request)
             failpoints.reached("call.after")
         else:
@@ -160,9 +160,9 @@ class Call:
 
     def _fresh(self, elapsed: float, *, first: bool) -> bool:
         """Whether the provider keeps the key until an attempt that begins now has ended."""
-        limits, taken = self.caller.limits, self.taken
+        policy, taken = self.caller.policy, self.taken
         never_asked = taken.fence == 1 and first
-        return never_asked or taken.age + elapsed + limits.timeout < limits.key_life
+        return never_asked or taken.age + elapsed + policy.timeout < policy.key_life
 
     def _give_up(self, key: str) -> Refused:
         self.caller.void(key, self.taken.order_id)

@@ -34,7 +34,7 @@ from orderflow.messaging.application import Incoming, Reply
 from orderflow.messaging.outbox import UnitOfWork
 from orderflow.metrics import Gauge
 from orderflow.providers import Refused, Success, Voided
-from orderflow.providers.attempts import Call, Called, Limits
+from orderflow.providers.attempts import Call, Called, CallPolicy
 from orderflow.providers.breaker import Breaker
 from orderflow.providers.intents import (
     DONE,
@@ -51,7 +51,7 @@ from orderflow.providers.intents import (
 from orderflow.providers.waits import Put, Waits, backoff
 from orderflow.saga import Step
 
-__all__ = ["Called", "Limits", "ProviderApplication"]
+__all__ = ["CallPolicy", "Called", "ProviderApplication"]
 
 log = structlog.get_logger(__name__)
 
@@ -68,16 +68,16 @@ class ProviderApplication(ABC):
     kind: str
     """What the provider does. Together with the order's id it forms the idempotency key."""
 
-    def __init__(self, table: str, limits: Limits, *, executor: Executor | None = None) -> None:
+    def __init__(self, table: str, policy: CallPolicy, *, executor: Executor | None = None) -> None:
         self.intents = Intents(table)
         self.waits = Waits(table)
-        self.limits = limits
-        self.breaker = Breaker(limits.outage_after, limits.probe_every)
+        self.policy = policy
+        self.breaker = Breaker(policy.outage_after, policy.probe_every)
         self.counts: Counter[str] = Counter()
         """This process's calls, attempts, calls without an answer (`unknown`) and calls not made (`withheld`)."""
         self.stopping = threading.Event()
-        self._executor = executor or ThreadPoolExecutor(limits.concurrency, thread_name_prefix=f"{self.kind}-call")
-        self._room = threading.BoundedSemaphore(limits.concurrency)
+        self._executor = executor or ThreadPoolExecutor(policy.concurrency, thread_name_prefix=f"{self.kind}-call")
+        self._room = threading.BoundedSemaphore(policy.concurrency)
         self._counting = threading.Lock()
 
     @abstractmethod
@@ -116,7 +116,7 @@ class ProviderApplication(ABC):
             else Request(m.order_id, undo=False, request=self.request(m.message))
             for m in batch
         ]
-        taken = self.intents.take(unit.connection, asked, self.limits.whole_lease)
+        taken = self.intents.take(unit.connection, asked, self.policy.whole_lease)
         return [Call(self, mine, began, m.handling) if (mine := taken.get(m.order_id)) else None for m in batch]
 
     def needs(self, database: Database, batch: Sequence[Incoming]) -> Iterable[Need]:

@@ -38,7 +38,7 @@ class Retrying:
     def __init__(self, application: ProviderApplication, outbox: Outbox) -> None:
         self._app = application
         self._outbox = outbox
-        self._places = max(1, application.limits.concurrency // 4)
+        self._places = max(1, application.policy.concurrency // 4)
         self._in_flight: Counter[bool] = Counter()
         """The number of calls, by whether they are compensations."""
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class Retrying:
         room = {undo: self._app.breaker.room(self._places - self._in_flight[undo]) for undo in (False, True)}
         if not any(room.values()):
             return 0
-        began, lease = time.monotonic(), self._app.limits.whole_lease
+        began, lease = time.monotonic(), self._app.policy.whole_lease
         with self._outbox.transaction() as unit:
             failpoints.reached("retry.before")
             found = [self._app.waits.due(unit.connection, n, lease, undo=undo) for undo, n in room.items() if n]

@@ -10,7 +10,7 @@ from typing import Any
 
 from orderflow.contracts import ChargePayment, Message, Money, PaymentCharged, PaymentRefunded
 from orderflow.providers import Refused, Success, Voided
-from orderflow.providers.calls import Limits, ProviderApplication
+from orderflow.providers.calls import CallPolicy, ProviderApplication
 from orderflow.providers.intents import Intent
 from orderflow.saga import PAYMENT
 from services.payment import models, reactions
@@ -25,8 +25,8 @@ class Payment(ProviderApplication):
     step = PAYMENT
     kind = "charge"
 
-    def __init__(self, provider: PaymentProvider, limits: Limits, *, executor: Executor | None = None) -> None:
-        super().__init__(models.TABLE, limits, executor=executor)
+    def __init__(self, provider: PaymentProvider, policy: CallPolicy, *, executor: Executor | None = None) -> None:
+        super().__init__(models.TABLE, policy, executor=executor)
         self.provider = provider
 
     def accept(self, message: Message) -> Message | None:

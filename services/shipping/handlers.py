@@ -10,7 +10,7 @@ from typing import Any
 
 from orderflow.contracts import Message, ScheduleShipment, ShipmentCancelled, ShipmentScheduled
 from orderflow.providers import Refused, Success, Voided
-from orderflow.providers.calls import Limits, ProviderApplication
+from orderflow.providers.calls import CallPolicy, ProviderApplication
 from orderflow.providers.intents import Intent
 from orderflow.saga import SHIPMENT
 from services.shipping import models, reactions
@@ -25,8 +25,8 @@ class Shipping(ProviderApplication):
     step = SHIPMENT
     kind = "shipment"
 
-    def __init__(self, carrier: Carrier, limits: Limits, *, executor: Executor | None = None) -> None:
-        super().__init__(models.TABLE, limits, executor=executor)
+    def __init__(self, carrier: Carrier, policy: CallPolicy, *, executor: Executor | None = None) -> None:
+        super().__init__(models.TABLE, policy, executor=executor)
         self.carrier = carrier
 
     def accept(self, message: Message) -> Message | None:

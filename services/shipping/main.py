@@ -8,7 +8,7 @@ from orderflow.broker import Broker
 from orderflow.database import Database
 from orderflow.messaging.outbox import Outbox
 from orderflow.providers import intents
-from orderflow.providers.calls import Limits
+from orderflow.providers.calls import CallPolicy
 from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
@@ -27,7 +27,7 @@ def build(settings: Settings, broker: Broker, carrier: Carrier | None = None) ->
     Raises ConfigurationError.
     """
     database = Database(settings.database_url.get_secret_value(), size=settings.database_pool, name="shipping")
-    application = Shipping(carrier or simulated(settings), Limits.of(settings))
+    application = Shipping(carrier or simulated(settings), CallPolicy.of(settings))
     outbox = Outbox(database, lease=settings.lease)
     return Service(
         settings,

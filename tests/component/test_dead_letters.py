@@ -83,7 +83,7 @@ def test_what_can_not_be_read_is_shown_by_its_reason_and_size(world: World) -> N
 
 
 @pytest.mark.parametrize("workflow", list(Workflow))
-def test_a_redrive_lets_the_order_go_on(world: World, workflow: Workflow) -> None:
+def test_a_redrive_lets_the_order_continue(world: World, workflow: Workflow) -> None:
     """By message id, by order, or all; its timeline says who did it and why, and that is no answer of a coordinator."""
     for chosen in ("ids", "order_id", "all"):
         order_id = world.place(workflow=workflow)

@@ -61,7 +61,7 @@ def test_several_operators_at_once_lose_and_double_nothing(world: World) -> None
     assert shelf.depth() == 0
 
 
-def test_one_in_anothers_hand_is_waited_for(world: World) -> None:
+def test_one_that_another_operator_holds_is_waited_for(world: World) -> None:
     shelf = Shelf(world, "shipping", 3)
     held = shelf.take(2)
     threading.Timer(0.3, shelf.give_back, [held]).start()
@@ -70,7 +70,7 @@ def test_one_in_anothers_hand_is_waited_for(world: World) -> None:
     assert complete
 
 
-def test_one_that_stays_in_anothers_hand_is_not_waited_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_another_operator_keeps_is_not_waited_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer says that it is not complete; what was seen is free again."""
     monkeypatch.setattr(dead_letters, "_PATIENCE", 0.3)
     shelf = Shelf(world, "shipping", 5)

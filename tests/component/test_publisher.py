@@ -75,7 +75,7 @@ def test_a_publisher_continues_whatever_it_meets(parts: Parts, stored: Stored) -
     ended.result(10)
 
 
-def test_a_broker_that_went_away_gets_all_of_it_later(parts: Parts, stored: Stored) -> None:
+def test_a_broker_that_was_unavailable_gets_all_of_it_later(parts: Parts, stored: Stored) -> None:
     """Nothing is published while the stack's marker is missing, and nothing is lost."""
     outbox, broker, publisher = parts
     broker.answers = [BrokerUnavailable("gone")]

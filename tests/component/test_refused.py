@@ -116,7 +116,7 @@ def test_an_order_that_its_coordinator_can_not_be_told_of(world: World, kind: Ki
 
 
 @pytest.mark.parametrize("kind", each_kind())
-def test_an_undo_whose_answers_are_refused_needs_an_operator(world: World, kind: Kind) -> None:
+def test_a_compensation_whose_answers_are_refused_needs_an_operator(world: World, kind: Kind) -> None:
     """The money is back, and nobody hears of it: NEEDS_ATTENTION. What was refused, sent again, is the answer; but a
     state machine has ended meanwhile, there an operator's retry asks once more."""
     with refusing(world, lambda parcel: parcel.envelope.name == "PaymentRefunded") as refused:
@@ -147,7 +147,7 @@ def timeline(world: World, order_id: str) -> Any:
     return world.http("order").get(f"/orders/{order_id}/timeline").json["entries"]
 
 
-def test_what_is_in_one_operators_hand_is_in_no_others(world: World) -> None:
+def test_what_one_operator_holds_no_other_gets(world: World) -> None:
     """As with a queue: held for a while, given back, thrown away; and what waits to be sent is nobody's letter."""
     with refusing(world, lambda parcel: parcel.envelope.name == "StockReserved"):
         orders = [world.place(workflow=Workflow.ORCHESTRATION) for _ in range(3)]

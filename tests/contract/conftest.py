@@ -10,7 +10,7 @@ import pytest
 
 from orderflow import clock
 from tests.support.aws_like import proxy
-from tests.support.aws_like.places import InMemory, Place, Proxied
+from tests.support.aws_like.places import HEARS, InMemory, Place, Proxied
 from tests.support.aws_like.rules import Behaviour, Rules
 from tests.support.buses import NAME, by_calls, moto
 from tests.support.provider_kinds import PAYMENT, SHIPPING
@@ -65,7 +65,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Callable[..., Place]]:
                 return InMemory(rules)
             emulator: str = request.getfixturevalue("emulator")
             httpx.post(f"{emulator}/moto-api/reset", trust_env=False)
-            by_calls(emulator, NAME)
+            by_calls(emulator, NAME, [HEARS])
             return Proxied(rules, stack.enter_context(proxy.before(emulator, rules)))
 
         yield make

@@ -10,7 +10,7 @@ import pytest
 
 from orderflow import clock
 from orderflow.messaging.guard import Done, Retry
-from tests.support.provider_kinds import LIMITS, PAYMENT
+from tests.support.provider_kinds import PAYMENT, POLICY
 from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
 from tests.support.threads import Gate, in_background
 
@@ -68,7 +68,9 @@ class TestDo:
 class TestUndo:
     @pytest.mark.parametrize("state", ["absent", "intended", "done", "refused", "undoing", "undone"])
     @pytest.mark.row(5)
-    def test_every_state_ends_undone(self, world: ProviderWorld, process: Process, order_id: str, state: str) -> None:
+    def test_every_state_ends_compensated(
+        self, world: ProviderWorld, process: Process, order_id: str, state: str
+    ) -> None:
         """The outcome says that the step can't happen any more; the late command is refused, and the ledger is even."""
         if state != "absent":
             bring_to(state, world, order_id)
@@ -147,8 +149,8 @@ class TestUnknownOutcome:
 
     def test_no_attempt_outlasts_the_lease(self, world: ProviderWorld, order_id: str) -> None:
         """A call that waited too long for its turn is not made."""
-        process = world.process(replace(LIMITS, attempts=1, timeout=0.2, lease=0.0, backoff=-0.5))
-        assert process.application.limits.whole_lease < 0.4
+        process = world.process(replace(POLICY, attempts=1, timeout=0.2, lease=0.0, backoff=-0.5))
+        assert process.application.policy.whole_lease < 0.4
         delay = Gate()
         pool = ThreadPoolExecutor(1)
         process.application._executor = pool
@@ -179,7 +181,7 @@ class TestKeyLife:
         """It is looked up, never called again; whatever may still be on its way is barred by the void."""
         bring_to("intended", world, order_id)
         world.expire_lease(order_id)
-        world.age(order_id, LIMITS.key_life)
+        world.age(order_id, POLICY.key_life)
         process.handle(ask(world.kind.good, order_id))
         [outcome] = world.outcomes(order_id)
         assert (type(outcome).__name__, outcome.reason) == (world.kind.refusal, "expired")
@@ -192,7 +194,7 @@ class TestKeyLife:
         """The provider has forgotten the key, not what it did."""
         process.hooks.after["do"] = fail
         process.handle(ask(world.kind.good, order_id))
-        world.age(order_id, LIMITS.key_life)
+        world.age(order_id, POLICY.key_life)
         later = world.process()
         assert world.call_again(later) == 1
         assert later.hooks.calls == {"lookup": 1}
@@ -201,7 +203,7 @@ class TestKeyLife:
 
     def test_an_order_that_both_sides_have_forgotten_is_looked_up(self, world: ProviderWorld, process: Process) -> None:
         """Done long ago; then the row went with a database restored from a backup, and the key with its life."""
-        seconds = LIMITS.key_life + 60
+        seconds = POLICY.key_life + 60
         order_id = f"{int((time.time() - seconds) * 1000):012x}"
         order_id = f"{order_id[:8]}-{order_id[8:]}{clock.new_id()[13:]}"
         process.handle(ask(world.kind.good, order_id))
@@ -216,7 +218,7 @@ class TestKeyLife:
 
     def test_a_retry_that_would_outlast_the_key_looks_up(self, world: ProviderWorld) -> None:
         """The first attempt is always safe; the next ones only while the key surely lives."""
-        process = world.process(replace(LIMITS, timeout=5, key_life=5))
+        process = world.process(replace(POLICY, timeout=5, key_life=5))
         order_id = clock.new_id()
         process.hooks.after["do"] = fail
         assert kinds_of(process.handle(ask(world.kind.good, order_id))) == [Done]

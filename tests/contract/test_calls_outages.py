@@ -9,7 +9,7 @@ import pytest
 
 from orderflow import clock
 from orderflow.messaging.guard import Done
-from tests.support.provider_kinds import LIMITS
+from tests.support.provider_kinds import POLICY
 from tests.support.provider_process import Process, ProviderWorld, ask, fail, kinds_of, names
 from tests.support.provider_waiting import ONCE, wait_for_provider
 from tests.support.threads import Gate
@@ -46,7 +46,7 @@ class TestOutage:
 
     def test_one_order_is_no_outage(self, world: ProviderWorld, order_id: str) -> None:
         """However often its own call has no answer."""
-        process = world.process(replace(LIMITS, outage_after=2))
+        process = world.process(replace(POLICY, outage_after=2))
         process.hooks.before["do"] = fail
         process.handle(ask(world.kind.good, order_id))
         world.call_again(process)
@@ -58,7 +58,7 @@ class TestOutage:
         wait_for_provider(world, *(clock.new_id() for _ in range(12)), undo=True)
         orders = [clock.new_id() for _ in range(3)]
         wait_for_provider(world, *orders)
-        process = world.process(replace(LIMITS, concurrency=16))
+        process = world.process(replace(POLICY, concurrency=16))
         assert world.call_again(process) == 4 + 3
         assert process.hooks.calls == {"do": 3, "void": 4}
         assert all(names(world.outcomes(o)) == [world.kind.success] for o in orders)
@@ -68,7 +68,7 @@ class TestOutage:
     def test_slow_calls_are_bounded(self, world: ProviderWorld) -> None:
         """What hangs takes a quarter of the pool at most, and the rest of it stays for what is new."""
         pool = ThreadPoolExecutor(8)
-        process = world.process(replace(LIMITS, concurrency=8), executor=pool)
+        process = world.process(replace(POLICY, concurrency=8), executor=pool)
         orders = [clock.new_id() for _ in range(5)]
         wait_for_provider(world, *orders)
         gate = Gate()
@@ -92,7 +92,7 @@ class TestOutage:
 
     def test_who_waits_in_a_newer_releases_words(self, world: ProviderWorld, order_id: str) -> None:
         """After a rollback: the answer is kept until it can be addressed, and holds up nobody."""
-        process, other = world.process(replace(LIMITS, concurrency=16)), clock.new_id()
+        process, other = world.process(replace(POLICY, concurrency=16)), clock.new_id()
         wait_for_provider(world, order_id, other)
         table = f"{world.kind.table}_waiting"
         [(known,)] = world.sql(f"SELECT asking FROM {table} WHERE order_id = %s", order_id)

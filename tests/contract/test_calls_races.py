@@ -10,7 +10,7 @@ import pytest
 from orderflow import clock, failpoints
 from orderflow.envelope import Envelope
 from orderflow.messaging.guard import DeadLettered, Done, Retry
-from tests.support.provider_kinds import LIMITS
+from tests.support.provider_kinds import POLICY
 from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
 from tests.support.threads import Gate, in_background
 from tests.support.world import Crash
@@ -198,7 +198,7 @@ class TestBatch:
     def test_the_pool_is_bounded(self, world: ProviderWorld) -> None:
         """With all places taken, the next call waits for one: it would only use up its lease in a queue."""
         pool = ThreadPoolExecutor(1)
-        process = world.process(replace(LIMITS, concurrency=1), executor=pool)
+        process = world.process(replace(POLICY, concurrency=1), executor=pool)
         gate = Gate()
         process.hooks.before["do"] = gate.pass_through
         first = process.processor.process([ask(world.kind.good, clock.new_id())])[0]

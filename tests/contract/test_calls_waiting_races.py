@@ -9,7 +9,7 @@ import pytest
 
 from orderflow import clock, failpoints
 from orderflow.messaging.guard import Done, Retry
-from tests.support.provider_kinds import LIMITS
+from tests.support.provider_kinds import POLICY
 from tests.support.provider_process import Process, ProviderWorld, ask, bring_to, fail, kinds_of, names
 from tests.support.provider_waiting import ONCE, token, wait_for_provider
 from tests.support.threads import Gate, in_background
@@ -23,7 +23,7 @@ class TestRaces:
         """Nothing is called twice: each takes what the other has not."""
         orders = [clock.new_id() for _ in range(6)]
         wait_for_provider(world, *orders)
-        one, two = world.process(replace(LIMITS, concurrency=16)), world.process(replace(LIMITS, concurrency=16))
+        one, two = world.process(replace(POLICY, concurrency=16)), world.process(replace(POLICY, concurrency=16))
         world.make_due()
         took = [process.retrying.step() for process in (one, two, one, two)]
         assert took == [4, 2, 0, 0]

@@ -27,7 +27,7 @@ def database(url: str) -> Iterator[Database]:
     made.close()
 
 
-def test_who_finds_it_away_spares_the_others_the_wait(
+def test_who_finds_it_unavailable_spares_the_others_the_wait(
     url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One at a time waits for it; the others are told at once, and leave nothing behind in the pool."""
@@ -54,7 +54,7 @@ def test_who_finds_it_away_spares_the_others_the_wait(
             assert not database._probe.locked()
 
 
-def test_one_whose_connections_are_all_in_use_is_not_away(database: Database) -> None:
+def test_one_whose_connections_are_all_in_use_is_not_unavailable(database: Database) -> None:
     """They come back: it is worth waiting for them."""
     with database.transaction():
         with pytest.raises(DatabaseUnavailable):
@@ -63,7 +63,7 @@ def test_one_whose_connections_are_all_in_use_is_not_away(database: Database) ->
     assert database.alive()
 
 
-def test_a_server_that_became_a_standby_is_away(database: Database, url: str) -> None:
+def test_a_server_that_became_a_standby_is_unavailable(database: Database, url: str) -> None:
     """After a failover old connections lead to one that can't be written: no fault of a message, and not kept."""
     database.query("CREATE TABLE notes (said int)")
     database.query("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
@@ -86,7 +86,7 @@ def test_a_transaction_that_the_server_ended_is_no_fault_of_a_message(database: 
     assert database.alive()
 
 
-def test_one_that_does_not_answer_is_away(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_answer_is_unavailable(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits gives up after a while, for what is pipelined too, and the connection is not used again."""
 
     def hanging() -> None:

@@ -31,7 +31,7 @@ LOCKS = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(scope="module", params=WAYS)
 def through(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator[Callable[[str], str]]:
     """The way through the pooler to a database."""
     mode, ignored = WAYS[request.param]
@@ -144,24 +144,28 @@ def test_the_providers_give_up_in_time(new_database: NewDatabase, through: Calla
         ledger.close()
 
 
-@pytest.mark.parametrize("kind", each_kind())
-def test_orders_get_through(new_database: NewDatabase, kind: tuple[Workflow, EventBus]) -> None:
-    """Every service, with all that it does in its database."""
+@pytest.fixture(scope="module")
+def world(new_database: NewDatabase) -> Iterator[World]:
+    """A system whose services reach their databases through the pooler."""
     urls = {name: new_database(name) for name in BUILD} | {"providers": new_database(None)}
     with pooled(urls["order"], "transaction") as at:
-        world = World({name: f"{at}/{url.rpartition('/')[2]}" for name, url in urls.items()})
-        world.urls = urls  # from outside, it is looked at directly
-        try:
-            orders = [world.place(workflow=kind[0], event_bus=kind[1]) for _ in range(5)]
-            orders.append(world.place(payment_method="pm_card_declined", workflow=kind[0], event_bus=kind[1]))
-            world.settle()
-            world.pass_time(1)
-            for service in world.services.values():
-                service.prune()
-            assert [world.status(order_id) for order_id in orders] == ["CONFIRMED"] * 5 + ["CANCELLED"]
-            check(urls, acknowledged=orders)
-        finally:
-            world.close()
+        made = World({name: f"{at}/{url.rpartition('/')[2]}" for name, url in urls.items()})
+        made.urls = urls  # from outside, it is looked at directly
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("kind", each_kind())
+def test_orders_get_through(world: World, kind: tuple[Workflow, EventBus]) -> None:
+    """Every service, with all that it does in its database."""
+    orders = [world.place(workflow=kind[0], event_bus=kind[1]) for _ in range(3)]
+    orders.append(world.place(payment_method="pm_card_declined", workflow=kind[0], event_bus=kind[1]))
+    world.settle()
+    world.pass_time(1)
+    for service in world.services.values():
+        service.prune()
+    assert [world.status(order_id) for order_id in orders] == ["CONFIRMED"] * 3 + ["CANCELLED"]
+    check(world.urls, acknowledged=orders)
 
 
 @pytest.mark.parametrize(

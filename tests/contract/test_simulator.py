@@ -205,7 +205,7 @@ class TestFaults:
         assert [entry.kind for entry in payments.entries(order_id, 10)] == ["charge"]
 
 
-def test_a_database_that_is_away_is_no_answer(order_id: str) -> None:
+def test_a_database_that_is_unavailable_is_no_answer(order_id: str) -> None:
     """It is no failure of the message either."""
     away = Ledger("postgresql://nobody@127.0.0.1:1/none", timeout=0.05, size=1)
     payments = SimulatedPayments(PAYMENTS, away, timeout=0.05, key_life=3600)

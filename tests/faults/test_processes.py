@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orderflow.contracts import EventBus, Workflow
-from orderflow.providers.calls import Limits
+from orderflow.providers.calls import CallPolicy
 from orderflow.routing import SERVICES, TABLE
 from tests.support import parts
 from tests.support.aims import within
@@ -122,7 +122,7 @@ FROZEN = {
 }
 DONE_UNDER = "SELECT (SELECT id FROM ledger WHERE order_id = %s AND kind = %s)"
 ASKED_FOR = "SELECT coalesce(sum(attempts), 0) FROM idempotency_keys WHERE key = ANY(%s)"
-CALL_LEASE = Limits(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULTS["LEASE"])).whole_lease
+CALL_LEASE = CallPolicy(timeout=float(FAULTS["PROVIDER_TIMEOUT"]), lease=float(FAULTS["LEASE"])).whole_lease
 
 
 @pytest.mark.parametrize(

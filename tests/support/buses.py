@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,13 @@ def by_template(endpoint: str, name: str) -> None:
     module.deploy(endpoint, name)
 
 
-def by_calls(endpoint: str, name: str) -> None:
-    """Creates the parts of the stack that a broker needs, call by call: moto's CloudFormation has no QueuePolicy and no
-    Subscription, and fails on a rule of a custom bus."""
+def by_calls(endpoint: str, name: str, services: Sequence[str] = SERVICES) -> None:
+    """Creates the parts of the stack that these services' brokers need, call by call: moto's CloudFormation has no
+    QueuePolicy and no Subscription, and fails on a rule of a custom bus."""
     sqs, sns, events = (client(service, endpoint) for service in ("sqs", "sns", "events"))
     topic = sns.create_topic(Name=f"{name}-events")["TopicArn"]
     events.create_event_bus(Name=name)
-    for service in SERVICES:
+    for service in services:
         for way in ("", "-subscription", "-rule"):
             sqs.create_queue(QueueName=f"{name}-{service}{way}-dlq")
         url = sqs.create_queue(QueueName=f"{name}-{service}", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]

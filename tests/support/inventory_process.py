@@ -90,19 +90,19 @@ def buy(shop: Shop, orders: Sequence[str], skus: Sequence[str]) -> list[Verdict]
         return [v for part in pool.map(batch, [orders[i::THREADS] for i in range(THREADS)]) for v in part]
 
 
-def main(url: str, number: str, *skus: str) -> None:
-    """Prints `ready`, waits for a line, buys, and prints as JSON how many orders got their pieces, and when."""
+def main(url: str, number: str) -> None:
+    """Prints `ready`. For each line of SKUs it buys, and prints as JSON how many orders got their pieces, and when."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     shop = Shop(url)
-    orders = [clock.new_id() for _ in range(int(number))]
     print("ready", flush=True)
-    sys.stdin.readline()
-    began = time.monotonic()
-    verdicts = buy(shop, orders, skus)
-    ended = time.monotonic()
-    reserved = sum(names(shop.outcomes(order_id)) == ["StockReserved"] for order_id in orders)
-    not_done = [str(v) for v in verdicts if not isinstance(v, Done)]
-    print(json.dumps({"reserved": reserved, "not_done": not_done, "began": began, "ended": ended}))
+    for line in sys.stdin:
+        orders = [clock.new_id() for _ in range(int(number))]
+        began = time.monotonic()
+        verdicts = buy(shop, orders, line.split())
+        ended = time.monotonic()
+        reserved = sum(names(shop.outcomes(order_id)) == ["StockReserved"] for order_id in orders)
+        not_done = [str(v) for v in verdicts if not isinstance(v, Done)]
+        print(json.dumps({"reserved": reserved, "not_done": not_done, "began": began, "ended": ended}), flush=True)
     shop.database.close()
 
 

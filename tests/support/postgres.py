@@ -34,17 +34,14 @@ class Server:
         """The URL of a new database: with the schema of `service`, or empty."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(self._url, autocommit=True) as connection:
-            if service is None:
-                connection.execute(f"CREATE DATABASE {name}")
-            else:
-                connection.execute(f"CREATE DATABASE {name} TEMPLATE {self._template(connection, service)}")
+            _copy(connection, name, self._template(connection, service) if service else "template1")
         return self._at(name)
 
     def copy(self, url: str) -> str:
         """The URL of a copy of a database as it is now. Nobody may be connected to the original."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rpartition('/')[2]}")
+            _copy(connection, name, url.rpartition("/")[2])
         return self._at(name)
 
     @contextmanager
@@ -102,6 +99,11 @@ class Server:
 
     def _at(self, name: str) -> str:
         return f"{self._url.rpartition('/')[0]}/{name}"
+
+
+def _copy(connection: psycopg.Connection, name: str, template: str) -> None:
+    # Through the write-ahead log, as by default, a copy takes the processor three times as long.
+    connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from orderflow.contracts import (
     RefundPayment,
     ScheduleShipment,
 )
-from orderflow.providers.calls import Limits, ProviderApplication
+from orderflow.providers.calls import CallPolicy, ProviderApplication
 from services.payment.handlers import Payment
 from services.payment.provider import TRADE as PAYMENTS
 from services.payment.provider import SimulatedPayments
@@ -26,7 +26,7 @@ from services.shipping.handlers import Shipping
 from services.shipping.provider import TRADE as SHIPMENTS
 from services.shipping.provider import SimulatedCarrier
 
-LIMITS = Limits(timeout=0.2, attempts=3, concurrency=4, key_life=3600, lease=30, backoff=0.001)
+POLICY = CallPolicy(timeout=0.2, attempts=3, concurrency=4, key_life=3600, lease=30, backoff=0.001)
 
 
 PRICE = Money(amount=3998, currency="EUR")

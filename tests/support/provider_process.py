@@ -21,12 +21,12 @@ from orderflow.errors import UnknownOutcome
 from orderflow.messaging import inbox
 from orderflow.messaging.guard import Done, Guard, Verdict
 from orderflow.messaging.outbox import Outbox
-from orderflow.providers.calls import Limits, ProviderApplication
+from orderflow.providers.calls import CallPolicy, ProviderApplication
 from orderflow.providers.processor import ProviderProcessor
 from orderflow.providers.retrying import Retrying
 from simulator.ledger import Ledger
 from tests.support.machine import Inline
-from tests.support.provider_kinds import LIMITS, Hooks, Kind
+from tests.support.provider_kinds import POLICY, Hooks, Kind
 from tests.support.world import Crash
 
 
@@ -37,13 +37,13 @@ class ProviderWorld:
         self.kind = kind
         self._url = url
         self._admin = psycopg.connect(url, autocommit=True)
-        self.ledger = Ledger(providers_url, timeout=LIMITS.timeout, size=8)
+        self.ledger = Ledger(providers_url, timeout=POLICY.timeout, size=8)
         self.ledger.open(10)
         self._processes: list[Process] = []
 
-    def process(self, limits: Limits = LIMITS, *, executor: Executor | None = None) -> Process:
+    def process(self, policy: CallPolicy = POLICY, *, executor: Executor | None = None) -> Process:
         """Starts another process of the service."""
-        process = Process(self, self._url, limits, executor)
+        process = Process(self, self._url, policy, executor)
         self._processes.append(process)
         return process
 
@@ -109,14 +109,14 @@ class ProviderWorld:
 class Process:
     """One process: its pool, its provider's client, its processor."""
 
-    def __init__(self, world: ProviderWorld, url: str, limits: Limits, executor: Executor | None) -> None:
+    def __init__(self, world: ProviderWorld, url: str, policy: CallPolicy, executor: Executor | None) -> None:
         kind = world.kind
         self.database = Database(url, size=8, name=f"test-{kind.service}")
         self.database.open()
-        provider = kind.provider(world.ledger, timeout=limits.timeout, key_life=limits.key_life)
+        provider = kind.provider(world.ledger, timeout=policy.timeout, key_life=policy.key_life)
         self.hooks = provider.hooks = Hooks()
         self.provider = provider
-        self.application = kind.application(provider, limits, executor=executor or Inline())
+        self.application = kind.application(provider, policy, executor=executor or Inline())
         outbox = Outbox(self.database, lease=10)
         self.retrying = Retrying(self.application, outbox)
         self.processor = ProviderProcessor(

@@ -9,13 +9,13 @@ import pytest
 from orderflow.contracts import Address, Item, OrderSnapshot, PaymentCharged
 from orderflow.envelope import Envelope
 from orderflow.messaging.guard import Done
-from tests.support.provider_kinds import LIMITS, PRICE
+from tests.support.provider_kinds import POLICY, PRICE
 from tests.support.provider_process import ProviderWorld, ask, fail, kinds_of
 
 pytestmark = pytest.mark.row(30)
 
 
-ONCE = replace(LIMITS, attempts=1)
+ONCE = replace(POLICY, attempts=1)
 
 
 ORDER = OrderSnapshot(

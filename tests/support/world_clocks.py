@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orderflow.providers.calls import Limits
+from orderflow.providers.calls import CallPolicy
 from orderflow.providers.retrying import Retrying
 from orderflow.service import Service
 from tests.support.aws_like.memory import AwsLikeBroker
@@ -84,7 +84,7 @@ class Clocks:
 
     def end_backoffs(self, *names: str) -> None:
         """All calls that wait for their provider, in all services or some, are due, and it may be probed."""
-        self.passed += Limits().probe_every
+        self.passed += CallPolicy().probe_every
         for name, table in WAITING.items():
             if (not names or name in names) and self.looks.called(name):
                 due = f"UPDATE {table} SET next_at = now() - interval '1 s' RETURNING 1"

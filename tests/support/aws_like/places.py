@@ -25,6 +25,9 @@ SERVICES = ("sqs", "sns", "events", "stepfunctions")
 MESSAGE = {"type": "orderflow.OrderPlaced.v1", "workflow": "choreography"}
 """An event that inventory hears."""
 
+HEARS = "inventory"
+"""The service in whose queue the tests look."""
+
 
 class Place(Protocol):
     """Where AWS is."""
@@ -56,7 +59,7 @@ class Proxied:
         """It passes by itself."""
 
 
-def queue(place: Place, service: str = "inventory") -> str:
+def queue(place: Place, service: str = HEARS) -> str:
     with place.rules.calmed():
         return str(place.client("sqs").get_queue_url(QueueName=f"{NAME}-{service}")["QueueUrl"])
 
@@ -66,7 +69,7 @@ def ask(place: Place, service: str) -> Any:
     made = place.client(service)
     match service:
         case "sqs":
-            return made.get_queue_url(QueueName=f"{NAME}-inventory")
+            return made.get_queue_url(QueueName=f"{NAME}-{HEARS}")
         case "stepfunctions":
             return made.describe_execution(executionArn=f"arn:aws:states:us-east-1:123456789012:execution:{NAME}:x")
     return send(place, service, 1)

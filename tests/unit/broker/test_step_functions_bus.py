@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import cache
 from typing import Any
 
 import pytest
@@ -47,10 +48,16 @@ def error(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "no"}}, "Operation")
 
 
+@cache
+def _clients() -> Clients:
+    """Those of all tests: none of them calls AWS, and making them takes longest."""
+    made = Clients(SETTINGS)
+    made._urls["orderflow-ready"] = "http://x/000000000000/orderflow-ready"
+    return made
+
+
 def bus(**errors: Exception) -> tuple[StepFunctions, Fake]:
-    clients = Clients(SETTINGS)
-    clients._urls["orderflow-ready"] = "http://x/000000000000/orderflow-ready"
-    fake = Fake(errors)
+    clients, fake = _clients(), Fake(errors)
     clients._stepfunctions = fake
     return StepFunctions(clients, SETTINGS), fake
 

@@ -27,7 +27,7 @@ def test_a_system_that_is_down_names_the_way_to_start_it() -> None:
     assert caught.value.way_out == "Start it: make up"
 
 
-def test_a_service_that_is_away_is_named_with_its_address() -> None:
+def test_a_service_that_is_unavailable_is_named_with_its_address() -> None:
     with pytest.raises(ApiProblem, match="The payment service does not answer at http://payment"):
         api(away).get("payment", "/payments/x")
 

@@ -79,7 +79,7 @@ def test_json_is_for_machines(terminal: Terminal) -> None:
     assert len(found["queues"]) == len(SERVICES)
 
 
-def test_one_that_is_away_hides_no_other(terminal: Terminal) -> None:
+def test_one_that_is_unavailable_hides_no_other(terminal: Terminal) -> None:
     routes = holding(LETTER) | {"GET shipping/dlq": problem(503, "Service Unavailable")}
     result = terminal.run("dlq", "list", routes=routes)
     assert "shipping does not answer" in result.output
@@ -151,7 +151,7 @@ def test_all_asks_first(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> 
     assert [r.url.host for r in requests if r.method == "POST"] == ["payment", "payment"]
 
 
-def test_all_goes_on_until_none_is_left_and_no_further(terminal: Terminal) -> None:
+def test_all_continues_until_none_is_left_and_no_further(terminal: Terminal) -> None:
     """A request settles a part. Letters that come back are not sent round and round."""
     routes = holding(LETTER, messages=3) | {
         "POST payment/dlq/redrive": {"settled": [SETTLED, SETTLED], "missing": [], "left": 3}

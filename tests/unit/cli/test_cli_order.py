@@ -125,7 +125,7 @@ def test_an_id_that_is_none_is_not_asked_for(terminal: Terminal) -> None:
     assert terminal.requests == []
 
 
-def test_list_shows_whole_ids_and_how_to_go_on(terminal: Terminal) -> None:
+def test_list_shows_whole_ids_and_how_to_continue(terminal: Terminal) -> None:
     output = terminal.run("order", "list", "--status", "cancelled", routes=ROUTES).output
     assert ORDER_ID in output
     assert f"--cursor {OTHER_ID}" in output

@@ -33,7 +33,7 @@ def test_a_message_that_is_sent_again_counts_once() -> None:
     assert timeline_of(dict(ORDER), {"entries": entries, "waiting_for": None}).messages == 1
 
 
-def test_a_journey_knows_its_end_and_what_was_undone() -> None:
+def test_a_timeline_knows_its_end_and_what_was_compensated() -> None:
     assert MOVED.took == 140
     assert MOVED.undone == ("payment", "stock")
     assert MOVED.moments[1].receivers == ("payment", "order")

@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said_with_the_next_step(
     assert {f.check for f in wrong} == {check} or told["order"].away
 
 
-def test_what_a_service_that_is_away_would_have_told_is_not_called_fine() -> None:
+def test_what_an_unavailable_service_would_have_told_is_not_called_fine() -> None:
     """It is one problem; everything else about it is unknown."""
     away = found(ALL | {"payment": Told(refusal="does not answer", away=True)})
     assert [f.text for f in away if f.level == "problem"] == ["payment: does not answer"]

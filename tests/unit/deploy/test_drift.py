@@ -32,25 +32,35 @@ def as_answered(parts: Parts) -> Parts:
     }
 
 
+@pytest.fixture(scope="module")
+def template() -> Parts:
+    """What the template wants of a stack `shop`; nobody changes it."""
+    return wanted("shop")
+
+
 @pytest.fixture
-def found() -> Parts:
-    return as_answered(wanted("shop"))
+def found(template: Parts) -> Parts:
+    return as_answered(template)
 
 
-def wrong(found: Parts) -> dict[str, tuple[str, str]]:
-    return {p["name"]: (p["state"], p["detail"]) for p in compare(wanted("shop"), found) if p["state"] != "ok"}
+Wrong = Callable[[Parts], dict[str, tuple[str, str]]]
 
 
-def test_the_template_has_all_that_is_compared() -> None:
-    parts = wanted("shop")
+@pytest.fixture
+def wrong(template: Parts) -> Wrong:
+    """Gives the parts that are not as the template wants them: state and detail by name."""
+    return lambda found: {p["name"]: (p["state"], p["detail"]) for p in compare(template, found) if p["state"] != "ok"}
+
+
+def test_the_template_has_all_that_is_compared(template: Parts) -> None:
     for service in SERVICES:
-        assert parts[f"queue shop-{service}"].keys() >= {"RedrivePolicy", "Policy", "VisibilityTimeout"}
-        assert parts[f"subscription of shop-{service}"].keys() >= {"FilterPolicy", "RawMessageDelivery"}
-        assert parts[f"rule shop-{service}"].keys() == {"State", "EventPattern", "Targets"}
-    assert {"topic shop-events", "event bus shop", "queue shop-ready", "state machine shop-orders"} <= parts.keys()
+        assert template[f"queue shop-{service}"].keys() >= {"RedrivePolicy", "Policy", "VisibilityTimeout"}
+        assert template[f"subscription of shop-{service}"].keys() >= {"FilterPolicy", "RawMessageDelivery"}
+        assert template[f"rule shop-{service}"].keys() == {"State", "EventPattern", "Targets"}
+    assert {"topic shop-events", "event bus shop", "queue shop-ready", "state machine shop-orders"} <= template.keys()
 
 
-def test_what_is_as_it_should_be(found: Parts) -> None:
+def test_what_is_as_it_should_be(wrong: Wrong, found: Parts) -> None:
     """Whatever form ARNs, URLs, numbers and documents have."""
     assert wrong(found) == {}
 
@@ -69,14 +79,14 @@ def test_what_is_as_it_should_be(found: Parts) -> None:
         ("state machine shop-orders", "definition", '{"StartAt": "x"}', "definition is"),
     ],
 )  # fmt: skip
-def test_what_is_different(found: Parts, name: str, key: str, value: Any, says: str) -> None:
+def test_what_is_different(wrong: Wrong, found: Parts, name: str, key: str, value: Any, says: str) -> None:
     found[name][key] = value
     [(part, (state, detail))] = wrong(found).items()
     assert (part, state) == (name, "different")
     assert says in detail
 
 
-def test_what_is_missing_or_extra(found: Parts) -> None:
+def test_what_is_missing_or_extra(wrong: Wrong, found: Parts) -> None:
     found["queue shop-left-over"] = found.pop("queue shop-ready")
     assert wrong(found) == {"queue shop-ready": ("missing", ""), "queue shop-left-over": ("extra", "not in stack.yaml")}
 
@@ -131,11 +141,11 @@ class Emulator:
         return asked
 
 
-def test_all_that_is_deployed_is_found(found: Parts) -> None:
+def test_all_that_is_deployed_is_found(wrong: Wrong, found: Parts) -> None:
     assert wrong(deployed(Emulator(found).clients, "shop")) == {}
 
 
-def test_what_is_gone_is_missing_with_all_that_it_has(found: Parts) -> None:
+def test_what_is_gone_is_missing_with_all_that_it_has(wrong: Wrong, found: Parts) -> None:
     there = deployed(Emulator(found, gone=("topic", "bus", "machine")).clients, "shop")
     missing = {name for name in found if not name.startswith("queue ")}
     assert wrong(there) == dict.fromkeys(missing, ("missing", ""))

@@ -151,7 +151,7 @@ def test_the_customer_cancels() -> None:
     assert made.states[-1] == "Cancelled"
 
 
-def test_undone_by_another_execution() -> None:
+def test_compensated_by_another_execution() -> None:
     """Its refusal says `undone`: the arbiter is asked before anything is undone."""
     made = walk(Arbiter(except_for((c.ChargePayment, c.PaymentDeclined(reason=c.UNDONE)))))
     assert names(made)[2:] == ["CancelOrder", *ALL_UNDOS, "CancelOrder"]

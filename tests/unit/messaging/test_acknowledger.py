@@ -90,7 +90,7 @@ def test_at_the_end_nothing_is_left() -> None:
     assert calls.deleted == [receipts(1, 2), receipts(3)]
 
 
-def test_a_broker_that_is_away_costs_a_repeat_and_no_more() -> None:
+def test_a_broker_that_is_unavailable_costs_a_repeat_and_no_more() -> None:
     """What can't be deleted is out of hand and comes again; what comes later is deleted as ever."""
     calls = Calls([BrokerUnavailable("gone"), ValueError("something else")])
     with working(calls) as acknowledger:

@@ -48,12 +48,12 @@ def test_the_debt_only_grows(some: set[str], more: set[str]) -> None:
 
 
 @given(facts)
-def test_what_was_undone_is_owed_no_more(known: set[str]) -> None:
+def test_what_was_compensated_is_owed_no_more(known: set[str]) -> None:
     """Once every undo is confirmed, nothing is left."""
     assert still_owed(known | {name_of(step.undone) for step in STEPS}) == ()
 
 
-def test_a_refusal_of_an_undone_step_is_a_fact_of_its_own() -> None:
+def test_a_refusal_of_a_compensated_step_is_a_fact_of_its_own() -> None:
     assert fact_of(c.PaymentDeclined(reason=c.UNDONE)) == STEP_UNDONE
     assert fact_of(c.PaymentDeclined(reason="no funds")) == "PaymentDeclined"
     assert fact_of(c.ConfirmationRejected(reason=c.UNDONE)) == "ConfirmationRejected"

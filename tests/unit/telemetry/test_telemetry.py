@@ -279,7 +279,7 @@ def test_messages_are_counted_by_verdict() -> None:
 
 
 @pytest.mark.slow
-def test_a_receiver_of_spans_that_is_away_costs_nothing_but_the_spans() -> None:
+def test_a_receiver_of_spans_that_is_unavailable_costs_nothing_but_the_spans() -> None:
     """Making spans never waits for the exporter, and the end is quick."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

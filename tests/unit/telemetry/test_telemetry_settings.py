@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
+from orderflow import telemetry
 from orderflow.environment import do_without
+from orderflow.settings import Settings
 from tests.unit.serve.test_serve import answer, free_port, serving
 
 PROPAGATORS = "OTEL_PROPAGATORS"
@@ -57,22 +60,36 @@ def test_another_protocol_is_refused_by_name(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value"), [("OTEL_BSP_MAX_QUEUE_SIZE", "10"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x")]
+)
+def test_what_the_sdk_can_not_use_costs_the_spans_only(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that is shorter than its batches, and a limit that is no number: the SDK raises, a start does not."""
+    monkeypatch.setenv(name, value)
+    settings = Settings(aws_endpoint_url="http://x", otel_exporter_otlp_endpoint="http://127.0.0.1:1")
+    with capture_logs() as logs:
+        telemetry.start("inventory", settings)
+    assert telemetry.provider() is None
+    [line] = logs
+    assert "OTEL_*" in line["event"]
+    assert line["error"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
     [
-        (PROPAGATORS, "xray"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "10"),
-        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x"),
-        ("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "("),
+        ({PROPAGATORS: "xray", "OTEL_PYTHON_FLASK_EXCLUDED_URLS": "("}, [PROPAGATORS, "requests make no spans"]),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ["OTEL_EXPORTER_OTLP_PROTOCOL"]),
     ],
+    ids=["libraries", "protocol"],
 )
 @pytest.mark.timeout(60)
-def test_a_service_answers_whatever_they_say(name: str, value: str) -> None:
+def test_a_service_answers_whatever_they_say(environ: dict[str, str], words: list[str]) -> None:
+    """Libraries read these while they are imported."""
     port = free_port()
-    settings = {"INVENTORY_PORT": port, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", name: value}
-    with serving(**settings) as process:
+    with serving(INVENTORY_PORT=port, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", **environ) as process:
         assert answer(port, "/healthz", process).status_code == 200
         process.terminate()
         said = process.communicate(timeout=30)[0]
-    assert name in said or "OTEL_*" in said
+    for word in words:
+        assert word in said
     assert "Traceback" not in said
