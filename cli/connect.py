@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-from client.api import Api
+from client.api import Api, verifying
 from orderflow.routing import SERVICES
 from runtime import RuntimeProblem, runtime
 from runtime.plan import user_settings
@@ -37,7 +37,8 @@ def _jaeger(*addresses: str | None) -> str | None:
     """The first of these addresses at which Jaeger's API answers."""
     for address in filter(None, addresses):
         try:
-            answer = httpx.get(f"{address.rstrip('/')}/api/services", timeout=1.0, trust_env=False)
+            found = f"{address.rstrip('/')}/api/services"
+            answer = httpx.get(found, timeout=1.0, trust_env=False, verify=verifying(found))
         except httpx.HTTPError:
             continue
         if answer.status_code == 200:

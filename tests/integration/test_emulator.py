@@ -34,10 +34,29 @@ parsers = {"EventBridge": jsonpath_rw, "Step Functions": json_path, "ResultPath"
 seen["parsed"] = {name: module.parse.cache_info().misses for name, module in parsers.items()}
 
 definition = sys.stdin.read()
+from localstack.services.stepfunctions.asl.parse import asl_parser
+from localstack.services.stepfunctions.asl.static_analyser import static_analyser, usage_metrics_static_analyser
+
+static_analyser.StaticAnalyser().analyse(definition)
+counted = usage_metrics_static_analyser.UsageMetricsStaticAnalyser.process(definition)
+seen["languages"] = [mode.name for mode in counted.query_language_modes]
+try:
+    static_analyser.StaticAnalyser().analyse("{")
+except asl_parser.ASLParserException:
+    seen["refused"] = True
 programs = [AmazonStateLanguageParser.parse(definition)[0] for _ in range(2)]
 seen["programs"] = [type(program).__name__ for program in programs]
 seen["states"] = len(programs[1].states.states)
 seen["shared"] = programs[0].states.states is programs[1].states.states
+seen["definitions"] = asl_parser.AmazonStateLanguageParser.parse.cache_info().misses - 1  # but for the one refused
+
+import botocore.loaders
+from localstack.utils.aws.aws_stack import get_valid_regions_for_service
+
+read, load_file = [], botocore.loaders.JSONFileLoader.load_file
+botocore.loaders.JSONFileLoader.load_file = lambda self, path: read.append(path) or load_file(self, path)
+seen["regions"] = ["us-east-1" in get_valid_regions_for_service(name) for name in ("sqs", "sns", "events")]
+seen["read for regions"] = [path for path in read if path.endswith("endpoints")]
 
 from localstack.services.stepfunctions.asl.component.common.timeouts.timeout import EvalTimeoutError
 from localstack.services.stepfunctions.asl.component.state.state_execution.state_task.state_task import StateTask
@@ -91,6 +110,18 @@ def test_each_execution_has_a_definition_of_its_own(seen: dict[str, Any]) -> Non
     assert seen["programs"] == ["Program", "Program"]
     assert seen["states"] == len(state_machine.definition()["States"])
     assert not seen["shared"]
+
+
+def test_a_definition_is_parsed_once_by_its_analysers_and_executions(seen: dict[str, Any]) -> None:
+    """What they find is unchanged."""
+    assert seen["definitions"] == 1
+    assert seen["languages"] == ["JSONPath"]
+    assert seen["refused"]
+
+
+def test_the_regions_of_all_services_are_read_once(seen: dict[str, Any]) -> None:
+    assert seen["regions"] == [True, True, True]
+    assert seen["read for regions"] == []
 
 
 def test_an_emulation_of_ec2_is_not_loaded(seen: dict[str, Any]) -> None:

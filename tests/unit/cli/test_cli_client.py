@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+
 import httpx
 import pytest
 
-from client.api import Api, ApiProblem
+from client.api import Api, ApiProblem, verifying
+from runtime.problems import RuntimeProblem
 from tests.support.cli import answer, api, problem
 
 
@@ -160,3 +163,23 @@ def test_what_did_not_happen_is_not_repeated(sure: Exception | httpx.Response, p
     with pytest.raises(ApiProblem):
         api(service).post("order", "/orders", {})
     assert len(service.keys) == 1
+
+
+def test_without_https_no_certificates_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a command works, and quickly, while packages are installed again beside it."""
+
+    def missing(*given: object, **more: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(httpx, "create_ssl_context", missing)
+    monkeypatch.setattr("certifi.where", lambda: "/nowhere")
+    assert Api({"order": "http://order"}, jaeger="http://jaeger", transport=None).addresses
+    for addresses, jaeger in (({"order": "HTTPS://order"}, None), ({"order": "http://order"}, "https://jaeger")):
+        with pytest.raises(RuntimeProblem, match="certificate authorities can't be read: No such file"):
+            Api(addresses, jaeger=jaeger)
+
+
+def test_certificates_are_verified_over_https() -> None:
+    assert verifying("http://order").get_ca_certs() == []
+    assert len(verifying("http://order", "https://jaeger").get_ca_certs()) > 20
+    assert {one.verify_mode for one in (verifying("http://order"), verifying("https://order"))} == {ssl.CERT_REQUIRED}
