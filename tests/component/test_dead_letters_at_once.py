@@ -80,7 +80,7 @@ def test_one_that_another_operator_keeps_is_not_waited_for_long(world: World, mo
     assert len(shelf.take(10)) == 3
 
 
-def test_what_comes_back_meanwhile_is_not_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_returns_meanwhile_is_not_redriven_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message whose handler still fails is parked again at once; a redrive of all must come to an end."""
     shelf = Shelf(world, "shipping", 25)
 
@@ -97,7 +97,7 @@ def test_what_comes_back_meanwhile_is_not_sent_again(world: World, monkeypatch: 
     assert shelf.depth() == 25
 
 
-def test_without_its_database_a_letter_stays(world: World) -> None:
+def test_without_its_database_a_dead_letter_stays(world: World) -> None:
     """Nothing is done that could not be recorded."""
     shelf = Shelf(world, "shipping", 1)
     assert shelf.depth() == 1

@@ -91,7 +91,7 @@ def test_a_retry_of_an_execution_that_still_runs_stays(world: World, guardian: t
     assert machine.started == [f"{order_id}-r1"]
 
 
-def test_other_messages_of_such_orders_are_parked(world: World) -> None:
+def test_other_messages_of_such_orders_are_dead_lettered(world: World) -> None:
     """An outcome for the orchestrator of an order that a state machine runs is somebody's forgery."""
     forged = compose(
         c.StockReleased(), source="x", order_id=clock.new_id(),

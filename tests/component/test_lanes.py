@@ -130,7 +130,7 @@ def test_after_a_stop_what_is_staged_is_the_next_processs(outbox: Outbox, publis
     assert rows(outbox, "leased_until <= now()") == [(True,)]
 
 
-def test_a_broker_that_is_not_ready_gets_nothing_and_is_asked_again(
+def test_a_broker_that_is_not_ready_gets_nothing_and_is_retried(
     outbox: Outbox, broker: Faulty, running: Publisher
 ) -> None:
     """Nothing is published into a gap; when the stack is whole, everything goes by itself."""

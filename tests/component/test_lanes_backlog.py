@@ -116,7 +116,7 @@ def test_what_waited_for_longer_than_its_lease_needs_nobody_to_find_it(
         ended.result(20)
 
 
-def test_a_database_that_is_unavailable_is_asked_again(
+def test_a_database_that_is_unavailable_is_retried(
     outbox: Outbox, broker: Faulty, running: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pull fails, and continues where it was."""

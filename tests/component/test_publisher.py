@@ -19,7 +19,7 @@ from tests.support.threads import in_background
 
 
 @pytest.mark.row(13)
-def test_only_the_refused_entry_is_sent_again(parts: Parts, stored: Stored, measured: Callable[..., None]) -> None:
+def test_only_the_refused_entry_is_retried(parts: Parts, stored: Stored, measured: Callable[..., None]) -> None:
     """Row 13: one of ten is refused by the broker; the relay sends that one, once its lease has run out."""
     outbox, broker, publisher = parts
     broker.answers = [[SendFailure(3, "InternalError", final=False)]]
@@ -49,7 +49,7 @@ def test_a_refused_batch_goes_one_by_one(parts: Parts, stored: Stored, measured:
     assert left(stored[1]) == []
 
 
-def test_a_message_that_is_refused_for_good_is_parked(parts: Parts, stored: Stored) -> None:
+def test_a_message_that_is_refused_permanently_is_dead_lettered(parts: Parts, stored: Stored) -> None:
     """It stays for an operator, with the reason; the others go."""
     outbox, broker, publisher = parts
     broker.answers = [[SendFailure(0, "InvalidMessageContents", final=True)]]

@@ -84,7 +84,9 @@ class TestUndo:
         done = state in ("done", "undoing", "undone")
         assert world.entries(order_id) == ([world.kind.does, world.kind.undoes] if done else [])
 
-    def test_the_outcome_tells_what_was_taken_back(self, world: ProviderWorld, process: Process, order_id: str) -> None:
+    def test_the_outcome_tells_what_was_compensated(
+        self, world: ProviderWorld, process: Process, order_id: str
+    ) -> None:
         """Also the second time, from the row; and nothing where there had been nothing."""
         process.handle(ask(world.kind.good, order_id))
         process.handle(ask(world.kind.undo, order_id))
@@ -122,7 +124,7 @@ class TestUndo:
 @pytest.mark.row(14)
 class TestUnknownOutcome:
     @pytest.mark.parametrize("moment", ["before", "after"])
-    def test_it_stays_an_intent_and_is_asked_again(
+    def test_it_stays_an_intent_and_is_retried(
         self, world: ProviderWorld, process: Process, order_id: str, moment: str
     ) -> None:
         """Three attempts, then it waits with the lease released; the same key later: one entry in the ledger."""

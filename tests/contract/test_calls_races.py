@@ -57,7 +57,7 @@ class TestFence:
         assert names(world.outcomes(order_id)) == [world.kind.refusal + ":undone", world.kind.undone]
         assert world.entries(order_id) == [world.kind.does, world.kind.undoes]
 
-    def test_a_process_that_slept_through_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
+    def test_a_process_that_outlived_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
         """Its twin took the same message over and answered; the sleeper's answer is neither recorded nor sent."""
         sleeper, twin = world.process(), world.process()
         gate = Gate()

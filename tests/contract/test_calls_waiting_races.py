@@ -48,7 +48,7 @@ class TestRaces:
         assert [(e.name, e.tasktoken) for e in world.envelopes(order_id)] == [(world.kind.success, "t-1")]
         assert process.hooks.calls == {}
 
-    def test_a_caller_that_slept_through_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
+    def test_a_caller_that_outlived_its_lease_changes_nothing(self, world: ProviderWorld, order_id: str) -> None:
         """Its successor's answer is told; its own lack of one frees nothing and counts no try."""
         pool = ThreadPoolExecutor(1)
         sleeper, twin = world.process(ONCE, executor=pool), world.process()

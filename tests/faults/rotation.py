@@ -29,7 +29,7 @@ PARTS: Final[Sequence[Sequence[str]]] = (
     ("tests/faults/test_processes.py::test_frozen_within_a_provider_call",),
     ("tests/faults/test_broker.py::test_the_broker_is_silent_for_a_while[seed1-all-30]",),
     ("tests/faults/test_broker.py::test_the_broker_is_wiped[seed1-all-3]",),
-    ("tests/faults/test_databases.py::test_a_database_is_away[seed1-30-order]",
+    ("tests/faults/test_databases.py::test_a_database_is_unavailable[seed1-30-order]",
      "tests/faults/test_databases.py::test_connections_are_cut",
      "tests/faults/test_hanging.py::test_connections_hang[seed1]"),
     ("tests/faults/test_providers.py::test_slow_and_failing_now_and_then[seed1-all-400]",),

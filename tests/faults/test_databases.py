@@ -55,7 +55,7 @@ def pids(system: System) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("database", quick([*SERVICES, "providers"], "order"))
 @pytest.mark.parametrize("seconds", sizes(4, 30))
-def test_a_database_is_away(
+def test_a_database_is_unavailable(
     system: System, seed: int, database: str, seconds: int, measured: Callable[..., None]
 ) -> None:
     """The service reports it and recovers within 30 s without a restart; waiting orders continue, and nothing is

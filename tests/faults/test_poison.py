@@ -54,7 +54,7 @@ def times(system: System, orders: int, *, poisoned: random.Random | None = None)
     return took
 
 
-def test_poison_is_parked_and_holds_nobody_up(system: System, seed: int, measured: Callable[..., None]) -> None:
+def test_poison_is_dead_lettered_and_holds_nobody_up(system: System, seed: int, measured: Callable[..., None]) -> None:
     """Eleven messages, more than a batch, are at the head of each queue, and more in between: all are dead-lettered
     with their reason, and no healthy order of their batches has to wait until its message becomes visible again. (Times
     are measured at full size only: the p99 of a few orders is their slowest.)"""

@@ -204,7 +204,7 @@ def caught(system: System, service: str, worker: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("service", quick(SERVICES, "order"))
 @pytest.mark.row(3)
-def test_frozen_with_messages_in_hand(system: System, seed: int, service: str, measured: Callable[..., None]) -> None:
+def test_frozen_with_messages_in_flight(system: System, seed: int, service: str, measured: Callable[..., None]) -> None:
     """Row 3: any service is stopped for three leases of its outbox under load, in the middle of a transaction, while
     another process of it continues."""
     with another(system, service), Load(system, KINDS, rate=8, total=10_000, seed=seed) as load:

@@ -133,7 +133,7 @@ def asleep(world: World, seconds: float) -> None:
 
 @every_kind
 @pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_a_deadline_that_passed_while_its_owner_was_away(world: World, rounds: int, kind: Kind) -> None:
+def test_a_deadline_that_passed_while_its_owner_was_down(world: World, rounds: int, kind: Kind) -> None:
     """Everything is down for an hour with an order in flight: it continues, and nothing is compensated."""
     order_id = place(world, kind)
     for _ in range(rounds):

@@ -94,7 +94,7 @@ def test_each_order_is_one_trace(workers: System, kinds: Kinds, requests: int, m
 
 @of_requests
 @pytest.mark.extra
-def test_nothing_waits_for_a_collector_that_is_away(
+def test_nothing_waits_for_an_unavailable_collector(
     workers: System, kinds: Kinds, requests: int, measured: Callable[..., None]
 ) -> None:
     """With Jaeger stopped, no request fails and every order ends; when Jaeger is back, it receives spans again."""
@@ -190,7 +190,7 @@ RATE = 80
 
 @pytest.mark.parametrize("pairs", sizes(50, 10_000))
 @pytest.mark.extra
-def test_what_a_collector_that_is_away_costs(
+def test_what_an_unavailable_collector_costs(
     system: System, kinds: Kinds, pairs: int, tmp_path: Path, measured: Callable[..., None]
 ) -> None:
     """The p99 is at most 5 % larger. Two order services of four workers each take requests in turn, at the same time:

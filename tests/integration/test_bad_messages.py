@@ -64,7 +64,7 @@ GARBLED = {
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.row(9, 15)
-def test_garbled_messages_are_parked_and_hold_nothing_up(system: System, service: str) -> None:
+def test_garbled_messages_are_dead_lettered_and_hold_nothing_up(system: System, service: str) -> None:
     """More than a batch of them, right before an order: each is in the DLQ with its reason, and the order completes."""
     effects = effects_of(system)
     system.send(service, *(body for body, _ in GARBLED.values()))
@@ -96,7 +96,7 @@ def effects_of(system: System) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("service", "message"), [("order", ConfirmOrder()), ("orchestrator", StockReserved(items=()))], ids=SERVICES[::4]
 )
-def test_a_message_about_an_unknown_order_is_parked(system: System, service: str, message: Message) -> None:
+def test_a_message_about_an_unknown_order_is_dead_lettered(system: System, service: str, message: Message) -> None:
     """Services that know all orders dead-letter it; it has no effect."""
     effects = effects_of(system)
     body = envelope(message)
@@ -107,7 +107,7 @@ def test_a_message_about_an_unknown_order_is_parked(system: System, service: str
     assert effects_of(system) == effects
 
 
-def test_an_event_without_what_its_reaction_needs_is_parked(system: System) -> None:
+def test_an_event_without_what_its_reaction_needs_is_dead_lettered(system: System) -> None:
     """Choreography's StockReserved must carry its order."""
     system.send("payment", envelope(StockReserved(items=()), workflow="choreography"))
     [(_, reason, _)] = system.take_dead_letters("payment", 1)

@@ -112,7 +112,7 @@ def test_what_is_not_deleted_comes_again(bus: Memory | Emulated) -> None:
     assert queue.receive(10, 0) == []
 
 
-def test_a_parked_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulated) -> None:
+def test_a_refused_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulated) -> None:
     empty(bus)
     queue = bus.broker.queue("shipping")
     bus.broker.send(Channel.QUEUE, "shipping", [parcel()])
@@ -124,7 +124,7 @@ def test_a_parked_message_is_a_dead_letter_with_its_reason(bus: Memory | Emulate
     assert reason.startswith("no envelope")
 
 
-def test_dead_letters_are_looked_at_sent_back_and_thrown_away(bus: Memory | Emulated) -> None:
+def test_dead_letters_are_listed_redriven_and_discarded(bus: Memory | Emulated) -> None:
     """Received dead letters are invisible to others until they are returned; a redriven one arrives unchanged."""
     empty(bus)
     bus.parked("shipping")
@@ -212,7 +212,7 @@ def test_the_largest_message_arrives_whole(bus: Memory | Emulated, channel: Chan
     assert bus.decode(delivery) == largest.envelope
 
 
-def test_a_broker_that_is_away_is_said_to_be() -> None:
+def test_an_unavailable_broker_is_reported() -> None:
     """It is not ready; it neither hangs nor raises another kind of error."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -90,7 +90,7 @@ def test_what_a_queue_refuses_by_its_settings_is_sent_once_they_are_mended(syste
     system.check(acknowledged=[order_id, short])
 
 
-def test_what_is_thrown_away_is_logged_with_who_and_why(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_discarded_is_logged_with_who_and_why(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """The depth of the queue is among the metrics, too."""
     system.clean()
     system.send("payment", *(f"no envelope {n}" for n in range(25)))

@@ -174,7 +174,7 @@ def test_a_taken_port_stops_the_start_and_nothing_is_left(
     other.reset()
 
 
-def test_a_service_that_cannot_start_is_told_and_taken_back(tmp_path: Path) -> None:
+def test_a_service_that_cannot_start_is_reported_and_rolled_back(tmp_path: Path) -> None:
     """With the last lines of its log; every other part is stopped again."""
     broken = EmbeddedRuntime(tmp_path / "broken", free_ports(), {"payment": {"VISIBILITY": "a lot"}})
     try:

@@ -99,7 +99,7 @@ def test_the_orchestrator_is_no_part_of_it(system: System, machine: Machine) -> 
 
 
 @pytest.mark.row(18)
-def test_a_service_that_is_late_is_asked_again(system: System, machine: Machine) -> None:
+def test_a_service_that_is_late_gets_the_command_again(system: System, machine: Machine) -> None:
     """The same machine resends it with a new token; the answer to the old one is harmless."""
     parts.stop(system.runtime, "payment")
     order_id = system.place(KIND)

@@ -227,7 +227,7 @@ def test_services_read_well_in_jaegers_list(jaeger: Jaeger, orders: dict[tuple[K
     assert jaeger.services() - {"jaeger"} == services
 
 
-def test_the_callers_trace_goes_on(system: System, jaeger: Jaeger) -> None:
+def test_the_callers_trace_continues(system: System, jaeger: Jaeger) -> None:
     """A caller that sends a traceparent finds the order in its own trace; its sampling decision is respected."""
     trace_id, span_id = "0123456789abcdef" + clock.new_id()[-12:] + "0000", "00f067aa0ba902b7"
     answer = system.post(order_body(), traceparent=f"00-{trace_id}-{span_id}-01")

@@ -28,7 +28,7 @@ def jaeger(system: System) -> Jaeger:
     return jaeger_of(system)
 
 
-def test_what_is_sent_again_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
+def test_what_is_resent_stays_in_the_trace(system: System, jaeger: Jaeger) -> None:
     """In every workflow: the service that must answer is down until its order's owner resends."""
     kinds: list[Kind] = [kind for kind in KINDS if kind[1] is EventBus.SNS]
     parts.stop(system.runtime, "inventory")

@@ -101,7 +101,7 @@ def test_the_answer_is_what_the_machine_needs() -> None:
     )  # fmt: skip
 
 
-def test_only_what_was_not_taken_is_sent_again() -> None:
+def test_only_what_was_not_accepted_is_retried() -> None:
     """A throttled call, and one that may be the message's fault, is its message's own failure; the others are sent."""
     for code in ("ThrottlingException", "SomethingNew"):
         machine, _ = bus(slow=error(code))

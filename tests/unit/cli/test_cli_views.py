@@ -24,7 +24,7 @@ from tests.support.cli import CONFIRMED, MOVED, ORDER, ORDER_ID, TIMELINE, answe
 # Timelines
 
 
-def test_a_message_that_is_sent_again_counts_once() -> None:
+def test_a_message_that_is_resent_counts_once() -> None:
     """By its id, as in the footnote of the demo."""
     entries = [
         entry(0, "order", "OrderPlaced", number=1),

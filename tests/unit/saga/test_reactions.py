@@ -85,7 +85,7 @@ def test_every_event_that_is_routed_here_has_a_reaction(service: str) -> None:
     ("react", "message"),
     [(payment, c.StockReserved(items=ITEMS)), (shipping, c.PaymentCharged(payment_id="ch_1", amount=PRICE))],
 )
-def test_an_event_without_its_order_is_parked(react: object, message: c.Message) -> None:
+def test_an_event_without_its_order_is_dead_lettered(react: object, message: c.Message) -> None:
     """It can never be handled, so it must not be tried for ever."""
     with pytest.raises(Rejected, match="came without its order"):
         react(message)  # type: ignore[operator]
