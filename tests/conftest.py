@@ -49,7 +49,7 @@ def parameters_of(item: pytest.Item) -> dict[str, Any]:
 HARMED = "faults-system"
 """The group of the tests that harm one real system: what it does then takes real time, on a machine that is theirs."""
 
-_FIRST = ("system", "step-functions", "tests/integration/test_readme.py", "runtime")
+_FIRST = ("system", "runtime", "tests/integration/test_readme.py")
 """Groups that take longest; begun first, one a test process, so that none is left for the end."""
 
 

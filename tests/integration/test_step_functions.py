@@ -15,29 +15,21 @@ import pytest
 from orderflow import clock
 from orderflow.contracts import EventBus, Message, RefundPayment, Workflow
 from orderflow.envelope import compose
+from runtime import EmbeddedRuntime
 from tests.support import parts
 from tests.support.aws import client
-from tests.support.system import System, running, until
+from tests.support.system import System, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("step-functions")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("runtime")]
 
 KIND = (Workflow.STEP_FUNCTIONS, EventBus.SNS)
-SETTINGS = {
-    "LONG_POLL": "1",
-    "VISIBILITY": "4",
-    "HEARTBEAT": "1",
-    "RESEND_AFTER": "2,4,6",
-    "UNDO_AFTER": "10",
-    "UNDO_RESEND_EVERY": "2",
-    "UNDO_ATTEMPTS": "4",
-}
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system of its own, with short times."""
-    with running(tmp_path_factory.mktemp("step-functions"), SETTINGS) as made:
-        yield made
+@pytest.fixture
+def system(own_system: System, as_set: EmbeddedRuntime) -> System:
+    """A system with short times, in which every part runs."""
+    own_system.until_ready()
+    return own_system
 
 
 class Machine:
@@ -205,13 +197,21 @@ def test_an_execution_that_was_stopped_is_started_again(system: System, machine:
 
 @pytest.mark.row(6)
 def test_executions_lost_with_their_broker_end_right(system: System, machine: Machine) -> None:
-    """LocalStack is killed with orders in flight, and comes back empty: nobody is charged twice."""
+    """LocalStack is killed with orders in flight, and comes back empty: nobody is charged twice. It keeps nothing
+    across a restart, so its stack is deployed again, its marker last."""
+    sqs = system.aws("sqs")
+    sqs.create_queue(QueueName="made-by-hand")
     ids = [system.place(KIND) for _ in range(6)] + [system.place(KIND, payment_method="pm_card_declined")]
     time.sleep(0.5)
-    parts.kill(system.runtime, "localstack")
+    killed = parts.kill(system.runtime, "localstack")
     ids.append(system.place(KIND))
     statuses = system.until_terminal(*ids)
     assert "NEEDS_ATTENTION" not in statuses
     assert statuses[6] == "CANCELLED"
     assert sum(restarts(system, order_id) for order_id in ids) >= 1, "the fault did not occur"
+    system.until_ready()
+    assert system.runtime.pid("localstack") not in (0, killed)
+    names = {url.rpartition("/")[2] for url in sqs.list_queues(QueueNamePrefix="orderflow-")["QueueUrls"]}
+    assert {"orderflow-ready", "orderflow-order", "orderflow-payment-rule-dlq"} <= names
+    assert "QueueUrls" not in sqs.list_queues(QueueNamePrefix="made-by-hand")
     system.check()

@@ -256,7 +256,9 @@ class System:
 
 
 @contextmanager
-def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
+def running(
+    folder: Path, settings: Mapping[str, str], start: Callable[[EmbeddedRuntime], object] = lambda runtime: runtime.up()
+) -> Iterator[System]:
     """Starts a system for the caller, and removes it afterwards. The services are processes, around the infrastructure
     that `ORDERFLOW_TEST_INFRA` chooses."""
     kind = EmbeddedRuntime
@@ -268,7 +270,7 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
     # Tests place more orders at once than the default rate of traces records, and read any of their traces.
     runtime = kind(folder / "home", {**free_ports(), "OTEL_TRACES_SAMPLER": "parentbased_always_on", **settings})
     try:
-        runtime.up()
+        start(runtime)
         system = System(runtime)
         for service in ("payment", "shipping"):
             system.get(service, "/simulator/ledger")  # creates the providers' tables, which the oracle reads
