@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime import EmbeddedRuntime
+from runtime.home import PROJECT
 from tests.support.system import PATIENCE, System, until
 
 PROVIDERS: Final = ("payment", "shipping")
@@ -46,7 +47,7 @@ def workers(
             subprocess.Popen(
                 [sys.executable, "-c", code],
                 env=system.runtime.env(service) | {"ORDERFLOW_ROLE": "worker"} | more,
-                cwd=system.runtime.home.path, stdout=output, stderr=output,
+                cwd=PROJECT, stdout=output, stderr=output,
             )
             for more in each
         ]  # fmt: skip
