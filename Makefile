@@ -50,7 +50,7 @@ demo: install ## Real orders through every workflow, step by step (starts the sy
 logs: install ## Follow the logs of all parts
 	@$(BIN)/orderflow logs --follow
 
-test: install ## Tests, unit to end to end, beside a running system (not full sizes, not containers); 26 to 29 minutes on two cores
+test: install ## Tests, unit to end to end, beside a running system (not full sizes, not containers); about 17 minutes on two cores
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 faults: install ## The fault matrix, full size; ARGS="--quick", "--row 7", "--workflow hybrid", "--seed 3" for a part
