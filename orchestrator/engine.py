@@ -102,7 +102,7 @@ def _arbiter_is_to_be_asked(facts: Collection[str]) -> bool:
 
 
 def last_word(workflow: Workflow, snapshot: OrderSnapshot, facts: Collection[str], reason: str) -> Message:
-    """The message that ended a saga, to be sent again to an arbiter that has forgotten the end."""
+    """The message that ended a saga, to be resent to an arbiter that has forgotten the end."""
     confirmed = decide(workflow, facts).state is State.CONFIRMED
     return message_for(FORWARD[workflow][-1].send if confirmed else c.CancelOrder, snapshot, facts, reason)
 

@@ -1,4 +1,4 @@
-"""Dead letters in several operators' hands at once, of a database that is away, and of messages that come back."""
+"""Dead letters in several operators' hands at once, of an unavailable database, and of messages that return."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_late_answer_is_nobodys(world: World, started: Execution) -> None:
 
 
 def test_it_undoes_at_its_deadline(world: World, started: Execution) -> None:
-    """A minute without an answer; sent again three times meanwhile."""
+    """A minute without an answer; resent three times meanwhile."""
     world.broker.queues["inventory"].waiting.clear()
     world.broker.machine.pass_time(59)
     assert len(world.broker.queues["inventory"].waiting) == 3

@@ -26,7 +26,7 @@ class Emptied(deque[str]):
 
 
 def test_what_was_sent_is_taken_by_several_threads_at_once(new_database: Callable[[str | None], str]) -> None:
-    """Whoever finds nothing left goes on with its own transaction."""
+    """Whoever finds nothing left continues with its own transaction."""
     database = Database(new_database("inventory"), size=2)
     database.open()
     try:

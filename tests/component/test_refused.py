@@ -58,11 +58,11 @@ def in_outbox(world: World, service: str = "payment") -> Any:
 @pytest.mark.parametrize("kind", each_kind())
 def test_an_order_ends_without_the_answer_that_was_refused(world: World, kind: Kind) -> None:
     """Payment's answer is never taken, however often it is asked: the order is undone at its deadline, with its money.
-    Operators find what was refused, and sent again later it changes nothing."""
+    Operators find what was refused, and redriven later it changes nothing."""
     with refusing(world, lambda parcel: parcel.envelope.name == "PaymentCharged") as refused:
         order_id = world.place(workflow=kind[0], event_bus=kind[1])
         world.recover()
-    assert len(refused) > 1, "asked again"
+    assert len(refused) > 1, "it was resent"
     assert world.status(order_id) == "CANCELLED"
     letters = in_outbox(world)
     assert {(one["type"], one["order_id"], one["queue"]) for one in letters} == {
@@ -117,7 +117,7 @@ def test_an_order_that_its_coordinator_can_not_be_told_of(world: World, kind: Ki
 
 @pytest.mark.parametrize("kind", each_kind())
 def test_a_compensation_whose_answers_are_refused_needs_an_operator(world: World, kind: Kind) -> None:
-    """The money is back, and nobody hears of it: NEEDS_ATTENTION. What was refused, sent again, is the answer; but a
+    """The money is back, and nobody hears of it: NEEDS_ATTENTION. What was refused, once redriven, is the answer; but a
     state machine has ended meanwhile, there an operator's retry asks once more."""
     with refusing(world, lambda parcel: parcel.envelope.name == "PaymentRefunded") as refused:
         order_id = world.place(workflow=kind[0], event_bus=kind[1], postal_code="00000")

@@ -16,7 +16,7 @@ from tests.unit.deploy.test_stack_policies import RESOURCELESS, allowed
 
 
 def test_what_is_sent_is_what_may_be_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders of all kinds, through success, refusals, cancellation, and what is sent again: each service uses every way
+    """Orders of all kinds, through success, refusals, cancellation, and what is resent: each service uses every way
     out that it is allowed, and no other."""
     used: dict[str, set[str]] = defaultdict(set)
     send = world.broker.send
@@ -38,7 +38,7 @@ def test_what_is_sent_is_what_may_be_sent(world: World, monkeypatch: pytest.Monk
             world.place(workflow=workflow, event_bus=bus, **changes)
         assert world.cancel(world.place(workflow=workflow, event_bus=bus)) == 202
         world.place(workflow=workflow, event_bus=bus)
-        world.pass_time(25)  # before it went anywhere: it is sent again
+        world.pass_time(25)  # before it went anywhere: it is resent
         world.settle()
     for service in SERVICES:
         found = allowed(service)

@@ -7,7 +7,7 @@ from tests.support.world import World
 
 
 def test_a_saga_whose_step_is_not_known_keeps_no_other(world: World) -> None:
-    """After a rollback, of newer code. It is shown, stays as it was, and goes on once its step is known again."""
+    """After a rollback, of newer code. It is shown, stays as it was, and continues once its step is known again."""
     orders = [world.place(workflow=Workflow.ORCHESTRATION) for _ in range(2)]
     world.publish("order")
     world.deliver("orchestrator")

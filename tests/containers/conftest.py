@@ -13,9 +13,9 @@ from tests.support.engine import need_engine
 from tests.support.ports import free_ports
 
 SETTINGS = {
-    # LocalStack goes on with the long poll of a consumer that has gone, and hands it messages: keep that short.
+    # LocalStack continues the long poll of a consumer that has ended, and delivers messages to it: keep that short.
     "LONG_POLL": "1",
-    # What a killed consumer had in hand comes again after this.
+    # What was in flight in a killed consumer becomes visible again after this.
     "VISIBILITY": "10",
     "HEARTBEAT": "3",
     # What it was sending, another one sends after this.

@@ -46,7 +46,7 @@ def test_up_in_another_mode_with_orders_in_flight(system: ContainerSystem, setti
 
 
 def test_down_and_up_with_orders_in_flight(system: ContainerSystem) -> None:
-    """Everything is removed but the data, LocalStack's queues too; then all goes on where it was."""
+    """Everything is removed but the data, LocalStack's queues too; then all continues where it was."""
     placed = {system.place(kind): kind for kind in KINDS for _ in range(2)}
     assert system.runtime.down()
     assert system.runtime.containers() == []

@@ -1,4 +1,4 @@
-"""A provider that is away: who tries, how often, and what waits meanwhile."""
+"""A provider that is unavailable: who tries, how often, and what waits meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database that is away or hangs: one at a time waits for a connection, the others are told at once."""
+"""A database that is unavailable or hangs: one at a time waits for a connection, the others are told at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A service's database is restored from a backup of an hour ago, while all the others continued.
 
-docs/operating.md tells operators what holds, and what is lost for good. In one process (see `tests.support.world`),
-where the hour takes no time.
+docs/operating.md tells operators what holds, and what is lost for good. Played in a world, where an hour takes no time.
 """
 
 from __future__ import annotations

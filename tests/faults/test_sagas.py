@@ -1,4 +1,4 @@
-"""FAULTS row 18: a reply that never comes, while its owner looks on and while it is away; in every workflow.
+"""FAULTS row 18: a reply that never comes, while its owner looks on and while it is down; in every workflow.
 
 In one process (see `tests.support.world`), so that each fault happens exactly where it should.
 """

@@ -46,7 +46,7 @@ BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 
 def cancelled_at(world: World, order_id: str, point: str, nth: int) -> int | None:
     """The status code of a cancellation that comes while some service is held at `point`, for the `nth` time; None if
-    it isn't reached so often. The service goes on once the cancellation is done, or waits for it."""
+    it isn't reached so often. The service continues once the cancellation is done, or waits for it."""
     left = [nth]
     answers = []
 

@@ -21,7 +21,7 @@ _OWNERS_TIMES: Final = {
 UNSENT: Final = "SELECT 1 FROM outbox WHERE parked IS NULL LIMIT 1"
 
 _HELD: Final = f"SELECT EXISTS ({UNSENT}), EXISTS (SELECT FROM outbox)"
-"""Whether there is a message to send, and whether there is any: a dead letter may be sent again."""
+"""Whether there is a message to send, and whether there is any: a dead letter may be redriven."""
 
 
 class Clocks:
@@ -107,7 +107,7 @@ class Clocks:
 
     def pass_time(self, seconds: float = 0) -> None:
         """Every owner looks after what it owns, as if `seconds` more had passed since the last progress; but what waits
-        for an operator goes on waiting."""
+        for an operator keeps waiting."""
         self.execute("orchestrator", "UPDATE executions SET next_at = now() - interval '1 s' WHERE state = 'watched'")
         for name, table in (("order", "orders"), ("orchestrator", "sagas")):
             self.services[name].outbox.flush()  # as a process does every second: what it has sent is out of its outbox

@@ -94,7 +94,7 @@ def test_watch_as_json_ends_with_the_whole_timeline(terminal: Terminal) -> None:
 
 
 def test_timeline_says_what_is_waited_for(terminal: Terminal) -> None:
-    """Who is asked, for what, and until when; a coordinator that is away is named."""
+    """Who is asked, for what, and until when; a coordinator that is unavailable is named."""
     order = ORDER | {"status": "STOCK_RESERVED", "reason": None}
     waits = {"step": "ChargePayment", "service": "payment", "since": "2026-01-01T10:00:00Z", "deadline": None}
     timeline = {"entries": TIMELINE["entries"][:2], "waiting_for": [waits], "incomplete": ["orchestrator"]}
@@ -105,7 +105,7 @@ def test_timeline_says_what_is_waited_for(terminal: Terminal) -> None:
 
 
 def test_show_asks_every_service(terminal: Terminal) -> None:
-    """A service that knows nothing of the order has done nothing; one that is away is said to be."""
+    """A service that knows nothing of the order has done nothing; one that is unavailable is reported."""
     routes = ROUTES | {f"GET shipping/shipments/{ORDER_ID}": problem(503, "Service Unavailable")}
     output = terminal.run("order", "show", ORDER_ID, routes=routes).output
     assert "undone (ch_1, refunded 39.98 EUR)" in output

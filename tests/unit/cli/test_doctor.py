@@ -112,7 +112,7 @@ def test_drift_is_told_part_by_part() -> None:
     assert "FilterPolicy is x, not y" in told[1].text
     assert all(f.way_out for f in told)
     assert checks.stack({"parts": parts[:1], "depths": {}}, "")[0].level == "ok"
-    assert checks.stack(None, "LocalStack is away")[0].level == "warning"
+    assert checks.stack(None, "LocalStack is down")[0].level == "warning"
 
 
 def test_parts_that_are_not_ready_are_named() -> None:

@@ -50,7 +50,7 @@ def consuming(hand: Any) -> Consumer:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_of_a_message_and_its_repeats_in_one_batch_the_last_one_sent_is_handled(order: tuple[int, ...]) -> None:
-    """A step of Step Functions that is asked again has another token; the earlier one is spent."""
+    """A step of Step Functions that is retried has another token; the earlier one is spent."""
     first = compose(
         RefundPayment(), source="machine", order_id=clock.new_id(), workflow=Workflow.STEP_FUNCTIONS,
         event_bus=EventBus.SNS, task_token="token-0",

@@ -61,7 +61,7 @@ def test_after_a_loss_as_many_as_help(budget: RetryBudget) -> None:
         rounds += 1
         for _ in range(asked):
             budget.record_progress(helped=True)
-        assert asked, "it goes on"
+        assert asked, "it continues"
     assert rounds == 20, "never more than its size at once"
 
 

@@ -231,7 +231,7 @@ def test_an_unsampled_trace_stays_unsampled(exporter: InMemorySpanExporter) -> N
 
 
 def test_without_a_tracer_contexts_still_travel() -> None:
-    """No spans; the trace id goes on from message to message."""
+    """No spans; the trace id passes from message to message."""
     telemetry.use(None)
     world = InventoryOnMemoryBroker()
     world.deliver(ORDERS[0])

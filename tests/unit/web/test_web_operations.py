@@ -28,7 +28,7 @@ def test_every_answer_has_security_headers(client: FlaskClient, path: str) -> No
 
 
 def test_health_does_not_ask_the_database(client: FlaskClient) -> None:
-    """A database that is away is no reason to restart the process."""
+    """An unavailable database is no reason to restart the process."""
     assert client.get("/healthz").json == {"status": "ok", "service": "inventory"}
 
 
