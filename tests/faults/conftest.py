@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.faults.matrix import ROUTED, SEEDS
+from tests.support.aws_like.rules import Rules
 from tests.support.load import mixes
 from tests.support.system import FAULTS, KINDS, System, running
-from tests.support.world import World
+from tests.support.world import World, world_on
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped := [item for item in items if not runs(item)]:
         items[:] = [item for item in items if runs(item)]
         config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.fixture(scope="module")
+def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
+    """All services in one process, on an AWS that leaves something to chance. A module may have another one."""
+    with world_on(new_database, Rules(1)) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

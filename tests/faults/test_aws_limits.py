@@ -23,12 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(34)]
 Kind = tuple[Workflow, EventBus]
 
 
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, Rules(1)) as made:
-        yield made
-
-
 def place(world: World, kind: Kind, number: int = 4) -> list[str]:
     return [world.place(workflow=kind[0], event_bus=kind[1]) for _ in range(number)]
 

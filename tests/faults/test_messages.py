@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,10 +19,9 @@ from orderflow.routing import TABLE
 from orderflow.saga import STEPS, Step
 from services.order.placement import HEADROOM
 from services.order.schemas import MAX_LINES
-from tests.support.aws_like.rules import Rules
 from tests.support.load import each_kind, sizes
 from tests.support.oracle import check
-from tests.support.world import BUILD, World, request, world_on
+from tests.support.world import BUILD, World, request
 
 OUTCOMES = {
     "success": ({}, "CONFIRMED"),
@@ -41,12 +40,6 @@ ORDER = c.OrderSnapshot(
 Kind = tuple[Workflow, EventBus]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, Rules(1)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("outcome", list(OUTCOMES))

@@ -17,7 +17,6 @@ from orderflow.contracts import (
 from orderflow.routing import COORDINATOR
 from orderflow.saga import STEPS, Step
 from orderflow.saga.retry_budget import withheld
-from tests.support.aws_like.rules import Rules
 from tests.support.oracle import check
 from tests.support.sagas import (
     Kind,
@@ -37,12 +36,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
 
 _WATCHED = (Workflow.CHOREOGRAPHY, Workflow.ORCHESTRATION, Workflow.HYBRID)
 """Workflows whose owner resends; a state machine does so by itself."""
-
-
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, Rules(1)) as made:
-        yield made
 
 
 @every_kind

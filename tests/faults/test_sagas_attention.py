@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from orderflow.contracts import (
@@ -15,7 +13,6 @@ from orderflow.contracts import (
     name_of,
 )
 from orderflow.saga import Step
-from tests.support.aws_like.rules import Rules
 from tests.support.oracle import check
 from tests.support.sagas import (
     Kind,
@@ -28,15 +25,9 @@ from tests.support.sagas import (
     retry,
     wait,
 )
-from tests.support.world import World, world_on
+from tests.support.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
-
-
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, Rules(1)) as made:
-        yield made
 
 
 @every_kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from orderflow.contracts import (
     EventBus,
     Workflow,
 )
-from tests.support.aws_like.rules import Rules
 from tests.support.load import quick
 from tests.support.oracle import check
 from tests.support.sagas import (
@@ -23,15 +22,9 @@ from tests.support.sagas import (
 )
 from tests.support.system import KINDS, until
 from tests.support.threads import in_background
-from tests.support.world import World, world_on
+from tests.support.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.row(18)]
-
-
-@pytest.fixture(scope="module")
-def world(new_database: Callable[[str | None], str]) -> Iterator[World]:
-    with world_on(new_database, Rules(1)) as made:
-        yield made
 
 
 CASES: dict[str, dict[str, Any]] = {
